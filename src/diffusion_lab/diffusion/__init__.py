@@ -1,0 +1,1 @@
+"""The mathematics: schedules, the process, denoisers, losses, solvers, and the one sampling loop."""

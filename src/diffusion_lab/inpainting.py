@@ -1,0 +1,93 @@
+"""The Inpainter: one way through the code for "fill this hole in this picture"."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diffusion_lab import recipe
+from diffusion_lab.diffusion.denoiser import Condition, NetworkDenoiser, Prediction
+from diffusion_lab.diffusion.noise import ExampleNoise
+from diffusion_lab.diffusion.sampling import Constrain, Rows, Sampler, keep_clean, sample
+
+
+class Inpainter(nn.Module):
+    """Fills the hole of a picture by a diffusion model; known pixels come back bit for bit.
+
+    Args:
+        denoiser: the trained model.
+        sampler: how it samples unless told otherwise.
+        constrain: how it was trained to see the known pixels of x.
+
+    Example:
+        >>> import torch
+        >>> from diffusion_lab.diffusion import denoiser, samplers, schedule
+        >>> from diffusion_lab.networks.unet import UNet
+        >>> unet = UNet(image_size=16, channels=32, multipliers=[1])
+        >>> model = denoiser.NetworkDenoiser(unet, schedule.linear(), denoiser.Epsilon())
+        >>> inpainter = Inpainter(model, samplers.ddim(steps=2))
+        >>> face, mask = torch.zeros(1, 3, 16, 16), torch.ones(1, 1, 16, 16, dtype=torch.bool)
+        >>> inpainter(face, mask, seeds=[0]).shape
+        torch.Size([1, 3, 16, 16])
+    """
+
+    def __init__(self, denoiser: NetworkDenoiser, sampler: Sampler, constrain: Constrain = keep_clean) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+        self.sampler = sampler
+        self.constrain = constrain
+        self.recipe: dict[str, Any] = {}
+
+    def condition(self, image: Tensor, mask: Tensor, fill: Tensor) -> Condition:
+        """What the model may see: the known pixels, noise in the hole (Palette, section 4.2)."""
+        return Condition(known=torch.where(mask, fill, image), mask=mask)
+
+    def network_calls(self, sampler: Sampler | None = None) -> int:
+        """How often a picture asks the network."""
+        return (sampler or self.sampler).network_calls(self.denoiser.schedule)
+
+    def forward(
+        self,
+        image: Tensor,
+        mask: Tensor,
+        *,
+        seeds: Sequence[int] | Tensor,
+        sampler: Sampler | None = None,
+        on_step: Callable[[Rows, Prediction], None] | None = None,
+    ) -> Tensor:
+        """Fills the holes.
+
+        Args:
+            image: ``(B, 3, H, W)`` in [-1, 1]; what lies in the hole is never looked at.
+            mask: ``(B, 1, H, W)`` bool, True = hole.
+            seeds: one per example; the same seed draws the same noise in any company.
+            sampler: None is the model's own.
+            on_step: called after every network call.
+
+        Returns:
+            ``(B, 3, H, W)`` in [-1, 1], equal to `image` outside the hole.
+        """
+        noise = ExampleNoise(seeds, image.shape[1:], image.device)
+        x_T = noise()
+        condition = self.condition(image, mask, fill=noise())
+        x_0 = sample(
+            self.denoiser, sampler or self.sampler, self.denoiser.schedule, x_T, condition, noise, self.constrain, on_step
+        )
+        return torch.where(mask, x_0.clamp(-1, 1), image)
+
+    def save(self, folder: Path | str) -> None:
+        """Writes `model.safetensors` and `recipe.json`, all or nothing."""
+        if "model" not in self.recipe:
+            raise ValueError("this inpainter has no recipe to be saved with: set inpainter.recipe = {'model': ...} first")
+        recipe.save(self, self.recipe, Path(folder))
+
+    @classmethod
+    def load(cls, folder: Path | str) -> "Inpainter":
+        """The inpainter that a folder holds, strictly: see `recipe.load` for what it refuses."""
+        model = recipe.load(Path(folder))
+        if not isinstance(model, cls):
+            raise ValueError(f"'{folder}' holds a {type(model).__name__}, not an Inpainter")
+        model.recipe = recipe.read(Path(folder))
+        return model

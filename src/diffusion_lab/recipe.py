@@ -1,0 +1,133 @@
+"""A folder is a model: `model.safetensors` and the `recipe.json` that rebuilds it."""
+
+import importlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+PACKAGE = "diffusion_lab"
+
+
+def find(target: str) -> Any:
+    """The class or function of this package that a recipe names, such as ``diffusion_lab.diffusion.schedule.linear``.
+
+    Raises:
+        ValueError: if it is not ours, whatever path leads to it, or does not exist.
+    """
+    module_name, _, name = target.rpartition(".")
+    if module_name.split(".")[0] != PACKAGE:
+        raise ValueError(f"the recipe names '{target}', but may only name what {PACKAGE} defines")
+    try:
+        found = getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError):
+        raise ValueError(f"the recipe names '{target}', which this version of {PACKAGE} does not have") from None
+    # A module of ours imports things that are not ours; where a thing was defined is what counts.
+    if not callable(found) or getattr(found, "__module__", "").split(".")[0] != PACKAGE:
+        raise ValueError(f"the recipe names '{target}', but may only name what {PACKAGE} defines")
+    return found
+
+
+def build(node: Any) -> Any:
+    """The object that a recipe describes.
+
+    A mapping with ``_target_`` is called with its other entries; with ``_partial_: true`` it waits for the rest of them.
+
+    Example:
+        >>> build({"_target_": "diffusion_lab.diffusion.schedule.linear", "steps": 10}).steps
+        10
+        >>> build({"_target_": "os.system", "command": "true"})
+        Traceback (most recent call last):
+        ValueError: the recipe names 'os.system', but may only name what diffusion_lab defines
+    """
+    if isinstance(node, Mapping):
+        entries = {key: build(value) for key, value in node.items() if key not in ("_target_", "_partial_")}
+        if "_target_" not in node:
+            return entries
+        target = find(node["_target_"])
+        return partial(target, **entries) if node.get("_partial_", False) else target(**entries)
+    if isinstance(node, list | tuple):
+        return [build(value) for value in node]
+    return node
+
+
+def save(model: nn.Module, recipe: Mapping[str, Any], folder: Path) -> None:
+    """Writes a model beside its recipe; what stood there stands until the new one is complete.
+
+    Args:
+        model: its state is saved.
+        recipe: plain JSON; its entry "model" is what `build` makes the model of.
+        folder: is made, or replaced whole.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+    old = fresh.with_name(fresh.name + "-old")
+    try:
+        state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+        save_file(state, fresh / "model.safetensors")
+        (fresh / "recipe.json").write_text(json.dumps(recipe, indent=2) + "\n")
+        for path in (*fresh.iterdir(), fresh):
+            descriptor = os.open(path, os.O_RDONLY)
+            os.fsync(descriptor)
+            os.close(descriptor)
+        fresh.chmod(0o755)
+        if folder.exists():
+            folder.rename(old)
+        fresh.rename(folder)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """The recipe of a saved model.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if it is not JSON.
+    """
+    path = folder / "recipe.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"no recipe.json in '{folder}': name the inpainter/ folder of a run, or train one with train.py")
+    try:
+        recipe: dict[str, Any] = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"'{path}' is not JSON ({error}): the folder is damaged, use another copy") from None
+    return recipe
+
+
+def load(folder: Path) -> nn.Module:
+    """The model that a folder holds, in evaluation mode on the CPU.
+
+    Raises:
+        FileNotFoundError: if a file is missing.
+        ValueError: if the recipe is damaged or names what is not ours, or a tensor is missing, left over or misshapen.
+    """
+    recipe = read(folder)
+    model = build(recipe["model"])
+    weights = folder / "model.safetensors"
+    if not weights.is_file():
+        raise FileNotFoundError(f"no model.safetensors in '{folder}': the folder is incomplete, use another copy")
+    try:
+        state = load_file(weights)
+    except SafetensorError as error:
+        raise ValueError(f"'{weights}' is damaged ({error}): use another copy") from None
+    wanted = model.state_dict()
+    wrong = sorted(
+        {*wanted.keys() ^ state.keys(), *(k for k in wanted.keys() & state.keys() if wanted[k].shape != state[k].shape)}
+    )
+    if wrong:
+        raise ValueError(
+            f"'{weights}' is of another architecture than its recipe: {len(wrong)} tensors are missing, left over or "
+            f"misshapen, the first is '{wrong[0]}'"
+        )
+    model.load_state_dict({key: value.to(wanted[key].dtype) for key, value in state.items()})
+    return model.eval()  # type: ignore[no-any-return]
