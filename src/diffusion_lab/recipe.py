@@ -7,14 +7,34 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 PACKAGE = "diffusion_lab"
+
+
+class Named(Protocol):
+    """Anything with a name."""
+
+    @property
+    def name(self) -> str: ...
+
+
+class Data(Protocol):
+    """What a recipe says of the pictures that a model was trained on."""
+
+    image_size: int
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def crop(self) -> Named: ...
 
 
 def find(target: str) -> Any:
@@ -57,6 +77,22 @@ def build(node: Any) -> Any:
     if isinstance(node, list | tuple):
         return [build(value) for value in node]
     return node
+
+
+def describe(model: Mapping[str, Any], data: Data, training: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe of a model: how to rebuild it, what it was trained on and how, and with which versions.
+
+    Args:
+        model: what `build` makes it of.
+        data: whose name, crop and size go with it.
+        training: plain JSON, such as the objective, the seed and the steps.
+    """
+    return {
+        "model": model,
+        "data": {"name": data.name, "crop": data.crop.name, "image_size": data.image_size},
+        "training": dict(training),
+        "versions": {name: version(name) for name in ("diffusion-lab", "torch", "torchvision")},
+    }
 
 
 def save(model: nn.Module, recipe: Mapping[str, Any], folder: Path) -> None:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from diffusion_lab.diffusion.denoiser import Prediction
 from diffusion_lab.diffusion.noise import Noise
-from diffusion_lab.diffusion.process import along, beta_between, posterior_variance
+from diffusion_lab.diffusion.process import along, beta_between, log_snr, over, posterior_variance
 
 Memory = tuple[Tensor, ...]
 """What a solver carries between steps; every tensor is (B, ...), so that rows can be gathered and joined."""
@@ -22,6 +22,12 @@ class Solver(Protocol):
     def __call__(
         self, x: Tensor, prediction: Prediction, level: Tensor, next_level: Tensor, noise: Noise, memory: Memory
     ) -> tuple[Tensor, Memory]: ...
+
+
+def log_variances(level: Tensor, next_level: Tensor, eta: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Logarithms of eta^2 beta-tilde and of beta, between which a learned variance lies; finite where they are 0."""
+    small, large = eta**2 * posterior_variance(level, next_level), beta_between(level, next_level)
+    return small.clamp(min=1e-30).log(), large.clamp(min=1e-30).log()
 
 
 class Ancestral:
@@ -53,8 +59,74 @@ class Ancestral:
         noisy = (next_level < 1) & (beta_between(level, next_level) > 0)
         if self.eta == 0 or not bool(noisy.any()):
             return mean, memory
-        log_small, log_large, moving = along(
-            x, small.clamp(min=1e-30).log(), beta_between(level, next_level).clamp(min=1e-30).log(), noisy.double()
-        )
+        log_small, log_large, moving = along(x, *log_variances(level, next_level, self.eta), noisy.double())
         mix = self.variance_mix if prediction.variance_mix is None else prediction.variance_mix
         return mean + moving * torch.exp(0.5 * (log_small + mix * (log_large - log_small))) * noise(), memory
+
+
+class DPMSolver:
+    """DPM-Solver++(2M) (Lu et al. 2022b, algorithm 2) and its SDE form (their eq. 19, SDE-DPM-Solver++(2M)).
+
+    In h = lambda' - lambda, the step in half the log-SNR, the exact solution of a linear x_0 is followed:
+    x' = (sigma' / sigma) e^(-eta h) x + signal' (1 - e^(-(1 + eta) h)) D + sigma' sqrt(1 - e^(-2 eta h)) z, where
+    D = x_0 + h / (2 h_previous) (x_0 - x_0 previous) looks half a step ahead.
+    The first step, and a last one that ends at level 1 (h infinite), are of first order: D = x_0.
+
+    Args:
+        eta: 0 follows the probability flow, 1 the reverse SDE; in [0, 1].
+    """
+
+    def __init__(self, eta: float = 0.0) -> None:
+        if not 0 <= eta <= 1:
+            raise ValueError(f"eta must be in [0, 1], got {eta}")
+        self.eta = eta
+
+    def start(self, x: Tensor) -> Memory:
+        return x.new_zeros(x.shape), torch.full((len(x),), torch.inf, dtype=torch.float64)
+
+    def __call__(
+        self, x: Tensor, prediction: Prediction, level: Tensor, next_level: Tensor, noise: Noise, memory: Memory
+    ) -> tuple[Tensor, Memory]:
+        previous_x_0, previous_h = memory
+        h = torch.where(next_level > level, (log_snr(next_level) - log_snr(level)) / 2, 0.0)
+        ahead = torch.where(h.isinf(), 0.0, over(h, 2 * previous_h))
+        stay, towards, of_x, spread, slope = along(
+            x,
+            over((1 - next_level).sqrt(), (1 - level).sqrt(), otherwise=1.0),
+            -torch.expm1(-(1 + self.eta) * h) * next_level.sqrt(),
+            torch.exp(-self.eta * h),
+            torch.sqrt(-torch.expm1(-2 * self.eta * h) * (1 - next_level)),
+            ahead,
+        )
+        x_0 = prediction.x_0
+        x = stay * of_x * x + towards * (x_0 + slope * (x_0 - previous_x_0))
+        if self.eta > 0 and bool((next_level < 1).any()):
+            x = x + spread * noise()
+        return x, (x_0, h)
+
+
+class Heun:
+    """Heun's second-order step (EDM, algorithms 1 and 2), a predictor and a corrector that are two moves of the path.
+
+    The path repeats its inner levels, a, b, b, c, c, ..., 1 (`paths.heun_path`): the move from a to b is Euler's in
+    sigma / signal, which is DDIM's; the move from b to b replaces the slope that it used, eps at a, by its mean with eps
+    at b. Churn is a rise in the path. On a path without repeats it is DDIM.
+    """
+
+    def start(self, x: Tensor) -> Memory:
+        return x.new_zeros(x.shape), torch.zeros(len(x), dtype=torch.float64)
+
+    def __call__(
+        self, x: Tensor, prediction: Prediction, level: Tensor, next_level: Tensor, noise: Noise, memory: Memory
+    ) -> tuple[Tensor, Memory]:
+        previous_eps, previous_length = memory
+        # Weight of eps in x' = (signal' / signal) x + length eps. At level 0 it is infinite: that step stays uncorrected.
+        signal, next_signal, sigma, next_sigma = level.sqrt(), next_level.sqrt(), (1 - level).sqrt(), (1 - next_level).sqrt()
+        length = torch.where(level > 0, next_sigma - sigma * over(next_signal, signal), 0.0)
+        corrects = next_level == level
+        to_x_0, to_eps, correction, stays = along(
+            x, next_signal, next_sigma, torch.where(corrects, previous_length / 2, 0.0), corrects.to(torch.float64)
+        )
+        predicted = to_x_0 * prediction.x_0 + to_eps * prediction.eps
+        corrected = x + correction * (prediction.eps - previous_eps)
+        return torch.where(stays > 0, corrected, predicted), (prediction.eps, length)

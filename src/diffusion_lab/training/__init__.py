@@ -1,0 +1,1 @@
+"""Training: the LightningModule, its average weights, checkpoints, callbacks and loggers."""

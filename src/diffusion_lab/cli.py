@@ -1,0 +1,123 @@
+"""The command line of the scripts: Hydra, with paths as they are and errors in a sentence."""
+
+import functools
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+FULL = "HYDRA_FULL_ERROR"
+
+
+def quoted(argument: str, paths: Sequence[str]) -> str:
+    """An override whose value is a path, quoted before Hydra's grammar reads it.
+
+    Example:
+        >>> quoted("image=a b,c=[1].png", ["image"])
+        "image='a b,c=[1].png'"
+        >>> quoted("steps=1,2", ["image"])
+        'steps=1,2'
+    """
+    key, equals, value = argument.partition("=")
+    if not equals or key.lstrip("+~") not in paths or value in ("", "null", "auto") or value[0] in "'\"":
+        return argument
+    escaped = re.sub(r"(\\*)'", r"\1\1\'", value)  # a backslash counts only in front of a quote
+    escaped = re.sub(r"(\\+)$", r"\1\1", escaped).replace("${", r"\${")
+    return f"{key}='{escaped}'"
+
+
+def sentence(error: BaseException) -> str:
+    """What a person needs of an error: the innermost cause, on one line."""
+    while error.__cause__ is not None and not isinstance(error, OmegaConfBaseException | OSError):
+        error = error.__cause__
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.strerror}: '{error.filename}'"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    shown = [line for line in lines if not re.match(r"(full_key|object_type|reference_type|Set the environment)", line)]
+    return "; ".join(shown) or type(error).__name__
+
+
+def command(
+    config: str, paths: Sequence[str] = (), before: Callable[[list[str]], list[str]] | None = None
+) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
+    """Makes a script of a function of its config.
+
+    A mistake of the user's ends in one sentence on stderr and exit code 1; ``HYDRA_FULL_ERROR=1`` shows the traceback.
+
+    Args:
+        config: name of the top file in ``conf/`` beside the script.
+        paths: overrides that are paths: their values are taken as they stand.
+        before: changes the arguments before Hydra sees them.
+    """
+
+    def decorate(main: Callable[[DictConfig], None]) -> Callable[[], None]:
+        full = os.environ.get(FULL)
+
+        @functools.wraps(main)
+        def task(cfg: DictConfig) -> None:
+            # Children of this process see what the person set, not what `run` needs.
+            os.environ.pop(FULL, None) if full is None else os.environ.update({FULL: full})
+            missing = OmegaConf.missing_keys(cfg)
+            if missing:
+                raise ValueError(f"{config}.py needs {', '.join(f'{key}=...' for key in sorted(missing))}")
+            main(cfg)
+
+        def run() -> None:
+            try:
+                arguments = [quoted(argument, paths) for argument in sys.argv[1:]]
+                sys.argv[1:] = before(arguments) if before else arguments
+                os.environ[FULL] = "1"  # Hydra hands its errors on instead of printing them
+                hydra.main(version_base="1.3", config_path="conf", config_name=config)(task)()
+            except (ValueError, OSError, FloatingPointError, HydraException, OmegaConfBaseException) as error:
+                if full == "1":
+                    raise
+                print(f"error: {sentence(error)}", file=sys.stderr)
+                sys.exit(1)
+            except KeyboardInterrupt:
+                print("interrupted", file=sys.stderr)
+                sys.exit(130)
+
+        return run
+
+    return decorate
+
+
+def run_folder() -> Path:
+    """Where this run lives, absolute."""
+    return Path(HydraConfig.get().runtime.output_dir).absolute()
+
+
+def resumed(arguments: list[str]) -> list[str]:
+    """Puts a resumed run back into its folder, under the overrides that it was started with and then the new ones.
+
+    Raises:
+        FileNotFoundError: if there is no such run.
+    """
+    asked = [argument.partition("=")[2].strip("'") for argument in arguments if argument.startswith("resume=")]
+    if not asked or asked[-1] == "null":
+        return arguments
+    rest = [argument for argument in arguments if not argument.startswith("resume=")]
+    run = newest_run(rest) if asked[-1] == "auto" else Path(asked[-1])
+    overrides = run / ".hydra" / "overrides.yaml"
+    if not overrides.is_file():
+        raise FileNotFoundError(f"'{run}' is no run folder (it has no .hydra/overrides.yaml): name one under logs/")
+    earlier = [str(override) for override in OmegaConf.load(overrides)]
+    return [*earlier, *rest, quoted(f"hydra.run.dir={run.absolute()}", ["hydra.run.dir"])]
+
+
+def newest_run(arguments: Sequence[str]) -> Path:
+    """The run that was written to last, of the experiment that the arguments name."""
+    given = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
+    logs = Path(given.get("paths.logs", "logs").strip("'"))
+    name = given.get("name", given.get("experiment", "faces"))
+    runs = sorted((logs / name).glob("*/checkpoints"), key=lambda folder: folder.stat().st_mtime)
+    if not runs:
+        raise FileNotFoundError(f"resume=auto found no run with checkpoints in '{logs / name}': start one without resume=")
+    return runs[-1].parent

@@ -1,0 +1,193 @@
+"""Pictures decoded, cropped and resized once, kept as uint8 in a memory-mapped file.
+
+A cache is a folder named after all that shaped it. It takes its name only when it is whole, and is never changed.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from filelock import FileLock
+from numpy.typing import NDArray
+from PIL import Image
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+
+from diffusion_lab.data.crops import Crop
+from diffusion_lab.data.decoding import decode
+from diffusion_lab.data.source import SPLITS, Source
+
+VERSION = 1  # of decode, crop and resize: a change that alters a pixel must raise it
+RESAMPLING = Image.Resampling.LANCZOS  # of PIL, which widens its support when shrinking and so does not alias
+CORRUPT_PER_PICTURE = 1 / 1000  # more than this share of a source's pictures stops the build
+_CHUNK = 64  # pictures that a thread takes at a time
+_DATA, _META = "images.bin", "meta.json"
+
+
+class Pictures:
+    """A split of a cache: uint8 (N, 3, size, size) behind a memory map.
+
+    Pickled as the path of its folder, so that workers of any start method share the file's pages.
+
+    Args:
+        folder: what :func:`build` returned.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        meta = json.loads((folder / _META).read_text(encoding="utf-8"))
+        self.folder = folder
+        self.digest: str = meta["digest"]
+        self.names: Sequence[str] = meta["names"]
+        self.replaced: Mapping[str, str] = meta["replaced"]  # corrupt picture -> the neighbour that stands in for it
+        shape = (len(self.names), 3, meta["size"], meta["size"])
+        flat = torch.from_file(str(folder / _DATA), shared=False, size=int(np.prod(shape)), dtype=torch.uint8)
+        self.images = flat.view(shape)
+
+    def __len__(self) -> int:
+        """Number of pictures."""
+        return len(self.names)
+
+    def __getitem__(self, indices: Tensor | list[int]) -> Tensor:
+        """Copy of the pictures of those indices, uint8 (n, 3, size, size)."""
+        return self.images.index_select(0, torch.as_tensor(indices, dtype=torch.int64))
+
+    def __reduce__(self) -> tuple[type[Self], tuple[Path]]:
+        """Pickle as the folder."""
+        return type(self), (self.folder,)
+
+
+def build(source: Source, split: str, crop: Crop, size: int, cache: Path) -> Path:
+    """Make the cache of a split unless it is there, and return its folder.
+
+    Safe to call from any number of processes: one builds, the others wait for it.
+
+    Args:
+        source: where the pictures come from.
+        split: one of train, valid, test.
+        crop: the square to keep.
+        size: side to resize that square to, in pixels.
+        cache: folder of all caches; made if need be.
+
+    Raises:
+        OSError: the source has no such data, too many pictures are corrupt, or the disk is too small.
+        ValueError: the split holds no pictures, or the crop does not fit.
+    """
+    facts = (source.name, source.digest, split, crop, size, RESAMPLING.name, VERSION)
+    digest = hashlib.sha256(repr(facts).encode()).hexdigest()
+    label = re.sub(r"[^a-z0-9]+", "-", source.name.lower()).strip("-")
+    folder = cache.absolute() / f"{label}-{split}-{crop.name}-{size}-{digest[:16]}"
+    if folder.exists():
+        return folder
+    cache.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(f"{folder.name}.lock")):
+        if folder.exists():  # another process built it while this one waited
+            return folder
+        names = source.names(split)
+        if not names:
+            raise ValueError(f"The {split} split of {source.name} holds no pictures.")
+        _require_space(cache, len(names) * 3 * size * size)
+        with _published(folder) as unfinished:
+            allowed = int(CORRUPT_PER_PICTURE * sum(len(source.names(each)) for each in SPLITS))
+            replaced = _decode_all(source, names, crop, size, unfinished / _DATA, allowed)
+            meta = {"digest": digest, "size": size, "names": list(names), "replaced": replaced}
+            (unfinished / _META).write_text(json.dumps(meta, indent=1), encoding="utf-8")
+    if replaced:
+        warnings.warn(f"{len(replaced)} corrupt pictures of {source.name} were replaced: {replaced}.", stacklevel=2)
+    return folder
+
+
+@contextlib.contextmanager
+def _published(folder: Path) -> Iterator[Path]:
+    """A folder to write into, which takes its name when the block ends well and vanishes when it does not."""
+    unfinished = folder.with_name(f"{folder.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed; the caller holds the lock
+    unfinished.mkdir()
+    try:
+        yield unfinished
+        for file in unfinished.iterdir():
+            _sync(file)
+        os.replace(unfinished, folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    _sync(folder.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _require_space(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if needed * 1.01 + 2**20 > free:
+        raise OSError(
+            f"The picture cache needs {needed / 1e9:.2f} GB in {folder}, where {free / 1e9:.2f} GB are free; "
+            "make room, or set paths.cache to another disk."
+        )
+
+
+def _decode_all(
+    source: Source, names: Sequence[str], crop: Crop, size: int, file: Path, allowed: int
+) -> Mapping[str, str]:
+    """Fill a file with every picture; returns which corrupt picture was replaced by which neighbour."""
+    images: NDArray[np.uint8] = np.memmap(file, np.uint8, "w+", shape=(len(names), 3, size, size))
+    corrupt: dict[int, str] = {}
+
+    def decode_chunk(start: int) -> int:
+        indices = range(start, min(start + _CHUNK, len(names)))
+        for index in indices:
+            try:
+                picture = decode(source.read(names[index]))
+            except OSError as error:
+                corrupt[index] = f"{names[index]} ({error})"
+                continue
+            square = crop(picture).resize((size, size), RESAMPLING)
+            images[index] = np.asarray(square).transpose(2, 0, 1)
+        return len(indices)
+
+    # Threads, not processes: PIL decodes and resizes outside the GIL, and nothing must be pickled or forked.
+    pool = ThreadPoolExecutor(os.cpu_count())
+    try:
+        with _progress() as progress:
+            task = progress.add_task(f"Preparing {source.name} at {size} px", total=len(names))
+            for done in pool.map(decode_chunk, range(0, len(names), _CHUNK)):
+                progress.advance(task, done)
+                if (
+                    len(corrupt) > allowed and len(corrupt) >= 20
+                ):  # enough to list; a wrong folder need not be read to its end
+                    break
+    finally:
+        pool.shutdown(cancel_futures=True)
+    if len(corrupt) > allowed:
+        listed = "; ".join(corrupt[index] for index in sorted(corrupt)[:20])
+        raise OSError(
+            f"{len(corrupt)} pictures of {source.name} cannot be read, where {allowed} (0.1 %) may be; "
+            f"repair or remove them: {listed}."
+        )
+    neighbours = {index: _next_whole(index, corrupt, len(names)) for index in sorted(corrupt)}
+    for index, neighbour in neighbours.items():
+        images[index] = images[neighbour]
+    return {names[index]: names[neighbour] for index, neighbour in neighbours.items()}
+
+
+def _next_whole(index: int, corrupt: Mapping[int, str], count: int) -> int:
+    return next(each % count for each in range(index + 1, index + count + 1) if each % count not in corrupt)
+
+
+def _progress() -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=Console(stderr=True), transient=True)

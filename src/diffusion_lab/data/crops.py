@@ -1,0 +1,72 @@
+"""Named crops: the square of a picture that a model sees. The name goes with every reported number.
+
+Published CelebA-64 figures use at least three different crops and cannot be compared across them.
+"""
+
+from dataclasses import dataclass
+
+from PIL.Image import Image
+
+CELEBA_WIDTH, CELEBA_HEIGHT = 178, 218
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A square cut out of a picture.
+
+    Args:
+        name: how reports call it.
+        side: side of the square in pixels; None is the largest that fits.
+        corner: (left, top) in pixels; None centres the square, rounding towards the top left.
+    """
+
+    name: str
+    side: int | None = None
+    corner: tuple[int, int] | None = None
+
+    def box(self, width: int, height: int) -> tuple[int, int, int, int]:
+        """(left, top, right, bottom) of the square in a picture of that size.
+
+        Raises:
+            ValueError: the picture is too small.
+
+        Examples:
+            >>> center148().box(178, 218)
+            (15, 35, 163, 183)
+        """
+        side = min(width, height) if self.side is None else self.side
+        left, top = ((width - side) // 2, (height - side) // 2) if self.corner is None else self.corner
+        if left < 0 or top < 0 or left + side > width or top + side > height:
+            raise ValueError(
+                f"The crop {self.name} does not fit into a picture of {width}x{height} pixels; use "
+                "data.crop._target_=diffusion_lab.data.crops.full, or larger pictures."
+            )
+        return left, top, left + side, top + side
+
+    def __call__(self, picture: Image) -> Image:
+        """The square of that picture.
+
+        Raises:
+            ValueError: the picture is too small.
+        """
+        return picture.crop(self.box(*picture.size))
+
+
+def center140() -> Crop:
+    """The 140 pixel square in the centre: tight on CelebA's faces; Soft Truncation and score_sde."""
+    return Crop("center140", 140)
+
+
+def center148() -> Crop:
+    """The 148 pixel square in the centre: the usual one of CelebA's generative models."""
+    return Crop("center148", 148)
+
+
+def ddim128() -> Crop:
+    """DDIM's 128 pixel square around (x, y) = (89, 121), which is the face in CelebA's 178x218."""
+    return Crop("ddim128", 128, (89 - 64, 121 - 64))
+
+
+def full() -> Crop:
+    """The largest square in the centre of a picture of any size."""
+    return Crop("full")

@@ -1,0 +1,127 @@
+"""Batches of faces for Lightning, the same whatever the number of devices or workers and wherever a run was resumed."""
+
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from diffusion_lab.data.batches import EvaluationBatches, TrainingBatches
+from diffusion_lab.data.cache import Pictures, build
+from diffusion_lab.data.crops import Crop
+from diffusion_lab.data.examples import Batch as Batch
+from diffusion_lab.data.examples import EvaluationExamples, TrainingExamples
+from diffusion_lab.data.masks import MaskFn
+from diffusion_lab.data.source import Source, split_number
+
+
+class CountsBatches(Protocol):
+    """A module that knows how many batches it has trained on, over all resumptions."""
+
+    batches_seen: int
+
+
+class FaceData(LightningDataModule):
+    """Pictures of a source, cropped, resized and masked.
+
+    The training loader spans the run and starts at the batch that ``lightning_module.batches_seen`` names, so that
+    a resumed run sees exactly the batches it has not seen. Lightning must not replace its sampler
+    (``Trainer(use_distributed_sampler=False)``).
+
+    Args:
+        source: where the pictures come from.
+        crop: the square of a picture to keep.
+        image_size: side to resize it to, in pixels.
+        batch_size: pictures of a step over all devices.
+        mask: draws the holes.
+        seed: of order, flips and training masks; evaluation masks do not depend on it.
+        cache: folder of the decoded pictures.
+        num_workers: processes per device that make batches; 0 makes them in the main process, which is fast enough
+            for small pictures.
+        flip: mirror every other training picture.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        crop: Crop,
+        image_size: int,
+        batch_size: int,
+        mask: MaskFn,
+        seed: int,
+        cache: Path | str,
+        num_workers: int = 0,
+        flip: bool = True,
+    ) -> None:
+        super().__init__()
+        if image_size < 1:
+            raise ValueError(f"data.image_size must be at least 1 pixel, got {image_size}.")
+        self.name: str = source.name  # goes with every reported number
+        self.source, self.crop, self.image_size = source, crop, image_size
+        self.batch_size, self.mask, self.seed = batch_size, mask, seed
+        self.cache = Path(cache).expanduser()
+        self.num_workers, self.flip = num_workers, flip
+        self._pictures: dict[str, Pictures] = {}
+
+    def prepare_data(self) -> None:
+        """Download if asked, check what is there, decode what training needs; Lightning calls it on one process."""
+        self.source.prepare()
+        for split in ("train", "valid"):
+            build(self.source, split, self.crop, self.image_size, self.cache)
+
+    def pictures(self, split: str) -> Pictures:
+        """The decoded pictures of a split (train, valid or test); decodes them if nobody has.
+
+        Raises:
+            OSError: the source is not there, or too many of its pictures are corrupt.
+            ValueError: there is no such split.
+        """
+        split_number(split)
+        if split not in self._pictures:
+            self._pictures[split] = Pictures(build(self.source, split, self.crop, self.image_size, self.cache))
+        return self._pictures[split]
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """The batches that are left of the whole run; without a trainer those of the first epoch."""
+        pictures = self.pictures("train")
+        start, stop = 0, len(pictures) // self.batch_size
+        if self.trainer is not None:
+            start = cast(CountsBatches, self.trainer.lightning_module).batches_seen
+            if self.trainer.max_steps >= 0:
+                stop = self.trainer.max_steps * self.trainer.accumulate_grad_batches
+        rank, world = self._place()
+        batches = TrainingBatches(len(pictures), self.batch_size, self.seed, start, stop, rank, world)
+        return self._loader(TrainingExamples(pictures, self.mask, self.seed, self.flip), batches)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """The validation pictures of this rank, each once, with masks that never change."""
+        return self._evaluation("valid")
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """The test pictures of this rank, each once, with masks that never change."""
+        return self._evaluation("test")
+
+    def _evaluation(self, split: str) -> DataLoader[Batch]:
+        pictures = self.pictures(split)
+        rank, world = self._place()
+        batches = EvaluationBatches(len(pictures), max(1, self.batch_size // world), rank, world)
+        return self._loader(EvaluationExamples(pictures, self.mask), batches)
+
+    def _place(self) -> tuple[int, int]:
+        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+
+    def _loader(self, examples: Dataset[Batch], batches: Sampler[Any]) -> DataLoader[Batch]:
+        return DataLoader(
+            examples,
+            batch_sampler=batches,
+            num_workers=self.num_workers,
+            collate_fn=_whole,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=self.num_workers > 0,
+        )
+
+
+def _whole(batch: Any) -> Any:
+    """The data set makes whole batches; there is nothing to collate."""
+    return batch

@@ -1,0 +1,90 @@
+"""From indices to a batch of floats and masks, all of it at once."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+from torch.utils.data import Dataset
+
+from diffusion_lab.data.batches import Draw
+from diffusion_lab.data.cache import Pictures
+from diffusion_lab.data.masks import MaskFn, evaluation_mask
+
+
+class Batch(NamedTuple):
+    """Pictures with the holes to fill in them."""
+
+    image: Tensor  # float32 (B, 3, H, W) in [-1, 1]
+    mask: Tensor  # bool (B, 1, H, W), True = hole
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index; int64 (B,) place of the picture in its split
+    key: Tensor  # int64 (B,) >= 0, a hash of (seed, epoch, index): seeds noise and level of the example
+
+
+class TrainingExamples(Dataset[Batch]):
+    """Pictures flipped at random, with random masks; both by (seed, epoch, index) alone.
+
+    Args:
+        pictures: the training split.
+        mask: draws the holes.
+        seed: of the run.
+        flip: mirror every other picture.
+    """
+
+    def __init__(self, pictures: Pictures, mask: MaskFn, seed: int, flip: bool) -> None:
+        self.pictures, self.mask, self.seed, self.flip = pictures, mask, seed, flip
+
+    def __getitems__(self, draw: Draw) -> Batch:
+        """The whole batch of a draw."""
+        pixels = self.pictures[draw.indices]
+        # Key, mask and flip have words of their own: noise seeded by the same number as the mask would follow it.
+        words = [_words(3, self.seed, draw.epoch, index) for index in draw.indices.tolist()]
+        if self.flip:
+            mirrored = torch.tensor([flip % 2 == 1 for _, _, flip in words])
+            pixels = torch.where(mirrored.view(-1, 1, 1, 1), pixels.flip(3), pixels)
+        size, generator = pixels.shape[-1], Generator()
+        mask = torch.stack([self.mask(size, generator.manual_seed(word)) for _, word, _ in words])
+        return Batch(to_float(pixels), mask, draw.indices, torch.tensor([key for key, _, _ in words]))
+
+    def __len__(self) -> int:
+        """Number of pictures."""
+        return len(self.pictures)
+
+
+class EvaluationExamples(Dataset[Batch]):
+    """Pictures as they are, with masks and keys by their index alone: the same in every epoch and run.
+
+    Args:
+        pictures: the validation or test split.
+        mask: draws the holes.
+    """
+
+    def __init__(self, pictures: Pictures, mask: MaskFn) -> None:
+        self.pictures, self.mask = pictures, mask
+
+    def __getitems__(self, indices: Tensor) -> Batch:
+        """The whole batch of those indices."""
+        pixels = self.pictures[indices]
+        numbers: list[int] = indices.tolist()
+        mask = torch.stack([evaluation_mask(self.mask, pixels.shape[-1], index) for index in numbers])
+        return Batch(to_float(pixels), mask, indices, torch.tensor([_words(1, index)[0] for index in numbers]))
+
+    def __len__(self) -> int:
+        """Number of pictures."""
+        return len(self.pictures)
+
+
+def to_float(pixels: Tensor) -> Tensor:
+    """uint8 to float32 in [-1, 1].
+
+    Examples:
+        >>> to_float(torch.tensor([0, 255], dtype=torch.uint8))
+        tensor([-1.,  1.])
+    """
+    return pixels.float().div_(127.5).sub_(1)
+
+
+def _words(count: int, *entropy: int) -> list[int]:
+    """Independent numbers in [0, 2^63) that depend on the entropy alone."""
+    words: list[int] = (np.random.SeedSequence(entropy).generate_state(count, np.uint64) >> 1).tolist()
+    return words

@@ -1,0 +1,174 @@
+"""Paths: which levels a sampler visits, from noise to data. A path is data; what a method does there is the solver's."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from diffusion_lab.diffusion.schedule import NoiseSchedule
+
+Path = Tensor
+"""(K + 1,) levels from noise to 1; a level may repeat (a corrector) and may fall again (RePaint, churn)."""
+
+
+def counted(steps: int, least: int = 1) -> int:
+    """The number of steps, if it is one.
+
+    Raises:
+        ValueError: if there are fewer than `least`.
+    """
+    if steps < least:
+        raise ValueError(f"sampler.steps must be {least} or more, got {steps}")
+    return steps
+
+
+def uniform_path(trained_on: NoiseSchedule, steps: int, schedule: NoiseSchedule | None = None) -> Path:
+    """Levels at `steps` + 1 equal distances in t, from T to 0.
+
+    Args:
+        trained_on: the schedule that the model was trained on.
+        steps: network calls, 1 or more; more than T asks for fractional t.
+        schedule: the one to walk instead; None walks the one trained on.
+
+    Example:
+        >>> from diffusion_lab.diffusion.schedule import jsd
+        >>> uniform_path(jsd(), steps=4).tolist()
+        [0.0, 0.25, 0.5, 0.75, 1.0]
+    """
+    walked = schedule or trained_on
+    return walked.level(torch.linspace(walked.steps, 0, counted(steps) + 1, dtype=torch.float64))
+
+
+def quadratic_path(trained_on: NoiseSchedule, steps: int) -> Path:
+    """Levels at t = T (i / steps)^2, denser towards the data (DDIM, appendix D.2, "quadratic")."""
+    u = torch.linspace(1, 0, counted(steps) + 1, dtype=torch.float64)
+    return trained_on.level(trained_on.steps * u.square())
+
+
+def section_path(trained_on: NoiseSchedule, sections: Sequence[int]) -> Path:
+    """T cut into equal sections from data to noise, each visited at its own number of t (ADM, section 4: "90,60,60,20,20").
+
+    Args:
+        trained_on: the schedule that the model was trained on.
+        sections: how many of its t each section visits, evenly, its two ends included; 250 calls for (90, 60, 60, 20, 20).
+
+    Raises:
+        ValueError: if a section is asked for more t than it has, or for none.
+
+    Example:
+        >>> from diffusion_lab.diffusion.schedule import jsd
+        >>> section_path(jsd(steps=10), [3, 2]).tolist()
+        [0.0, 0.4, 0.5, 0.7, 0.9, 1.0]
+    """
+    size, longer = divmod(trained_on.steps, len(sections))
+    times, first = [0], 1
+    for section, count in enumerate(sections):
+        length = size + (section < longer)
+        if not 1 <= count <= length:
+            raise ValueError(f"section {section} of sampler.sections has {length} steps, of which {count} were asked for")
+        stride = (length - 1) / max(1, count - 1)
+        times += [first + round(i * stride) for i in range(count)]
+        first += length
+    return trained_on.alpha_bar[torch.tensor(times[::-1])]
+
+
+def rho_sigmas(
+    trained_on: NoiseSchedule, steps: int, rho: float, sigma_min: float | None, sigma_max: float | None
+) -> Tensor:
+    """``(steps,)`` noise-to-signal ratios, falling, their 1/rho-th powers on a line (EDM eq. 5)."""
+    finite = trained_on.alpha_bar[1:][trained_on.alpha_bar[1:] > 0]
+    ratios = ((1 - finite) / finite).sqrt()
+    low, high = sigma_min or float(ratios[0]), sigma_max or float(ratios[-1])
+    if not 0 < low < high:
+        raise ValueError(f"sampler.sigma_min must be above 0 and below sampler.sigma_max, got {low:.4g} and {high:.4g}")
+    u = torch.linspace(0, 1, counted(steps, least=2), dtype=torch.float64)
+    return (high ** (1 / rho) + u * (low ** (1 / rho) - high ** (1 / rho))) ** rho
+
+
+def at_ratio(sigma: Tensor | float) -> Tensor:
+    """The level whose noise-to-signal ratio, EDM's sigma, is this: 1 / (1 + sigma^2)."""
+    return 1 / (1 + torch.as_tensor(sigma, dtype=torch.float64).square())
+
+
+def karras_path(
+    trained_on: NoiseSchedule,
+    steps: int,
+    rho: float = 7.0,
+    sigma_min: float | None = None,
+    sigma_max: float | None = None,
+) -> Path:
+    """EDM's levels (Karras et al. 2022, eq. 5), then 1.
+
+    Args:
+        trained_on: the schedule that the model was trained on.
+        steps: network calls of a first-order solver, 2 or more.
+        rho: 1 spaces sigma evenly, more puts levels near the data.
+        sigma_min: ratio of noise to signal at the last level before 1; None is the schedule's at t = 1. EDM's is .002.
+        sigma_max: at the first; None is the schedule's last finite one. EDM's is 80.
+    """
+    return torch.cat([at_ratio(rho_sigmas(trained_on, steps, rho, sigma_min, sigma_max)), torch.ones(1, dtype=torch.float64)])
+
+
+def log_snr_path(trained_on: NoiseSchedule, steps: int) -> Path:
+    """Levels at equal distances in log-SNR between the schedule's ends, then 1 (DPM-Solver's own choice)."""
+    finite = trained_on.alpha_bar[1:][trained_on.alpha_bar[1:] > 0]
+    logits = torch.linspace(float(finite[-1].logit()), float(finite[0].logit()), counted(steps, least=2), dtype=torch.float64)
+    return torch.cat([logits.sigmoid(), torch.ones(1, dtype=torch.float64)])
+
+
+def heun_path(
+    trained_on: NoiseSchedule,
+    steps: int,
+    rho: float = 7.0,
+    sigma_min: float | None = None,
+    sigma_max: float | None = None,
+    churn: float = 0.0,
+    churn_from: float = 0.0,
+    churn_to: float = math.inf,
+) -> Path:
+    """EDM's levels for `solvers.Heun`: every level between the ends twice, predictor and corrector, 2 `steps` - 1 calls.
+
+    Args:
+        trained_on: the schedule that the model was trained on.
+        steps: N of EDM's algorithm 2.
+        rho: as in `karras_path`.
+        sigma_min: as in `karras_path`.
+        sigma_max: as in `karras_path`.
+        churn: S_churn, noise added before each step as a rise of the path; 0 is the deterministic algorithm 1.
+        churn_from: S_min, only levels with at least this ratio of noise to signal are churned.
+        churn_to: S_max, and at most this.
+    """
+    levels: list[Tensor] = []
+    for sigma in rho_sigmas(trained_on, steps, rho, sigma_min, sigma_max).tolist():
+        levels += [at_ratio(sigma)] * (2 if levels else 1)
+        if churn > 0 and churn_from <= sigma <= churn_to:
+            hotter = at_ratio(sigma * (1 + min(churn / steps, math.sqrt(2) - 1)))
+            levels = [*levels, hotter] if len(levels) > 1 else [hotter]
+    return torch.stack([*levels, at_ratio(0.0)])
+
+
+def repaint_path(trained_on: NoiseSchedule, steps: int = 250, jump: int = 10, resamples: int = 10) -> Path:
+    """RePaint's: every `jump` steps the path rises again by `jump` steps, until each stretch was walked `resamples` times.
+
+    Args:
+        trained_on: the schedule that the model was trained on.
+        steps: t_T, levels walked evenly in t.
+        jump: jump length.
+        resamples: r, how often each stretch is walked; 1 never rises.
+
+    Example:
+        >>> from diffusion_lab.diffusion.schedule import linear
+        >>> path = repaint_path(linear())
+        >>> int((path.diff() >= 0).sum())
+        2410
+    """
+    levels = uniform_path(trained_on, steps).flip(0)
+    left = dict.fromkeys(range(1, steps - jump + 1, jump), resamples - 1)
+    times = [steps]
+    while times[-1] > 0:
+        times.append(times[-1] - 1)
+        if left.get(times[-1], 0) > 0:
+            left[times[-1]] -= 1
+            times.append(times[-1] + jump)
+    return levels[torch.tensor(times)]

@@ -1,0 +1,172 @@
+"""What an evaluation leaves behind: results.json, results.md, grid.png, and a table on the screen."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+from PIL import Image, ImageDraw, ImageFont
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from diffusion_lab.pictures import save_png, sheet
+
+_COLUMNS = (  # key, heading, format, whether more is better (None: neither)
+    ("fid", "FID ↓", ".2f", False),
+    ("lpips", "LPIPS ↓", ".4f", False),
+    ("psnr", "PSNR ↑", ".2f", True),
+    ("ssim", "SSIM ↑", ".4f", True),
+    ("l1_hole", "L1 in hole ↓", ".4f", False),
+    ("seconds_per_image", "s / picture", ".4f", None),
+    ("network_calls", "network calls", "d", None),
+)
+
+
+@dataclass(frozen=True)
+class Report:
+    """The figures of an evaluation, how they came about, and pictures to look at.
+
+    Args:
+        rows: one per mask kind and method; the keys are those of `diffusion_lab.evaluation.loop.evaluate`.
+        protocol: what must be known to compare the figures with others.
+        examples: caption and pictures of each row of the grid: (3, H, W) in [-1, 1], truth, masked, then the methods'.
+        methods: names of the methods, in the order of those pictures.
+    """
+
+    rows: Sequence[Mapping[str, Any]]
+    protocol: Mapping[str, Any]
+    examples: Sequence[tuple[str, Sequence[Tensor]]]
+    methods: Sequence[str]
+
+    def save(self, folder: Path) -> None:
+        """Write grid.png, results.md and results.json, each whole or not at all; call it on one rank only."""
+        folder.mkdir(parents=True, exist_ok=True)
+        save_png(self.grid(), folder / "grid.png")
+        _write(folder / "results.md", self.markdown())
+        facts = {"rows": [dict(row) for row in self.rows], "protocol": dict(self.protocol)}
+        _write(folder / "results.json", json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+    def markdown(self) -> str:
+        """The table, the best of each mask kind in bold, and everything that has to stand beside it."""
+        headings = ["mask", "method", *(self._heading(key, heading) for key, heading, _, _ in _COLUMNS)]
+        lines = [f"# {self.title()}", "", _line(headings), _line(["---", "---", *["---:"] * len(_COLUMNS)])]
+        lines += [_line(cells) for cells in self._cells("**{}**")]
+        lines += ["", *(note + "\n" for note in self.notes()), "![truth, masked and completed pictures](grid.png)", ""]
+        lines += ["| protocol | |", "|---|---|"]
+        lines += [_line([key, str(value)]) for key, value in self.protocol.items()]
+        return "\n".join(lines) + "\n"
+
+    def show(self, console: Console) -> None:
+        """Print the table and its notes."""
+        table = Table(title=self.title(), title_justify="left")
+        table.add_column("mask")
+        table.add_column("method")
+        for key, heading, _, _ in _COLUMNS:
+            table.add_column(self._heading(key, heading), justify="right")
+        kinds = [row["mask"] for row in self.rows]
+        for i, cells in enumerate(self._cells("[bold]{}[/bold]")):
+            table.add_row(*cells, end_section=kinds[i : i + 1] != kinds[i + 1 : i + 2])
+        console.print(table)
+        for note in self.notes():
+            console.print(note, style="dim", markup=False)
+
+    def title(self) -> str:
+        """How many pictures of which data."""
+        facts = self.protocol
+        crop, data, split = (f"{facts[key]} " if key in facts else "" for key in ("crop", "data", "split"))
+        size = facts["image_size"]
+        return f"Inpainting {facts['n']} {split}pictures: {data or 'unnamed data '}({crop}{size}x{size})"
+
+    def notes(self) -> list[str]:
+        """The sentences that a reader of the figures needs."""
+        facts = self.protocol
+        notes = []
+        if facts["n"] < 2:
+            notes.append("FID: there is none of a single picture.")
+        elif facts["fid_biased"]:
+            notes.append(
+                f"* FID from {facts['n']} pictures is biased upwards (below 10,000): compare it at the same n only."
+            )
+        notes.append(
+            f"FID against {facts['fid_reference_n']} real pictures ({facts['fid_reference']}); "
+            f"{facts['extractor']}, {facts['resize']}. Mask set {facts['mask_set']}, seed {facts['seed']}."
+        )
+        changed = facts["known_pixels_changed"]
+        touched = "; ".join(f"{name} in {count} pictures" for name, count in changed.items())
+        notes.append(
+            f"Known pixels were CHANGED by {touched}." if changed else "Known pixels: unchanged by every method."
+        )
+        return notes
+
+    def grid(self) -> Image.Image:
+        """The examples as one picture: a column each for truth, hole and methods, a row for each picture and mask kind."""
+        side = max(96, self.protocol["image_size"])
+        body = sheet([row for _, row in self.examples], ["truth", "masked", *self.methods], side=side)
+        margin = 96
+        canvas = Image.new("RGB", (body.width + margin, body.height), "white")
+        canvas.paste(body, (margin, 0))
+        draw = ImageDraw.Draw(canvas)
+        step = side + 4
+        top = body.height - step * len(self.examples)  # below the head with the captions
+        for i, (caption, _) in enumerate(self.examples):
+            middle = top + i * step + side // 2
+            draw.text((margin - 6, middle), caption, fill="black", font=ImageFont.load_default(12), anchor="rm")
+        return canvas
+
+    def _heading(self, key: str, heading: str) -> str:
+        biased = key == "fid" and self.protocol["fid_biased"] and self.protocol["n"] > 1
+        return heading.replace("FID", "FID*") if biased else heading
+
+    def _cells(self, best: str) -> list[list[str]]:
+        """The rows as text, the best value of each mask kind wrapped in `best`."""
+        table = []
+        for row in self.rows:
+            rivals = [each for each in self.rows if each["mask"] == row["mask"]]
+            cells = [str(row["mask"]), str(row["method"])]
+            for key, _, form, more in _COLUMNS:
+                value = row[key]
+                text = "-" if value is None else format(value, form)
+                values = [each[key] for each in rivals if each[key] is not None]
+                wins = more is not None and len(rivals) > 1 and values and value == (max if more else min)(values)
+                cells.append(best.format(text) if wins else text)
+            table.append(cells)
+        return table
+
+
+def machine(fabric: Fabric) -> dict[str, Any]:
+    """Where and with what an evaluation ran."""
+    cuda = fabric.device.type == "cuda"
+    return {
+        "device": torch.cuda.get_device_name(fabric.device) if cuda else f"{fabric.device.type} ({platform.machine()})",
+        "devices": fabric.world_size,
+        "threads": torch.get_num_threads(),
+        "versions": {
+            name: version(name) for name in ("diffusion-lab", "torch", "torchmetrics", "opencv-python-headless")
+        }
+        | {"python": platform.python_version()},
+    }
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _write(path: Path, text: str) -> None:
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with fresh.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(fresh, path)
+    finally:
+        fresh.unlink(missing_ok=True)

@@ -1,0 +1,140 @@
+"""What separates a completed picture from the true one, picture by picture.
+
+All measures are called alike, ``measure(images, target, mask) -> (B,)``, on the 8-bit pictures that a person would
+see, and return one value per picture, so that rows of any grouping (by mask area, by attribute) can be made of them.
+`PictureMean` makes a torchmetrics Metric of any of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchmetrics import Metric
+
+Measure = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def psnr(images: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Peak signal-to-noise ratio of the whole picture in dB, float64 (B,): ``10 log10(255^2 / MSE)``.
+
+    Infinite for equal pictures.
+
+    Args:
+        images: uint8 (B, 3, H, W).
+        target: uint8 (B, 3, H, W), the true pictures.
+        mask: not looked at.
+    """
+    mse = (_exact(images) - _exact(target)).square().mean(dim=(1, 2, 3))
+    return 10 * torch.log10(255**2 / mse)
+
+
+def ssim(images: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Structural similarity of Wang et al. (2004), float64 (B,), at most 1, reached by equal pictures.
+
+    Gaussian window of 11 pixels and sigma 1.5, K = (0.01, 0.03), the mean over channels and over the windows that lie
+    inside the picture, as scikit-image and Wang's own code have it. torchmetrics averages over mirrored borders as
+    well, which is half of all windows at 32 pixels.
+
+    Args:
+        images: uint8 (B, 3, H, W), at least 11 pixels on each side.
+        target: uint8 (B, 3, H, W), the true pictures.
+        mask: not looked at.
+    """
+    if min(images.shape[-2:]) < 11:
+        raise ValueError(f"SSIM's window needs pictures of at least 11 pixels, got {tuple(images.shape[-2:])}.")
+    x, y = _exact(images), _exact(target)
+    window = torch.exp(-0.5 * (torch.arange(-5, 6, dtype=x.dtype, device=x.device) / 1.5).square())
+    window = window / window.sum()
+
+    def local(z: Tensor) -> Tensor:
+        kernel = window.expand(z.shape[1], 1, 1, -1)
+        z = F.conv2d(z, kernel, groups=z.shape[1])  # (B, 3, H, W - 10)
+        return F.conv2d(z, kernel.mT, groups=z.shape[1])  # (B, 3, H - 10, W - 10)
+
+    mean_x, mean_y = local(x), local(y)
+    var_x, var_y = local(x * x) - mean_x**2, local(y * y) - mean_y**2
+    covariance = local(x * y) - mean_x * mean_y
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
+    structure = (2 * covariance + c2) / (var_x + var_y + c2)
+    return (luminance * structure).mean(dim=(1, 2, 3))
+
+
+def l1_hole(images: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """Mean absolute difference inside the hole, float64 (B,), with pictures in [0, 1]; 0 where there is no hole.
+
+    Args:
+        images: uint8 (B, 3, H, W).
+        target: uint8 (B, 3, H, W), the true pictures.
+        mask: bool (B, 1, H, W), True in the hole.
+    """
+    difference = ((_exact(images) - _exact(target)).abs() * mask).sum(dim=(1, 2, 3)) / 255
+    return difference / (images.shape[1] * mask.sum(dim=(1, 2, 3))).clamp(min=1)
+
+
+def seam(images: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """How much harder the hole's border jumps than it does in truth, float64 (B,), with pictures in [0, 1].
+
+    The mean absolute step between neighbours of which one lies in the hole, minus the same of the true picture. 0: no
+    seam; positive: a visible one; negative: smeared over. 0 where the hole has no border.
+
+    Args:
+        images: uint8 (B, 3, H, W).
+        target: uint8 (B, 3, H, W), the true pictures.
+        mask: bool (B, 1, H, W), True in the hole.
+    """
+    x, y = _exact(images) / 255, _exact(target) / 255
+    excess = torch.zeros(len(x), dtype=x.dtype, device=x.device)
+    pairs = torch.zeros_like(excess)
+    for dim in (-2, -1):
+        border = mask.int().diff(dim=dim) != 0  # (B, 1, ...) True between a known pixel and the hole
+        excess += ((x.diff(dim=dim).abs() - y.diff(dim=dim).abs()) * border).sum(dim=(1, 2, 3))
+        pairs += x.shape[1] * border.sum(dim=(1, 2, 3))
+    return excess / pairs.clamp(min=1)
+
+
+class PictureMean(Metric):
+    """The mean of a measure over all pictures, on any number of devices: float64 ().
+
+    >>> metric = PictureMean(psnr)
+    >>> images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
+    >>> metric.update(images=images, target=images + 1, mask=torch.ones(2, 1, 8, 8, dtype=torch.bool))
+    >>> round(metric.compute().item(), 2)
+    48.13
+
+    Args:
+        measure: ``(images, target, mask) -> (B,)``, such as `psnr` or an `LPIPS`.
+    """
+
+    is_differentiable = False
+    full_state_update = False
+
+    total: Tensor
+    count: Tensor
+
+    def __init__(self, measure: Measure, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.measure = measure
+        self.add_state("total", torch.zeros(()), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        self.set_dtype(torch.float64)
+
+    def update(self, images: Tensor, target: Tensor, mask: Tensor) -> None:
+        """Add pictures: uint8 (B, 3, H, W) twice, and bool (B, 1, H, W), True in the hole."""
+        values = self.measure(images, target, mask)
+        self.total = self.total + values.double().sum().to(self.total.device)
+        self.count = self.count + len(values)
+
+    def compute(self) -> Tensor:
+        """The mean over all pictures of all devices; NaN if there were none."""
+        return self.total / self.count
+
+
+def _exact(images: Tensor) -> Tensor:
+    if images.dtype != torch.uint8:
+        raise ValueError(f"This measure needs 8-bit pictures, got {images.dtype}.")
+    return images.double()

@@ -1,0 +1,104 @@
+"""Checkpoints that survive a kill at any moment: written aside, checked, and moved into place."""
+
+import hashlib
+import os
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.io import CheckpointIO
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+
+
+def sidecar(path: Path) -> Path:
+    """Where a checkpoint's sha256 stands."""
+    return path.with_name(path.name + ".sha256")
+
+
+def digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write(path: Path, content: bytes) -> None:
+    """Replaces a file whole: a temporary file in the same folder, flushed to the disk, then renamed."""
+    fresh = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
+    try:
+        with fresh.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(fresh, path)
+    finally:
+        fresh.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+class SafeCheckpointIO(CheckpointIO):
+    """Writes a checkpoint and its sha256 so that a reader finds either a whole one or none.
+
+    A disk that is full costs a checkpoint, not the run: the failure is said and the older files stand.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            with fresh.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            # The sum first: a checkpoint without one is taken for unfinished.
+            write(sidecar(path), digest(fresh).encode())
+            os.replace(fresh, path)
+        except OSError as error:
+            rank_zero_warn(f"no checkpoint was written to '{path}' ({error.strerror}); older ones stand, training goes on")
+        finally:
+            fresh.unlink(missing_ok=True)
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any | None = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        checkpoint: dict[str, Any] = torch.load(path, map_location=map_location or "cpu", weights_only=True)
+        return checkpoint
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        Path(path).unlink(missing_ok=True)
+        sidecar(Path(path)).unlink(missing_ok=True)
+
+
+def valid(path: Path) -> bool:
+    """Whether a checkpoint is whole: its bytes have the sum that stands beside it."""
+    return path.is_file() and sidecar(path).is_file() and digest(path) == sidecar(path).read_text().strip()
+
+
+def newest_valid(folder: Path) -> Path | None:
+    """The newest whole checkpoint of a folder; None if it holds none at all.
+
+    Raises:
+        ValueError: if there are checkpoints and every one is damaged.
+    """
+    found = sorted(folder.glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    for path in found:
+        if valid(path):
+            return path
+        rank_zero_warn(f"'{path}' is damaged and is passed over")
+    if found:
+        raise ValueError(f"all {len(found)} checkpoints in '{folder}' are damaged: start a new run without resume=")
+    return None
+
+
+def run_state(run: Path) -> Mapping[str, Any]:
+    """The newest whole checkpoint of a run, read on the CPU without unpickling objects."""
+    path = newest_valid(run / "checkpoints")
+    if path is None:
+        raise FileNotFoundError(f"no checkpoint in '{run / 'checkpoints'}'")
+    checkpoint: Mapping[str, Any] = SafeCheckpointIO().load_checkpoint(path)
+    return checkpoint

@@ -1,0 +1,92 @@
+"""Where the numbers go: a file that is always there, and W&B without an account."""
+
+import hashlib
+import json
+import netrc
+import os
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+
+class JSONLinesLogger(Logger):
+    """Appends every set of metrics to ``metrics.jsonl``, one JSON object a line, with its step.
+
+    Args:
+        folder: of the run.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        super().__init__()
+        self.path = Path(folder) / "metrics.jsonl"
+
+    @property
+    def name(self) -> str:
+        return "metrics"
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @property
+    def save_dir(self) -> str:
+        return str(self.path.parent)
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        values = {key: float(value) for key, value in metrics.items() if key != "epoch"}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with self.path.open("a") as file:
+                file.write(json.dumps({"step": step, **values}) + "\n")
+        except OSError:  # a full disk must not end the run; checkpoints say it loudly
+            return
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """The resolved config stands beside this file already."""
+
+
+def read_metrics(folder: Path) -> list[dict[str, float]]:
+    """The lines of a run's ``metrics.jsonl``; a half-written last line is left out."""
+    path = folder / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.is_file() else []
+    whole = [line for line in lines if line.endswith("}")]
+    return [json.loads(line) for line in whole]
+
+
+def logged_in() -> bool:
+    """Whether this machine has a W&B key."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    try:
+        return netrc.netrc().authenticators("api.wandb.ai") is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+def wandb(folder: str, project: str, group: str, offline: bool | None = None) -> WandbLogger:
+    """A W&B logger that needs no account.
+
+    Args:
+        folder: of the run; a run resumed there goes on under the same W&B id.
+        project: W&B's.
+        group: gathers the runs of an experiment or sweep.
+        offline: None is offline unless this machine is logged in; offline runs are uploaded by `wandb sync`.
+    """
+    offline = not logged_in() if offline is None else offline
+    os.environ.setdefault("WANDB_SILENT", "true")
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    return WandbLogger(
+        name=Path(folder).name,
+        save_dir=folder,
+        id=hashlib.sha256(str(Path(folder).absolute()).encode()).hexdigest()[:12],
+        project=project,
+        group=group,
+        offline=offline,
+        resume=None if offline else "allow",
+        log_model=False,
+    )

@@ -1,0 +1,134 @@
+"""The LightningModule: forward noising, the loss, the optimiser, and the average of the weights."""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from diffusion_lab.data.datamodule import Batch
+from diffusion_lab.diffusion.losses import DenoisingLoss, LevelSampler
+from diffusion_lab.diffusion.noise import ExampleNoise
+from diffusion_lab.diffusion.process import add_noise
+from diffusion_lab.inpainting import Inpainter
+from diffusion_lab.training.ema import ExponentialAverage
+
+LearningRate = Callable[[int, int], float]
+"""(step, steps in all) -> share of the optimiser's learning rate."""
+
+
+def warmup_cosine(step: int, steps: int, warmup: int, final: float = 0.0) -> float:
+    """Rises linearly over `warmup` steps, then falls as a half cosine to `final`."""
+    rise = min(1.0, (step + 1) / max(1, warmup))
+    done = min(1.0, max(0, step - warmup) / max(1, steps - warmup))
+    return rise * (final + (1 - final) * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+def warmup_constant(step: int, steps: int, warmup: int) -> float:
+    """Rises linearly over `warmup` steps and stays."""
+    return min(1.0, (step + 1) / max(1, warmup))
+
+
+class DiffusionModule(LightningModule):
+    """Trains the denoiser of an Inpainter.
+
+    Args:
+        inpainter: whose denoiser is trained.
+        levels: which levels an example is trained at.
+        loss: what its prediction costs.
+        optimizer: makes the optimiser of the parameters.
+        learning_rate: its course over the run.
+        ema_decay: of the average that validates, samples and ships.
+        max_skipped: steps in a row whose gradient may be non-finite before the run stops.
+    """
+
+    def __init__(
+        self,
+        inpainter: Inpainter,
+        levels: LevelSampler,
+        loss: DenoisingLoss,
+        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
+        learning_rate: LearningRate,
+        ema_decay: float = 0.9999,
+        max_skipped: int = 10,
+    ) -> None:
+        super().__init__()
+        self.inpainter = inpainter
+        self.levels = levels
+        self.loss = loss
+        self.optimizer = optimizer
+        self.learning_rate = learning_rate
+        self.ema = ExponentialAverage(inpainter.denoiser, ema_decay)
+        self.max_skipped = max_skipped
+        self.skipped = 0
+        self.batches_seen = 0  # where the data goes on after a resume
+
+    def example_losses(self, batch: Batch) -> Tensor:
+        """The loss of each example, ``(B,)``; noise and level follow from its key alone (DDPM algorithm 1)."""
+        x_0, mask = batch.image, batch.mask
+        noise = ExampleNoise(batch.key, x_0.shape[1:], x_0.device, drawn_on=x_0.device)
+        levels = self.levels(self.inpainter.denoiser.schedule, noise.uniform(2))
+        eps = noise()
+        condition = self.inpainter.condition(x_0, mask, fill=noise())
+        x = add_noise(x_0, eps, levels.level)
+        x = self.inpainter.constrain(x, None, levels.level, levels.level, lambda: eps, condition)
+        prediction = self.inpainter.denoiser(x, levels.level, condition)
+        return self.loss(prediction, x_0, eps, levels, mask)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        # Dropout draws from the global generator: seeding it by the batch makes a resumed run repeat it.
+        torch.manual_seed(int(batch.key[0]))
+        self.batches_seen += 1
+        loss = self.example_losses(batch).mean()
+        self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        with self.ema.applied():
+            losses = self.example_losses(batch)
+        self.log("val/loss", losses.mean(), batch_size=len(losses), sync_dist=True)
+
+    def configure_gradient_clipping(
+        self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """Clips by the global norm, and drops a gradient that is not finite.
+
+        By now the gradients are averaged over the ranks, so that all ranks see the same norm and skip the same step.
+
+        Raises:
+            FloatingPointError: after `max_skipped` of them in a row.
+        """
+        norm = nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val or math.inf)
+        if torch.isfinite(norm):
+            self.skipped = 0
+            return
+        self.skipped += 1
+        optimizer.zero_grad(set_to_none=True)  # a parameter without gradient is not stepped
+        if self.skipped >= self.max_skipped:
+            raise FloatingPointError(
+                f"the gradient was not finite for {self.skipped} steps in a row, the last at step {self.global_step}: "
+                "lower optimizer.lr, or train with trainer.precision=32-true; the last checkpoint is from before"
+            )
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Steps, and takes the step into the average before any callback can save it."""
+        super().optimizer_step(*args, **kwargs)
+        self.ema.update()
+
+    def configure_optimizers(self) -> dict[str, Any]:  # type: ignore[override]
+        optimizer = self.optimizer(self.inpainter.parameters())
+        steps = self.trainer.max_steps
+        schedule = LambdaLR(optimizer, lambda step: self.learning_rate(step, steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["ema"] = self.ema.state_dict()
+        checkpoint["batches_seen"] = self.batches_seen
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.ema.load_state_dict(checkpoint["ema"])
+        self.batches_seen = checkpoint["batches_seen"]

@@ -1,0 +1,160 @@
+"""A run: one folder, trained into from the first step to the last, however often it is interrupted."""
+
+import hashlib
+import json
+import logging
+import os
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch.loggers import Logger
+
+from diffusion_lab.data.datamodule import FaceData
+from diffusion_lab.training.callbacks import Bar, SameConfig
+from diffusion_lab.training.checkpoints import SafeCheckpointIO, newest_valid
+from diffusion_lab.training.module import DiffusionModule
+
+SEVERAL = "ddp"
+
+
+def fast_precision(accelerator: str) -> str:
+    """bf16 autocast where the hardware multiplies bfloat16, float32 elsewhere."""
+    if accelerator != "cpu" and torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
+    has_bf16 = bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
+    return "bf16-mixed" if has_bf16 else "32-true"
+
+
+def trainer(
+    folder: Path | str,
+    max_steps: int,
+    validations: int,
+    accelerator: str,
+    devices: int,
+    num_nodes: int,
+    strategy: str | None,
+    precision: str | None,
+    gradient_clip_val: float | None,
+    accumulate_grad_batches: int,
+    log_every_n_steps: int,
+    deterministic: bool,
+    callbacks: Sequence[Callback],
+    loggers: Sequence[Logger],
+) -> Trainer:
+    """A Lightning Trainer whose one epoch is the whole run.
+
+    Args:
+        folder: of the run.
+        max_steps: optimiser steps in all.
+        validations: how many over the run, the last at its end; fewer if they do not divide the steps.
+        accelerator: auto, cpu, gpu or mps.
+        devices: per node; on the CPU, processes.
+        num_nodes: machines.
+        strategy: None is one process, or DDP for several devices.
+        precision: None is bf16 autocast where the hardware has it.
+        gradient_clip_val: largest global norm of the gradient; None leaves it.
+        accumulate_grad_batches: batches per step.
+        log_every_n_steps: between lines of metrics.
+        deterministic: only kernels that repeat bit for bit.
+        callbacks: beside the progress bar.
+        loggers: where numbers go.
+
+    Raises:
+        ValueError: for a GPU that is not there.
+    """
+    if accelerator in ("gpu", "cuda") and torch.cuda.device_count() < devices:
+        raise ValueError(
+            f"trainer.accelerator={accelerator} with trainer.devices={devices} was asked for, but this machine has "
+            f"{torch.cuda.device_count()} GPUs: use trainer.accelerator=cpu, or fewer devices"
+        )
+    if max_steps < 1:
+        raise ValueError(f"trainer.max_steps must be 1 or more, got {max_steps}")
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    several = devices * num_nodes > 1
+    batches = max_steps * accumulate_grad_batches
+    validations = next(n for n in range(max(1, min(validations, max_steps)), 0, -1) if max_steps % n == 0)
+    return Trainer(
+        default_root_dir=str(folder),
+        accelerator=accelerator,
+        devices=devices,
+        num_nodes=num_nodes,
+        strategy=strategy or (SEVERAL if several else "auto"),
+        precision=precision or fast_precision(accelerator),  # type: ignore[arg-type]
+        max_epochs=-1,
+        max_steps=max_steps,
+        val_check_interval=batches // validations,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        gradient_clip_val=gradient_clip_val,
+        accumulate_grad_batches=accumulate_grad_batches,
+        log_every_n_steps=min(log_every_n_steps, max_steps),
+        deterministic=deterministic,
+        use_distributed_sampler=False,  # our samplers know their rank, and do not pad
+        callbacks=[*callbacks, Bar()],
+        logger=list(loggers),
+        plugins=[SafeCheckpointIO()],
+        enable_model_summary=False,
+    )
+
+
+def digest(config: Mapping[str, Any]) -> int:
+    """A number below 2^63 that two configurations share only if they are equal."""
+    return int.from_bytes(hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).digest()[:8], "big") >> 1
+
+
+def fit(
+    module: DiffusionModule,
+    data: FaceData,
+    trainer: Trainer,
+    folder: Path,
+    config: Mapping[str, Any],
+) -> None:
+    """Trains to the end, from the newest whole checkpoint of the folder if there is one.
+
+    Args:
+        module: what is trained.
+        data: what it is trained on.
+        trainer: on which devices.
+        folder: of the run.
+        config: resolved; ranks that hold different ones refuse to train together.
+    """
+    trainer.callbacks.insert(0, SameConfig(digest(config)))  # type: ignore[attr-defined]
+    # Batches are made faster than they are used; Lightning's advice to use more workers does not hold here.
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
+    checkpoint = newest_valid(folder / "checkpoints")
+    if trainer.is_global_zero:
+        latest(folder)
+        print(f"run folder: {folder}" + (f", resumed from {checkpoint.name}" if checkpoint else ""), flush=True)
+    begun = time.monotonic()
+    trainer.fit(module, data, ckpt_path=checkpoint)
+    if trainer.is_global_zero:
+        print(farewell(folder, time.monotonic() - begun), flush=True)
+
+
+def latest(folder: Path) -> None:
+    """Points `latest`, beside the experiments, at this run."""
+    logs = folder.parent.parent
+    link = logs / "latest"
+    fresh = logs / f".latest-{os.getpid()}"
+    fresh.unlink(missing_ok=True)
+    fresh.symlink_to(os.path.relpath(folder, logs))
+    os.replace(fresh, link)
+
+
+def farewell(folder: Path, seconds: float) -> str:
+    """What a person wants to know at the end of a run."""
+    sheets = sorted((folder / "samples").glob("*.png"))
+    lines = [f"trained in {seconds / 60:.1f} min; the inpainter is {folder / 'inpainter'}"]
+    if sheets:
+        lines.append(f"look at {sheets[-1]}")
+    lines.append("next: evaluate.py scores it, inpaint.py image=me.jpg mask=hole.png uses it")
+    return "\n".join(lines)
+
+
+__all__ = ["digest", "fast_precision", "fit", "seed_everything", "trainer"]

@@ -1,0 +1,27 @@
+"""Train a face inpainter: `uv run train.py`, any setting as an override, `--help` for the list."""
+
+from omegaconf import DictConfig, OmegaConf
+
+from diffusion_lab.cli import command, resumed, run_folder
+
+
+@command("train", paths=["data.root", "paths.logs", "paths.cache", "hydra.run.dir", "resume"], before=resumed)
+def main(cfg: DictConfig) -> None:
+    from hydra.utils import instantiate
+
+    from diffusion_lab import recipe
+    from diffusion_lab.training.run import fit, seed_everything
+
+    config = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(config, dict)
+    seed_everything(cfg.seed, verbose=False)
+    data = instantiate(cfg.data)
+    inpainter = recipe.build(config["inpainter"])
+    training = {key: config[key] for key in ("objective", "optimizer", "mask", "seed")}
+    inpainter.recipe = recipe.describe(config["inpainter"], data, training)
+    module = instantiate(cfg.module, inpainter=inpainter)
+    fit(module, data, instantiate(cfg.trainer), run_folder(), config)
+
+
+if __name__ == "__main__":
+    main()
