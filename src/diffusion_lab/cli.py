@@ -65,9 +65,12 @@ def command(
             # Children of this process see what the person set, not what `run` needs.
             os.environ.pop(FULL, None) if full is None else os.environ.update({FULL: full})
             missing = OmegaConf.missing_keys(cfg)
-            if missing:
-                raise ValueError(f"{config}.py needs {', '.join(f'{key}=...' for key in sorted(missing))}")
-            main(cfg)
+            try:
+                if missing:
+                    raise ValueError(f"{config}.py needs {', '.join(f'{key}=...' for key in sorted(missing))}")
+                main(cfg)
+            finally:
+                os.environ[FULL] = "1"
 
         def run() -> None:
             try:

@@ -91,3 +91,15 @@ class Inpainter(nn.Module):
             raise ValueError(f"'{folder}' holds a {type(model).__name__}, not an Inpainter")
         model.recipe = recipe.read(Path(folder))
         return model
+
+
+def newest(logs: Path) -> Path:
+    """The inpainter of the newest run below a folder of logs.
+
+    Raises:
+        FileNotFoundError: if no run has one yet.
+    """
+    found = sorted(logs.glob("**/inpainter/recipe.json"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise FileNotFoundError(f"no run in '{logs}' has an inpainter yet: train one with train.py, or name one by inpainter=")
+    return found[-1].parent

@@ -91,7 +91,7 @@ class EvaluationBatches(Sampler[Tensor]):
     """
 
     def __init__(self, count: int, batch_size: int, rank: int = 0, world: int = 1) -> None:
-        self.indices = torch.arange(rank, count, world)
+        self.indices = torch.arange(count)[rank::world]
         self.batch_size = batch_size
 
     def __iter__(self) -> Iterator[Tensor]:

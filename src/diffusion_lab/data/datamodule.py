@@ -22,6 +22,17 @@ class CountsBatches(Protocol):
     batches_seen: int
 
 
+class StepLoader(DataLoader[Batch]):
+    """A loader that stands where its sampler starts: saying that it has no state tells Lightning that it resumes."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: the step is the module's ``batches_seen``."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing to restore."""
+
+
 class FaceData(LightningDataModule):
     """Pictures of a source, cropped, resized and masked.
 
@@ -112,7 +123,7 @@ class FaceData(LightningDataModule):
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
     def _loader(self, examples: Dataset[Batch], batches: Sampler[Any]) -> DataLoader[Batch]:
-        return DataLoader(
+        return StepLoader(
             examples,
             batch_sampler=batches,
             num_workers=self.num_workers,

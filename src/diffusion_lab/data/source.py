@@ -41,7 +41,7 @@ class Source(Protocol):
         """Bool (N, attributes) of the pictures of a split; None where they are not known."""
 
     def landmarks(self, split: str) -> Tensor | None:
-        """int16 (N, 5, 2) of (x, y) in pixels of the stored picture: eyes, nose, mouth corners; None where not known."""
+        """int16 (N, 5, 2) of (x, y) in stored pixels: eyes, nose, mouth corners; None where they are not known."""
 
     def identities(self, split: str) -> Tensor | None:
         """int32 (N,) number of the person; None where it is not known."""

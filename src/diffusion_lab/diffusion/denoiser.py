@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from diffusion_lab.diffusion import process
+from diffusion_lab.diffusion.process import along
 from diffusion_lab.diffusion.schedule import NoiseSchedule
 
 
@@ -36,18 +37,23 @@ class Condition:
         known: ``(B, 3, H, W)``, the known pixels; the hole is filled with noise that stays fixed over the steps.
         mask: ``(B, 1, H, W)`` bool, True = hole.
         attributes: ``(B, A)``, what the face is like; a row of NaN is "not said".
+        fill: ``(B, 3, H, W)``, the noise that fills the hole, drawn for every pixel: what a model sees that should see no
+            known pixels; None if nobody will ask.
     """
 
     known: Tensor | None = None
     mask: Tensor | None = None
     attributes: Tensor | None = None
+    fill: Tensor | None = None
 
     def channels(self, x: Tensor, count: int) -> Tensor:
         """The first `count` of (known RGB, mask) beside x: 0 for a model without condition, 3 for Palette, 4 with its mask."""
         if count == 0:
             return x[:, :0]
         if self.known is None or self.mask is None:
-            raise ValueError(f"this model was trained with {count} condition channels and needs known pixels and a mask")
+            raise ValueError(
+                f"this model was trained with {count} condition channels and needs known pixels and a mask"
+            )
         return torch.cat([self.known, self.mask.to(x.dtype) * 2 - 1], dim=1)[:, :count]
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Condition":
@@ -70,6 +76,9 @@ class Parametrisation(Protocol):
     def read(self, output: Tensor, x: Tensor, level: Tensor) -> Prediction:
         """What an output says."""
 
+    def scale(self, level: Tensor) -> Tensor:
+        """What x is multiplied by on its way into the network, ``(B,)``."""
+
 
 class Epsilon:
     """The network predicts the noise (DDPM, section 3.2)."""
@@ -79,6 +88,9 @@ class Epsilon:
 
     def read(self, output: Tensor, x: Tensor, level: Tensor) -> Prediction:
         return Prediction(process.x_0_from_eps(x, output, level), output)
+
+    def scale(self, level: Tensor) -> Tensor:
+        return torch.ones_like(level)
 
 
 class Data:
@@ -90,6 +102,9 @@ class Data:
     def read(self, output: Tensor, x: Tensor, level: Tensor) -> Prediction:
         return Prediction(output, process.eps_from_x_0(x, output, level))
 
+    def scale(self, level: Tensor) -> Tensor:
+        return torch.ones_like(level)
+
 
 class Velocity:
     """The network predicts v (Salimans & Ho 2022), well scaled at every level."""
@@ -99,6 +114,73 @@ class Velocity:
 
     def read(self, output: Tensor, x: Tensor, level: Tensor) -> Prediction:
         return Prediction(process.x_0_from_v(x, output, level), process.eps_from_v(x, output, level))
+
+    def scale(self, level: Tensor) -> Tensor:
+        return torch.ones_like(level)
+
+
+class Preconditioned:
+    """EDM's preconditioning (Karras et al. 2022, table 1), whose output has unit variance at every level.
+
+    Their D = c_skip y + c_out F(c_in y) of y = x / signal, written for x. With V = gamma sigma_data^2 + 1 - gamma, the
+    variance of x: x_0 = signal sigma_data^2 / V x + sigma sigma_data / sqrt(V) F. With `sigma_data` 1, F is -v.
+
+    Args:
+        sigma_data: standard deviation of the pictures' values; EDM's is .5.
+    """
+
+    def __init__(self, sigma_data: float = 0.5) -> None:
+        if sigma_data <= 0:
+            raise ValueError(f"sigma_data must be above 0, got {sigma_data}")
+        self.variance = sigma_data**2
+
+    def target(self, x_0: Tensor, eps: Tensor, level: Tensor) -> Tensor:
+        scale = self.scale(level) / self.variance**0.5
+        of_x_0, of_eps = along(x_0, (1 - level).sqrt() * scale, level.sqrt() * self.variance * scale)
+        return of_x_0 * x_0 - of_eps * eps
+
+    def read(self, output: Tensor, x: Tensor, level: Tensor) -> Prediction:
+        scale, deviation = self.scale(level), self.variance**0.5
+        signal, sigma = level.sqrt(), (1 - level).sqrt()
+        skip, out, skip_eps, out_eps = along(
+            x,
+            signal * self.variance * scale**2,
+            sigma * deviation * scale,
+            sigma * scale**2,
+            signal * deviation * scale,
+        )
+        return Prediction(skip * x + out * output, skip_eps * x - out_eps * output)
+
+    def scale(self, level: Tensor) -> Tensor:
+        return (level * self.variance + 1 - level).rsqrt()
+
+
+class LearnedRange:
+    """The network has twice the channels: what another parametrisation reads, and where the variance lies (iDDPM eq. 15).
+
+    An output of -1 there means beta-tilde, 1 means beta.
+
+    Args:
+        of: what the first half of the channels means.
+    """
+
+    def __init__(self, of: Parametrisation) -> None:
+        self.of = of
+
+    def target(self, x_0: Tensor, eps: Tensor, level: Tensor) -> Tensor:
+        return self.of.target(x_0, eps, level)
+
+    def read(self, output: Tensor, x: Tensor, level: Tensor) -> Prediction:
+        if output.shape[1] != 2 * x.shape[1]:
+            raise ValueError(
+                f"a learned variance needs {2 * x.shape[1]} output channels, the network has {output.shape[1]}: "
+                "set model.out_channels"
+            )
+        mean, mix = output.chunk(2, dim=1)
+        return replace(self.of.read(mean, x, level), variance_mix=(mix + 1) / 2)
+
+    def scale(self, level: Tensor) -> Tensor:
+        return self.of.scale(level)
 
 
 def by_time(schedule: NoiseSchedule, level: Tensor) -> Tensor:
@@ -113,6 +195,11 @@ def by_gamma(schedule: NoiseSchedule, level: Tensor) -> Tensor:
     at both ends. The range is clamped to +-20, beyond what 8-bit pictures can tell apart.
     """
     return (20 - process.log_snr(level.double()).clamp(-20, 20)) * 25
+
+
+def by_log_sigma(schedule: NoiseSchedule, level: Tensor) -> Tensor:
+    """Tells the network ln(sigma) / 4 of EDM's sigma, the ratio of noise to signal (its c_noise); finite up to log-SNR +-20."""
+    return -process.log_snr(level.double()).clamp(-20, 20) / 8
 
 
 class NetworkDenoiser(nn.Module):
@@ -145,5 +232,8 @@ class NetworkDenoiser(nn.Module):
 
     def forward(self, x: Tensor, level: Tensor, condition: Condition) -> Prediction:
         time = self.told(self.schedule, level).to(device=x.device, dtype=torch.float32)
-        output: Tensor = self.network(x, condition.channels(x, self.condition_channels), time, condition.attributes)
+        (scale,) = along(x, self.predicts.scale(level))
+        output: Tensor = self.network(
+            scale * x, condition.channels(x, self.condition_channels), time, condition.attributes
+        )
         return self.predicts.read(output.to(x.dtype), x, level)  # autocast may have made it bfloat16

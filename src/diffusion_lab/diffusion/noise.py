@@ -47,6 +47,7 @@ class ExampleNoise:
     def uniform(self, count: int) -> Tensor:
         """``(B, count)`` float64 from U[0, 1), on the CPU."""
         rows = [
-            torch.rand(count, generator=generator, device=self.drawn_on, dtype=torch.float64) for generator in self.generators
+            torch.rand(count, generator=generator, device=self.drawn_on, dtype=torch.float64)
+            for generator in self.generators
         ]
         return torch.stack(rows).cpu()

@@ -66,7 +66,9 @@ def section_path(trained_on: NoiseSchedule, sections: Sequence[int]) -> Path:
     for section, count in enumerate(sections):
         length = size + (section < longer)
         if not 1 <= count <= length:
-            raise ValueError(f"section {section} of sampler.sections has {length} steps, of which {count} were asked for")
+            raise ValueError(
+                f"section {section} of sampler.sections has {length} steps, of which {count} were asked for"
+            )
         stride = (length - 1) / max(1, count - 1)
         times += [first + round(i * stride) for i in range(count)]
         first += length
@@ -82,8 +84,8 @@ def rho_sigmas(
     low, high = sigma_min or float(ratios[0]), sigma_max or float(ratios[-1])
     if not 0 < low < high:
         raise ValueError(f"sampler.sigma_min must be above 0 and below sampler.sigma_max, got {low:.4g} and {high:.4g}")
-    u = torch.linspace(0, 1, counted(steps, least=2), dtype=torch.float64)
-    return (high ** (1 / rho) + u * (low ** (1 / rho) - high ** (1 / rho))) ** rho
+    roots = torch.linspace(high ** (1 / rho), low ** (1 / rho), counted(steps, least=2), dtype=torch.float64)
+    return roots.pow(rho)
 
 
 def at_ratio(sigma: Tensor | float) -> Tensor:
@@ -107,13 +109,17 @@ def karras_path(
         sigma_min: ratio of noise to signal at the last level before 1; None is the schedule's at t = 1. EDM's is .002.
         sigma_max: at the first; None is the schedule's last finite one. EDM's is 80.
     """
-    return torch.cat([at_ratio(rho_sigmas(trained_on, steps, rho, sigma_min, sigma_max)), torch.ones(1, dtype=torch.float64)])
+    return torch.cat(
+        [at_ratio(rho_sigmas(trained_on, steps, rho, sigma_min, sigma_max)), torch.ones(1, dtype=torch.float64)]
+    )
 
 
 def log_snr_path(trained_on: NoiseSchedule, steps: int) -> Path:
     """Levels at equal distances in log-SNR between the schedule's ends, then 1 (DPM-Solver's own choice)."""
     finite = trained_on.alpha_bar[1:][trained_on.alpha_bar[1:] > 0]
-    logits = torch.linspace(float(finite[-1].logit()), float(finite[0].logit()), counted(steps, least=2), dtype=torch.float64)
+    logits = torch.linspace(
+        float(finite[-1].logit()), float(finite[0].logit()), counted(steps, least=2), dtype=torch.float64
+    )
     return torch.cat([logits.sigmoid(), torch.ones(1, dtype=torch.float64)])
 
 
@@ -157,18 +163,20 @@ def repaint_path(trained_on: NoiseSchedule, steps: int = 250, jump: int = 10, re
         jump: jump length.
         resamples: r, how often each stretch is walked; 1 never rises.
 
+    Raises:
+        ValueError: if `jump` or `resamples` is below 1.
+
     Example:
         >>> from diffusion_lab.diffusion.schedule import linear
         >>> path = repaint_path(linear())
         >>> int((path.diff() >= 0).sum())
         2410
     """
-    levels = uniform_path(trained_on, steps).flip(0)
-    left = dict.fromkeys(range(1, steps - jump + 1, jump), resamples - 1)
+    if jump < 1 or resamples < 1:
+        raise ValueError(f"sampler.jump and sampler.resamples must be 1 or more, got {jump} and {resamples}")
+    levels = uniform_path(trained_on, steps).flip(0)  # levels[t], t steps from the data
     times = [steps]
-    while times[-1] > 0:
-        times.append(times[-1] - 1)
-        if left.get(times[-1], 0) > 0:
-            left[times[-1]] -= 1
-            times.append(times[-1] + jump)
-    return levels[torch.tensor(times)]
+    for foot in reversed(range(1, steps - jump + 1, jump)):
+        times += range(times[-1] - 1, foot - 1, -1)
+        times += [*range(foot + jump, foot - 1, -1)] * (resamples - 1)
+    return levels[torch.tensor([*times, *reversed(range(times[-1]))])]

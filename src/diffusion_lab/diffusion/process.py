@@ -15,19 +15,19 @@ def along(x: Tensor, *coefficients: Tensor) -> tuple[Tensor, ...]:
 
 
 def over(numerator: Tensor, denominator: Tensor, otherwise: float = 0.0) -> Tensor:
-    """numerator / denominator, and the named limit where the denominator is 0."""
+    """The quotient, and the named limit where the denominator is 0."""
     safe = torch.where(denominator == 0, 1.0, denominator)
     return torch.where(denominator == 0, otherwise, numerator / safe)
 
 
 def add_noise(x_0: Tensor, eps: Tensor, level: Tensor) -> Tensor:
-    """x at a level: sqrt(gamma) x_0 + sqrt(1 - gamma) eps (DDPM eq. 4)."""
+    """A picture at a level: sqrt(gamma) x_0 + sqrt(1 - gamma) eps (DDPM eq. 4)."""
     signal, sigma = along(x_0, level.sqrt(), (1 - level).sqrt())
     return signal * x_0 + sigma * eps
 
 
 def renoise(x: Tensor, level: Tensor, lower_level: Tensor, eps: Tensor) -> Tensor:
-    """x carried from a level down to a noisier one (DDPM eq. 2, over several steps at once)."""
+    """A picture carried from a level down to a noisier one (DDPM eq. 2, over several steps at once)."""
     ratio = over(lower_level, level)
     signal, sigma = along(x, ratio.sqrt(), (1 - ratio).clamp(min=0).sqrt())
     return signal * x + sigma * eps
@@ -46,7 +46,7 @@ def eps_from_x_0(x: Tensor, x_0: Tensor, level: Tensor) -> Tensor:
 
 
 def velocity(x_0: Tensor, eps: Tensor, level: Tensor) -> Tensor:
-    """v = signal eps - sigma x_0 (Salimans & Ho 2022, appendix D)."""
+    """Of Salimans & Ho 2022, v = signal eps - sigma x_0 (appendix D)."""
     signal, sigma = along(x_0, level.sqrt(), (1 - level).sqrt())
     return signal * eps - sigma * x_0
 
@@ -64,7 +64,7 @@ def eps_from_v(x: Tensor, v: Tensor, level: Tensor) -> Tensor:
 
 
 def log_snr(level: Tensor) -> Tensor:
-    """log(gamma / (1 - gamma)); infinite at the two ends."""
+    """Natural log(gamma / (1 - gamma)); infinite at the two ends."""
     return level.log() - torch.log1p(-level)
 
 

@@ -1,37 +1,55 @@
-"""The published samplers, each a path, a solver and a wrapper."""
+"""The published samplers, each a path, a solver, what goes around the model, and what is done after a step."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
-import torch
+from diffusion_lab.diffusion.guidance import ClassifierFree, Clip, DynamicThreshold
+from diffusion_lab.diffusion.paths import (
+    heun_path,
+    karras_path,
+    log_snr_path,
+    quadratic_path,
+    repaint_path,
+    section_path,
+    uniform_path,
+)
+from diffusion_lab.diffusion.sampling import Around, InTurn, Sampler, Wrap, keep_noised, unconstrained, untouched
+from diffusion_lab.diffusion.schedule import linear
+from diffusion_lab.diffusion.solvers import Ancestral, DPMSolver, Heun
+from diffusion_lab.diffusion.zero_shot import Blind, PosteriorGuide, Rectify, follow_gradient
 
-from diffusion_lab.diffusion.guidance import Clip
-from diffusion_lab.diffusion.sampling import Path, Sampler, untouched
-from diffusion_lab.diffusion.schedule import NoiseSchedule, linear
-from diffusion_lab.diffusion.solvers import Ancestral
 
-
-def uniform_path(trained_on: NoiseSchedule, steps: int, schedule: NoiseSchedule | None = None) -> Path:
-    """Levels at `steps` + 1 equal distances in t, from T to 0.
-
-    Args:
-        trained_on: the schedule that the model was trained on.
-        steps: network calls, 1 or more; more than T asks for fractional t.
-        schedule: the one to walk instead; None walks the one trained on.
-    """
-    if steps < 1:
-        raise ValueError(f"sampler.steps must be 1 or more, got {steps}")
-    walked = schedule or trained_on
-    return walked.level(torch.linspace(walked.steps, 0, steps + 1, dtype=torch.float64))
+def clipped(clip: bool) -> Wrap:
+    """`Clip`, or nothing."""
+    return Clip if clip else untouched
 
 
 def ddpm(steps: int = 1000, variance_mix: float = 0.0, clip: bool = True) -> Sampler:
     """Ancestral sampling (DDPM algorithm 2), strided as in iDDPM when `steps` < T; variance_mix 1 is the large variance."""
-    return Sampler(partial(uniform_path, steps=steps), Ancestral(1.0, variance_mix), Clip if clip else untouched)
+    return Sampler(partial(uniform_path, steps=steps), Ancestral(1.0, variance_mix), clipped(clip))
 
 
 def ddim(steps: int = 50, eta: float = 0.0, clip: bool = True) -> Sampler:
     """DDIM (eq. 12): deterministic with eta = 0."""
-    return Sampler(partial(uniform_path, steps=steps), Ancestral(eta), Clip if clip else untouched)
+    return Sampler(partial(uniform_path, steps=steps), Ancestral(eta), clipped(clip))
+
+
+def ddim_quadratic(steps: int = 50, eta: float = 0.0, clip: bool = True) -> Sampler:
+    """DDIM on the path that is denser towards the data (appendix D.2), which it takes for CIFAR-10."""
+    return Sampler(partial(quadratic_path, steps=steps), Ancestral(eta), clipped(clip))
+
+
+def ddim_thresholded(steps: int = 50, eta: float = 0.0, percentile: float = 0.995) -> Sampler:
+    """DDIM with dynamic thresholding (Imagen) instead of a clip, for guidance scales that leave [-1, 1]."""
+    return Sampler(partial(uniform_path, steps=steps), Ancestral(eta), partial(DynamicThreshold, percentile=percentile))
+
+
+def ddpm_sections(
+    sections: Sequence[int] = (90, 60, 60, 20, 20), variance_mix: float = 0.0, clip: bool = True
+) -> Sampler:
+    """Ancestral sampling with a stride of its own in each section of T, from data to noise (ADM's LSUN schedule)."""
+    return Sampler(partial(section_path, sections=sections), Ancestral(1.0, variance_mix), clipped(clip))
 
 
 def palette(steps: int = 1000, start: float = 1e-4, end: float = 0.09) -> Sampler:
@@ -41,3 +59,66 @@ def palette(steps: int = 1000, start: float = 1e-4, end: float = 0.09) -> Sample
     """
     walked = linear(1000, start, end)
     return Sampler(partial(uniform_path, steps=steps, schedule=walked), Ancestral(1.0, variance_mix=1.0), Clip)
+
+
+def dpm_solver(steps: int = 20, eta: float = 0.0, clip: bool = True) -> Sampler:
+    """DPM-Solver++(2M) at equal distances in log-SNR; eta 1 is its SDE form."""
+    return Sampler(partial(log_snr_path, steps=steps), DPMSolver(eta), clipped(clip))
+
+
+def dpm_solver_karras(steps: int = 20, eta: float = 0.0, rho: float = 7.0, clip: bool = True) -> Sampler:
+    """DPM-Solver++(2M) on EDM's levels."""
+    return Sampler(partial(karras_path, steps=steps, rho=rho), DPMSolver(eta), clipped(clip))
+
+
+def heun(
+    steps: int = 18,
+    rho: float = 7.0,
+    churn: float = 0.0,
+    churn_from: float = 0.0,
+    churn_to: float = float("inf"),
+    clip: bool = True,
+) -> Sampler:
+    """EDM's Heun sampler (algorithm 1; 2 with churn, S_noise 1): 2 `steps` - 1 network calls."""
+    path = partial(heun_path, steps=steps, rho=rho, churn=churn, churn_from=churn_from, churn_to=churn_to)
+    return Sampler(path, Heun(), clipped(clip))
+
+
+def classifier_free(steps: int = 50, scale: float = 2.0, eta: float = 0.0, clip: bool = True) -> Sampler:
+    """DDIM with classifier-free guidance on the attributes; every network call has twice the batch."""
+    return guided(ddim(steps, eta, clip), partial(ClassifierFree, scale=scale))
+
+
+def guided(sampler: Sampler, guide: Wrap) -> Sampler:
+    """A sampler with a guide nearest to the model, inside its clip."""
+    return replace(sampler, wrap=Around([guide, sampler.wrap]))
+
+
+def replacement(steps: int = 250, variance_mix: float = 0.0, clip: bool = True) -> Sampler:
+    """Known pixels drawn from q(x' | truth) after every step (Song et al. 2021, appendix I.2)."""
+    return repaint(steps, jump=1, resamples=1, variance_mix=variance_mix, clip=clip)
+
+
+def repaint(
+    steps: int = 250, jump: int = 10, resamples: int = 10, variance_mix: float = 0.0, clip: bool = True
+) -> Sampler:
+    """Replacement, with noise added and taken away again so that the hole hears of the rest (RePaint; 2,410 calls)."""
+    path = partial(repaint_path, steps=steps, jump=jump, resamples=resamples)
+    return Sampler(path, Ancestral(1.0, variance_mix), Around([Blind, clipped(clip)]), keep_noised)
+
+
+def dps(steps: int = 1000, scale: float = 0.5, variance_mix: float = 0.0, clip: bool = True) -> Sampler:
+    """Diffusion posterior sampling: each step is followed by one towards the known pixels, through the model's gradient."""
+    wrap = Around([Blind, clipped(clip), partial(PosteriorGuide, scale=scale)])
+    return Sampler(partial(uniform_path, steps=steps), Ancestral(1.0, variance_mix), wrap, follow_gradient)
+
+
+def mcg(steps: int = 1000, scale: float = 0.5, variance_mix: float = 0.0, clip: bool = True) -> Sampler:
+    """Manifold constrained gradient: DPS's step, then replacement (Chung et al. 2022, eqs. 14-15)."""
+    return replace(dps(steps, scale, variance_mix, clip), constrain=InTurn([follow_gradient, keep_noised]))
+
+
+def ddnm(steps: int = 100, jump: int = 1, resamples: int = 1, eta: float = 0.85, clip: bool = True) -> Sampler:
+    """Known pixels put into every x_0 (DDNM); `resamples` above 1 adds its time travel (DDNM+, algorithm 2)."""
+    path = partial(repaint_path, steps=steps, jump=jump, resamples=resamples)
+    return Sampler(path, Ancestral(eta), Around([Blind, clipped(clip), Rectify]), unconstrained)

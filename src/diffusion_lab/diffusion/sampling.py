@@ -1,6 +1,6 @@
-"""Paths through the levels, and the loop that walks them."""
+"""The loop that walks a path, and what holds the known pixels on the way."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -8,17 +8,18 @@ from torch import Tensor
 
 from diffusion_lab.diffusion.denoiser import Condition, Denoiser, Prediction
 from diffusion_lab.diffusion.noise import Noise
+from diffusion_lab.diffusion.paths import Path
 from diffusion_lab.diffusion.process import add_noise, renoise
 from diffusion_lab.diffusion.schedule import NoiseSchedule
 from diffusion_lab.diffusion.solvers import Memory, Solver
 
-Path = Tensor
-"""(K + 1,) levels from noise to 1; a level may repeat (a corrector) and may fall again (RePaint)."""
+Wrap = Callable[[Denoiser], Denoiser]
+"""Changes what a model says: clipping, guidance."""
 
 Constrain = Callable[[Tensor, Prediction | None, Tensor, Tensor, Noise, Condition], Tensor]
 """(x, prediction, level, next_level, noise, condition) -> x after each step: known pixels, guides.
 
-Training makes its noisy pictures by the same function, where there is no prediction yet."""
+The prediction is None where no step was taken: in training, at the start of a path, and after a rise."""
 
 
 def unconstrained(
@@ -32,7 +33,8 @@ def keep_clean(
     x: Tensor, prediction: Prediction | None, level: Tensor, next_level: Tensor, noise: Noise, condition: Condition
 ) -> Tensor:
     """Known pixels stand clean in x at every level, so that the model reads them undisturbed (Palette)."""
-    assert condition.known is not None and condition.mask is not None
+    assert condition.known is not None
+    assert condition.mask is not None
     return torch.where(condition.mask, x, condition.known)
 
 
@@ -40,13 +42,54 @@ def keep_noised(
     x: Tensor, prediction: Prediction | None, level: Tensor, next_level: Tensor, noise: Noise, condition: Condition
 ) -> Tensor:
     """Known pixels are drawn anew from q(x' | truth) at every level (Song et al. 2021, "replacement")."""
-    assert condition.known is not None and condition.mask is not None
+    assert condition.known is not None
+    assert condition.mask is not None
     return torch.where(condition.mask, x, add_noise(condition.known, noise(), next_level))
+
+
+class InTurn:
+    """Several constraints, one after the other.
+
+    Args:
+        constraints: the first is applied first.
+    """
+
+    def __init__(self, constraints: Sequence[Constrain]) -> None:
+        self.constraints = tuple(constraints)
+
+    def __call__(
+        self,
+        x: Tensor,
+        prediction: Prediction | None,
+        level: Tensor,
+        next_level: Tensor,
+        noise: Noise,
+        condition: Condition,
+    ) -> Tensor:
+        for constrain in self.constraints:
+            x = constrain(x, prediction, level, next_level, noise, condition)
+        return x
 
 
 def untouched(denoiser: Denoiser) -> Denoiser:
     """The denoiser as it is."""
     return denoiser
+
+
+class Around:
+    """Several wraps, one around the other.
+
+    Args:
+        wraps: the first is innermost, nearest to the model.
+    """
+
+    def __init__(self, wraps: Sequence[Wrap]) -> None:
+        self.wraps = tuple(wraps)
+
+    def __call__(self, denoiser: Denoiser) -> Denoiser:
+        for wrap in self.wraps:
+            denoiser = wrap(denoiser)
+        return denoiser
 
 
 @dataclass(frozen=True)
@@ -62,7 +105,7 @@ class Sampler:
 
     path: Callable[[NoiseSchedule], Path]
     solver: Solver
-    wrap: Callable[[Denoiser], Denoiser] = untouched
+    wrap: Wrap = untouched
     constrain: Constrain | None = None
 
     def network_calls(self, schedule: NoiseSchedule) -> int:
@@ -114,6 +157,7 @@ def advance(rows: Rows, prediction: Prediction) -> Rows:
     while index + 1 < len(rows.path) and rows.path[index + 1] < rows.path[index]:
         lower = rows.path[index + 1].expand(len(x))
         x = renoise(x, rows.path[index].expand(len(x)), lower, rows.noise())
+        x = rows.constrain(x, None, lower, lower, rows.noise, rows.condition)  # the rise noised the known pixels too
         memory = rows.solver.start(x)
         index += 1
     return replace(rows, x=x, index=index, memory=memory)

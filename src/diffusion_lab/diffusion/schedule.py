@@ -31,7 +31,9 @@ class NoiseSchedule:
     def __post_init__(self) -> None:
         table = self.alpha_bar
         if table.ndim != 1 or len(table) < 2 or table.dtype != torch.float64:
-            raise ValueError(f"alpha_bar must be a float64 table of two levels or more, got {table.dtype} {tuple(table.shape)}")
+            raise ValueError(
+                f"alpha_bar must be a float64 table of two levels or more, got {table.dtype} {tuple(table.shape)}"
+            )
         if table[0] != 1 or table[-1] < 0 or not bool((table.diff() < 0).all()):
             raise ValueError(f"alpha_bar must fall from 1 towards 0, got {table[0]:.6g} ... {table[-1]:.6g}")
 
@@ -73,7 +75,7 @@ class NoiseSchedule:
         """
         level = level.to("cpu", torch.float64)
         falling = self.alpha_bar.flip(0)
-        above = self.steps - torch.searchsorted(falling, level.clamp(falling[0], 1)).clamp(max=self.steps)
+        above = self.steps - torch.searchsorted(falling, level.clamp(float(falling[0]), 1)).clamp(max=self.steps)
         below = (above + 1).clamp(max=self.steps)
         angle = torch.atan2((1 - level).clamp(min=0).sqrt(), level.clamp(min=0).sqrt())
         width = (self.angle[below] - self.angle[above]).clamp(min=torch.finfo(torch.float64).tiny)
@@ -126,3 +128,14 @@ def sigmoid(
         return (edges[1] - ((u * (end - start) + start) / tau).sigmoid()) / (edges[1] - edges[0])
 
     return from_alpha_bar(curve, steps, max_beta)
+
+
+def zero_terminal(schedule: NoiseSchedule) -> NoiseSchedule:
+    """A schedule whose last level is 0, so that sampling starts where training ended (Lin et al. 2024, algorithm 1).
+
+    The signal's amplitude is shifted and stretched between its first entry, which stays, and 0. At level 0 the noise says
+    nothing of the picture: train with v or x_0, not eps.
+    """
+    signal = schedule.alpha_bar[1:].sqrt()
+    signal = (signal - signal[-1]) * signal[0] / (signal[0] - signal[-1])
+    return NoiseSchedule(torch.cat([torch.ones(1, dtype=torch.float64), signal.square()]))

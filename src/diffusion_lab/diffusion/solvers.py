@@ -24,10 +24,38 @@ class Solver(Protocol):
     ) -> tuple[Tensor, Memory]: ...
 
 
-def log_variances(level: Tensor, next_level: Tensor, eta: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Logarithms of eta^2 beta-tilde and of beta, between which a learned variance lies; finite where they are 0."""
+def log_variance(
+    x: Tensor,
+    prediction: Prediction,
+    level: Tensor,
+    next_level: Tensor,
+    variance_mix: float,
+    eta: float = 1.0,
+    least: float = 1e-30,
+) -> Tensor:
+    """Logarithm of an ancestral step's variance, of a shape that multiplies x (iDDPM eq. 15).
+
+    Args:
+        x: where the step starts.
+        prediction: a network that learned the mix has the last word.
+        level: of x.
+        next_level: of the step's end.
+        variance_mix: linear in the logarithm between eta^2 beta-tilde (0) and beta (1).
+        eta: DDIM's.
+        least: stands in for a smaller variance, such as beta-tilde's 0 in the step that ends at level 1.
+    """
     small, large = eta**2 * posterior_variance(level, next_level), beta_between(level, next_level)
-    return small.clamp(min=1e-30).log(), large.clamp(min=1e-30).log()
+    log_small, log_large = along(x, small.clamp(min=least).log(), large.clamp(min=least).log())
+    mix = variance_mix if prediction.variance_mix is None else prediction.variance_mix
+    return log_small + mix * (log_large - log_small)
+
+
+def step_variance(
+    x: Tensor, prediction: Prediction, level: Tensor, next_level: Tensor, variance_mix: float, eta: float = 1.0
+) -> Tensor:
+    """Variance of the noise that an ancestral step adds: `log_variance`'s, and 0 when it ends at level 1 or does not move."""
+    (noisy,) = along(x, ((level < next_level) & (next_level < 1)).double())
+    return noisy * log_variance(x, prediction, level, next_level, variance_mix, eta).exp()
 
 
 class Ancestral:
@@ -56,12 +84,10 @@ class Ancestral:
         small = self.eta**2 * posterior_variance(level, next_level)
         signal, direction = along(x, next_level.sqrt(), (1 - next_level - small).clamp(min=0).sqrt())
         mean = signal * prediction.x_0 + direction * prediction.eps
-        noisy = (next_level < 1) & (beta_between(level, next_level) > 0)
-        if self.eta == 0 or not bool(noisy.any()):
+        if self.eta == 0 or not bool((next_level < 1).any()):
             return mean, memory
-        log_small, log_large, moving = along(x, *log_variances(level, next_level, self.eta), noisy.double())
-        mix = self.variance_mix if prediction.variance_mix is None else prediction.variance_mix
-        return mean + moving * torch.exp(0.5 * (log_small + mix * (log_large - log_small))) * noise(), memory
+        variance = step_variance(x, prediction, level, next_level, self.variance_mix, self.eta)
+        return mean + variance.sqrt() * noise(), memory
 
 
 class DPMSolver:
@@ -90,12 +116,13 @@ class DPMSolver:
         previous_x_0, previous_h = memory
         h = torch.where(next_level > level, (log_snr(next_level) - log_snr(level)) / 2, 0.0)
         ahead = torch.where(h.isinf(), 0.0, over(h, 2 * previous_h))
+        far = h.clamp(max=1e3)  # as good as infinite, but 0 times it is 0
         stay, towards, of_x, spread, slope = along(
             x,
             over((1 - next_level).sqrt(), (1 - level).sqrt(), otherwise=1.0),
-            -torch.expm1(-(1 + self.eta) * h) * next_level.sqrt(),
-            torch.exp(-self.eta * h),
-            torch.sqrt(-torch.expm1(-2 * self.eta * h) * (1 - next_level)),
+            -torch.expm1(-(1 + self.eta) * far) * next_level.sqrt(),
+            torch.exp(-self.eta * far),
+            torch.sqrt(-torch.expm1(-2 * self.eta * far) * (1 - next_level)),
             ahead,
         )
         x_0 = prediction.x_0
@@ -121,7 +148,12 @@ class Heun:
     ) -> tuple[Tensor, Memory]:
         previous_eps, previous_length = memory
         # Weight of eps in x' = (signal' / signal) x + length eps. At level 0 it is infinite: that step stays uncorrected.
-        signal, next_signal, sigma, next_sigma = level.sqrt(), next_level.sqrt(), (1 - level).sqrt(), (1 - next_level).sqrt()
+        signal, next_signal, sigma, next_sigma = (
+            level.sqrt(),
+            next_level.sqrt(),
+            (1 - level).sqrt(),
+            (1 - next_level).sqrt(),
+        )
         length = torch.where(level > 0, next_sigma - sigma * over(next_signal, signal), 0.0)
         corrects = next_level == level
         to_x_0, to_eps, correction, stays = along(

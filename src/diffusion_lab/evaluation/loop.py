@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -68,64 +69,47 @@ def evaluate(
         raise ValueError("There is nothing to evaluate: give at least one method and one mask kind.")
     # MPS has no float64, which every figure needs: there the pictures are measured on the CPU.
     device = torch.device("cpu") if fabric.device.type == "mps" else fabric.device
-    perceptual = LPIPS().to(device)
     fid = FrechetDistance(extractor, keep_real=True).to(device)
-    shown = min(examples, n)
-    size = pictures.images.shape[-1]
-    completed = torch.zeros(len(masks), shown, len(methods), 3, size, size, dtype=torch.int32, device=device)
+    bench = _Bench(pictures, n, batch_size, seed, fabric, device, fid, LPIPS().to(device), min(examples, n))
+    compared, n_compared = (pictures, n) if reference is None else (reference, len(reference))
     rows: list[dict[str, Any]] = []
     changed: dict[str, int] = {}
-    mine = len(range(fabric.global_rank, n, fabric.world_size))
+    grid: list[tuple[str, list[Tensor]]] = []
+    work = len(range(fabric.global_rank, n_compared, fabric.world_size))
+    work += len(range(fabric.global_rank, n, fabric.world_size)) * len(masks) * len(methods)
     with _progress(fabric) as progress:
-        compared = reference or pictures
-        n_reference = len(reference) if reference else n
-        share = len(range(fabric.global_rank, n_reference, fabric.world_size))
-        task = progress.add_task("real pictures", total=share + mine * len(masks) * len(methods))
+        task = progress.add_task("real pictures", total=work)
+
+        def advance(count: int) -> None:
+            progress.advance(task, count)
+
         add_reference(
             fid,
             extractor,
             compared,
-            n_reference,
+            n_compared,
             fabric=fabric,
             device=device,
             batch_size=batch_size,
             cache=cache,
-            advance=lambda count: progress.advance(task, count),
+            advance=advance,
         )
-        for k, (kind, mask) in enumerate(masks.items()):
-            for m, method in enumerate(methods):
+        for kind, mask in masks.items():
+            columns = bench.truth(mask)
+            for method in methods:
                 progress.update(task, description=f"{kind}: {method.name}")
-                fid.reset()
-                values = torch.zeros(n, 4, dtype=torch.float64, device=device)
-                totals = torch.zeros(
-                    2, dtype=torch.float64, device=device
-                )  # seconds, pictures with known pixels changed
-                for indices in _batches(n, batch_size, fabric):
-                    target = pictures[indices]
-                    holes = torch.stack([evaluation_mask(mask, size, index) for index in indices.tolist()])
-                    filled, seconds = _fill(method, target, holes, example_seeds(seed, indices), fabric.device)
-                    _require_finite(filled, indices, method, kind)
-                    touched = ((filled != to_float(target)) & ~holes).flatten(1).any(dim=1).sum()
-                    images, target, holes = to_uint8(filled).to(device), target.to(device), holes.to(device)
-                    fid.update(images, real=False)
-                    measures = (perceptual, psnr, ssim, l1_hole)
-                    for column, measure in enumerate(measures):
-                        values[indices.to(device), column] = measure(images, target, holes).double()
-                    totals += torch.tensor([seconds, touched], dtype=torch.float64, device=device)
-                    for index, image in zip(indices.tolist(), images, strict=True):
-                        if index < shown:
-                            completed[k, index, m] = image
-                    progress.advance(task, len(indices))
-                values, totals = _summed(values, fabric), _summed(totals, fabric)
-                rows.append(_row(method, kind, values, totals[0].item(), fid.compute().item()))
-                if totals[1]:
-                    changed[f"{kind}: {method.name}"] = int(totals[1])
+                row, touched, completed = bench.score(method, kind, mask, advance)
+                rows.append(row)
+                columns.append(completed)
+                if touched:
+                    changed[f"{kind}: {method.name}"] = touched
+            grid += [(kind, list(pictures_of_row)) for pictures_of_row in zip(*columns, strict=True)]
     facts = {
         "n": n,
         "fid_biased": n < UNBIASED_ENOUGH,
         "fid_reference": "the evaluated pictures themselves" if reference is None else "another split",
-        "fid_reference_n": n_reference,
-        "image_size": size,
+        "fid_reference_n": n_compared,
+        "image_size": bench.size,
         "extractor": extractor.name,
         "extractor_sha256": extractor.digest,
         "resize": extractor.resize,
@@ -138,7 +122,64 @@ def evaluate(
         **machine(fabric),
         **(protocol or {}),
     }
-    return Report(rows, facts, _grid_rows(pictures, masks, _summed(completed, fabric)), [each.name for each in methods])
+    return Report(rows, facts, grid, [method.name for method in methods])
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """What stays the same from method to method."""
+
+    pictures: PictureSet
+    n: int
+    batch_size: int
+    seed: int
+    fabric: Fabric
+    device: torch.device  # where pictures are measured
+    fid: FrechetDistance
+    perceptual: LPIPS
+    shown: int
+
+    @property
+    def size(self) -> int:
+        return self.pictures.images.shape[-1]
+
+    def truth(self, mask: MaskFn) -> list[Tensor]:
+        """The first two columns of the grid: true pictures and masked ones, (shown, 3, S, S) in [-1, 1]."""
+        indices = torch.arange(self.shown)
+        true = to_float(self.pictures[indices])
+        return [true, masked(true, self.holes(mask, indices))]
+
+    def holes(self, mask: MaskFn, indices: Tensor) -> Tensor:
+        return torch.stack([evaluation_mask(mask, self.size, index) for index in indices.tolist()])
+
+    def score(
+        self, method: Method, kind: str, mask: MaskFn, advance: Callable[[int], None]
+    ) -> tuple[dict[str, Any], int, Tensor]:
+        """The row of a method, how many pictures it changed outside the hole, and its column of the grid."""
+        self.fid.reset()
+        values = torch.zeros(self.n, 4, dtype=torch.float64, device=self.device)
+        totals = torch.zeros(2, dtype=torch.float64, device=self.device)  # seconds, pictures changed outside the hole
+        column = torch.zeros(self.shown, 3, self.size, self.size, dtype=torch.int32, device=self.device)
+        # Each picture on one rank only and none twice; a rank may have none at all.
+        mine = torch.arange(self.fabric.global_rank, self.n, self.fabric.world_size)
+        for start in range(0, len(mine), self.batch_size):
+            indices = mine[start : start + self.batch_size]
+            target, holes = self.pictures[indices], self.holes(mask, indices)
+            filled, seconds = _fill(method, target, holes, example_seeds(self.seed, indices), self.fabric.device)
+            _require_finite(filled, indices, method, kind)
+            touched = ((filled != to_float(target)) & ~holes).flatten(1).any(dim=1).sum()
+            images, target, holes = (x.to(self.device) for x in (to_uint8(filled), target, holes))
+            self.fid.update(images, real=False)
+            measures = (self.perceptual, psnr, ssim, l1_hole)
+            scores = torch.stack([measure(images, target, holes).double() for measure in measures], dim=1)
+            values[indices.to(self.device)] = scores
+            totals += torch.tensor([seconds, touched], dtype=torch.float64, device=self.device)
+            seen = indices < self.shown
+            column[indices[seen].to(self.device)] = images[seen.to(self.device)].int()
+            advance(len(indices))
+        values, totals, column = (_summed(x, self.fabric) for x in (values, totals, column))
+        row = _row(method, kind, values, totals[0].item(), self.fid.compute().item())
+        return row, int(totals[1]), to_float(column.cpu())
 
 
 def example_seeds(seed: int, indices: Tensor) -> Tensor:
@@ -149,12 +190,6 @@ def example_seeds(seed: int, indices: Tensor) -> Tensor:
     """
     words = [np.random.SeedSequence((seed, i)).generate_state(1, np.uint64)[0] >> 1 for i in indices.tolist()]
     return torch.tensor([int(word) for word in words], dtype=torch.int64)
-
-
-def _batches(n: int, batch_size: int, fabric: Fabric) -> Iterator[Tensor]:
-    """This rank's indices, each picture on one rank only and none twice."""
-    mine = torch.arange(fabric.global_rank, n, fabric.world_size)
-    yield from mine.split(batch_size) if len(mine) else ()
 
 
 def _fill(method: Method, target: Tensor, holes: Tensor, seeds: Tensor, device: torch.device) -> tuple[Tensor, float]:
@@ -199,18 +234,6 @@ def _summed(values: Tensor, fabric: Fabric) -> Tensor:
     total = fabric.all_reduce(values, reduce_op="sum")
     assert isinstance(total, Tensor)
     return total
-
-
-def _grid_rows(pictures: PictureSet, masks: Mapping[str, MaskFn], completed: Tensor) -> list[tuple[str, list[Tensor]]]:
-    """Caption and pictures in [-1, 1] of each row: truth, masked, then every method's."""
-    rows = []
-    for k, (kind, mask) in enumerate(masks.items()):
-        for index in range(completed.shape[1]):
-            truth = to_float(pictures[[index]][0])
-            hole = evaluation_mask(mask, truth.shape[-1], index)
-            methods = [to_float(x.to(torch.uint8)) for x in completed[k, index].cpu()]
-            rows.append((kind, [truth, masked(truth, hole), *methods]))
-    return rows
 
 
 def _progress(fabric: Fabric) -> Progress:

@@ -14,7 +14,7 @@ from diffusion_lab.inpainting import Inpainter
 from diffusion_lab.pictures import to_float, to_uint8
 
 Fill = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(image (B, 3, H, W) in [-1, 1], mask (B, 1, H, W), seeds int64 (B,)) -> the completed picture, shaped as the image."""
+"""(image (B, 3, H, W) in [-1, 1], mask (B, 1, H, W), seeds int64 (B,)) -> completed picture, shaped as the image."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def _mean(image: Tensor, mask: Tensor, seeds: Tensor) -> Tensor:
 def _by_opencv(algorithm: int, radius: float, image: Tensor, mask: Tensor) -> Tensor:
     import cv2
 
-    pictures = to_uint8(image).permute(0, 2, 3, 1).cpu().numpy()
+    pictures = to_uint8(image.masked_fill(mask, 0.0)).permute(0, 2, 3, 1).cpu().numpy()
     holes = mask[:, 0].to(torch.uint8).cpu().numpy()
     pixels = max(1.0, radius * image.shape[-1])
     filled = [cv2.inpaint(x, hole, pixels, algorithm) for x, hole in zip(pictures, holes, strict=True)]

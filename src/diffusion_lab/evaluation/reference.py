@@ -56,7 +56,7 @@ def add_reference(
     cache: Path | None,
     advance: Callable[[int], None],
 ) -> None:
-    """Add the first n real pictures to a Frechet distance: from the cache if they are there, else computed by all ranks.
+    """Add the first n real pictures to a Frechet distance: from the cache, or else computed by all ranks.
 
     Args:
         fid: what they are added to; over all ranks together every picture counts once.
@@ -80,7 +80,8 @@ def add_reference(
         advance(len(range(fabric.global_rank, n, fabric.world_size)))
         return
     mine = torch.arange(fabric.global_rank, n, fabric.world_size)
-    for indices in mine.split(batch_size) if len(mine) else ():
+    for start in range(0, len(mine), batch_size):
+        indices = mine[start : start + batch_size]
         fid.update(pictures[indices].to(device), real=True)
         advance(len(indices))
     with fid.sync_context():

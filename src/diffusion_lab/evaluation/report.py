@@ -108,7 +108,7 @@ class Report:
         return notes
 
     def grid(self) -> Image.Image:
-        """The examples as one picture: a column each for truth, hole and methods, a row for each picture and mask kind."""
+        """The examples as one picture: columns are truth, hole and methods, rows pictures of each mask kind."""
         side = max(96, self.protocol["image_size"])
         body = sheet([row for _, row in self.examples], ["truth", "masked", *self.methods], side=side)
         margin = 96

@@ -17,20 +17,20 @@ from diffusion_lab.metrics.frechet import (
     moments,
 )
 
-MOST_KEPT = 2048  # pictures of a set whose features are kept; beyond, their sums are smaller than they
-
 
 class FrechetDistance(Metric):
     """The Frechet distance between real and fake pictures: float64 (), 0 for the same set, lower is better.
 
     Its estimate falls with the number of pictures, strongly below 10,000: compare figures of the same n only.
 
-    Features are kept up to 2048 pictures a set (as many float64 numbers as one matrix of sums), sums beyond. Several
-    devices reduce sums instead of stacking them, every picture counts once, and the first rank alone takes the roots.
+    Features (N, d) are kept of up to d pictures a set, 2048 for Inception; of more, their sums, which are no larger.
+    Several devices reduce sums instead of stacking them, every picture counts once, and the first rank alone takes the
+    roots.
 
     Args:
         extractor: maps uint8 (N, 3, H, W) to features (N, d), such as `diffusion_lab.metrics.inception`.
         keep_real: whether `reset` keeps the real pictures, for many sets of fakes against one set of real ones.
+        process_group: the ranks that share the pictures; None is all of them.
     """
 
     is_differentiable = False
@@ -42,8 +42,13 @@ class FrechetDistance(Metric):
     real_moments: list[Tensor]
     fake_moments: list[Tensor]
 
-    def __init__(self, extractor: nn.Module | Callable[[Tensor], Tensor], keep_real: bool = False):
-        super().__init__()
+    def __init__(
+        self,
+        extractor: nn.Module | Callable[[Tensor], Tensor],
+        keep_real: bool = False,
+        process_group: dist.ProcessGroup | None = None,
+    ):
+        super().__init__(process_group=process_group)
         self.extractor = extractor
         self.keep_real = keep_real
         for name in ("real_features", "fake_features", "real_moments", "fake_moments"):
@@ -60,7 +65,7 @@ class FrechetDistance(Metric):
         device = torch.device("cpu") if features.device.type == "mps" else features.device  # MPS has no float64
         kept, sums = self._side(real)
         kept.append(features.detach().to(device).double())
-        if sums or sum(len(x) for x in kept) > MOST_KEPT:
+        if sums or sum(len(x) for x in kept) > features.shape[1]:
             _fold(kept, sums)
         self._computed = None
         self._update_count += 1
@@ -88,7 +93,7 @@ class FrechetDistance(Metric):
 
     def reset(self) -> None:
         """Forget the fake pictures, and the real ones unless `keep_real`."""
-        real = self.real_features, self.real_moments
+        real = list(self.real_features), list(self.real_moments)  # torchmetrics empties the lists themselves
         super().reset()
         if self.keep_real:
             self.real_features, self.real_moments = real
@@ -151,7 +156,7 @@ def _joined(
     width = max(widths)
     if width == 0:
         return [], []
-    if sum(counts) <= MOST_KEPT and not any(summed):
+    if sum(counts) <= width and not any(summed):
         local = torch.cat(kept) if kept else torch.zeros(0, width, dtype=torch.float64, device=device)
         padded = torch.zeros(max(counts), width, dtype=torch.float64, device=device)
         padded[:count] = local

@@ -3,8 +3,8 @@
 ``FID = |mu_1 - mu_2|^2 + tr(S_1) + tr(S_2) - 2 tr((S_1 S_2)^(1/2))`` in float64 (Heusel et al. 2017, eq. 6). Only the
 last term costs anything. With ``S_i = R_i^T R_i`` it is the sum of the singular values of ``R_1 R_2^T``:
 
-- up to 2048 pictures a set the features themselves are kept: ``R`` is the centred features over ``sqrt(n - 1)``, so the
-  term is the nuclear norm of their n x n cross-Gram. Exact where few pictures make covariances singular, and quicker;
+- up to d pictures a set (2048) the features themselves are kept: ``R`` is the centred features over ``sqrt(n - 1)``, so
+  the term is the nuclear norm of their n x n cross-Gram. Exact where few pictures make covariances singular;
 - beyond, sums are kept, which fit in one matrix whatever n: ``R_1`` is then a Cholesky factor, and the singular values
   are the roots of the eigenvalues of the symmetric ``R_1 S_2 R_1^T``.
 """
@@ -56,7 +56,7 @@ def frechet_distance_from_moments(real: Tensor, fake: Tensor) -> Tensor:
     """
     (mean_1, covariance_1), (mean_2, covariance_2) = mean_and_covariance(real), mean_and_covariance(fake)
     root = _root(covariance_1)
-    trace = torch.linalg.eigvalsh(root @ covariance_2 @ root.T).clamp(min=0).sqrt().sum()
+    trace = _sum_of_roots(root @ covariance_2 @ root.T)
     return _assemble(mean_1 - mean_2, covariance_1.trace() + covariance_2.trace(), trace)
 
 
@@ -64,7 +64,7 @@ def frechet_distance_mixed(features: Tensor, sums: Tensor) -> Tensor:
     """Squared Frechet distance, float64 (), of a small set (n, d) of kept features and a large one's `moments`."""
     mean_1, root = _centred(features)
     mean_2, covariance = mean_and_covariance(sums)
-    trace = torch.linalg.eigvalsh(root @ covariance @ root.T).clamp(min=0).sqrt().sum()
+    trace = _sum_of_roots(root @ covariance @ root.T)
     return _assemble(mean_1 - mean_2, root.square().sum() + covariance.trace(), trace)
 
 
@@ -100,6 +100,15 @@ def _centred(features: Tensor) -> tuple[Tensor, Tensor]:
     x = features.double()
     mean = x.mean(dim=0)
     return mean, (x - mean) / (len(x) - 1) ** 0.5
+
+
+def _sum_of_roots(matrix: Tensor) -> Tensor:
+    """Sum of the roots of the eigenvalues of a symmetric matrix that has no negative ones."""
+    values = torch.linalg.eigvalsh(matrix)
+    noise = (
+        len(values) * torch.finfo(values.dtype).eps * values.max()
+    )  # of eigenvalues that are 0, whose roots are not small
+    return values.masked_fill(values < noise, 0).sqrt().sum()
 
 
 def _root(covariance: Tensor) -> Tensor:

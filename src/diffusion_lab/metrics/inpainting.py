@@ -8,6 +8,7 @@ see, and return one value per picture, so that rows of any grouping (by mask are
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import count
 from typing import Any
 
 import torch
@@ -113,25 +114,27 @@ class PictureMean(Metric):
     is_differentiable = False
     full_state_update = False
 
-    total: Tensor
-    count: Tensor
-
     def __init__(self, measure: Measure, **kwargs: Any):
         super().__init__(**kwargs)
         self.measure = measure
-        self.add_state("total", torch.zeros(()), dist_reduce_fx="sum")
-        self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        # MetricCollection takes metrics for the same whose states have the same names and, once, the same values.
+        self._state = f"sum_and_count_{next(_number)}"
+        self.add_state(self._state, torch.zeros(2), dist_reduce_fx="sum")
         self.set_dtype(torch.float64)
 
     def update(self, images: Tensor, target: Tensor, mask: Tensor) -> None:
         """Add pictures: uint8 (B, 3, H, W) twice, and bool (B, 1, H, W), True in the hole."""
-        values = self.measure(images, target, mask)
-        self.total = self.total + values.double().sum().to(self.total.device)
-        self.count = self.count + len(values)
+        values = self.measure(images, target, mask).double()
+        held: Tensor = getattr(self, self._state)
+        setattr(self, self._state, held + held.new_tensor([values.sum(), len(values)]))
 
     def compute(self) -> Tensor:
         """The mean over all pictures of all devices; NaN if there were none."""
-        return self.total / self.count
+        held: Tensor = getattr(self, self._state)
+        return held[0] / held[1]
+
+
+_number = count()
 
 
 def _exact(images: Tensor) -> Tensor:

@@ -186,9 +186,8 @@ class SameConfig(Callback):
         self.digest = digest
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        mine = torch.tensor(self.digest, dtype=torch.int64, device=pl_module.device)
-        everyone = torch.as_tensor(trainer.strategy.all_gather(mine)).reshape(-1)
-        if bool((everyone != mine).any()):
+        same = trainer.strategy.broadcast(self.digest) == self.digest
+        if not trainer.strategy.reduce_boolean_decision(same):
             raise ValueError(
                 "the ranks were started with different configurations, so nothing was trained: give every rank the same command"
             )

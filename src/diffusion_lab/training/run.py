@@ -133,6 +133,7 @@ def fit(
         print(f"run folder: {folder}" + (f", resumed from {checkpoint.name}" if checkpoint else ""), flush=True)
     begun = time.monotonic()
     trainer.fit(module, data, ckpt_path=checkpoint)
+    trainer.save_checkpoint(folder / "checkpoints" / f"step={trainer.global_step}.ckpt")
     if trainer.is_global_zero:
         print(farewell(folder, time.monotonic() - begun), flush=True)
 

@@ -128,7 +128,7 @@ def super_resolution(size: int, generator: Generator, factor: int = 2) -> Tensor
 
 
 def _fill(mask: NDArray[np.bool_], left: float, top: float, width: float, height: float) -> None:
-    """Add a box of at least one pixel; sides and place are rounded apart, so that the place does not change the area."""
+    """Add a box of at least one pixel; sides and place are rounded apart, so that the area does not depend on it."""
     size = len(mask)
     wide, high = (min(size, max(1, round(size * each))) for each in (width, height))
     x, y = min(round(size * left), size - wide), min(round(size * top), size - high)

@@ -20,13 +20,18 @@ class FromFolder:
 
     Raises:
         OSError: there is no such folder, or no picture in it.
+        ValueError: the folder is None, which the yaml file has until it is set.
     """
 
-    def __init__(self, folder: Path | str) -> None:
+    def __init__(self, folder: Path | str | None) -> None:
+        if folder is None:
+            raise ValueError("mask=folder needs mask.folder=<folder with mask files, white = hole>.")
         self.folder = Path(folder).expanduser()
         self.files = picture_files(self.folder)
         if not self.files:
-            raise FileNotFoundError(f"There are no mask files (png, jpg, webp, bmp) in {self.folder}; set mask.folder.")
+            raise FileNotFoundError(
+                f"There are no mask files (png, jpg, webp, bmp) in {self.folder}; set mask.folder to some."
+            )
 
     def __call__(self, size: int, generator: Generator) -> Tensor:
         """The mask of one of the files, bool (1, size, size).

@@ -48,6 +48,7 @@ class Landmarks:
         for (x, y, w, h), cover in zip(self.features, covered, strict=True):
             scale = 0.9 + 0.4 * next(u)
             if cover:
-                box = (x - w * scale, y - h * scale, x + w * scale, y + h * scale)
-                draw.ellipse([each * size - 0.5 for each in box], fill=1)
+                left, top = (x - w * scale) * size, (y - h * scale) * size
+                right, bottom = left + 2 * w * scale * size - 1, top + 2 * h * scale * size - 1  # both ends are drawn
+                draw.ellipse((left, top, max(left, right), max(top, bottom)), fill=1)
         return to_mask(image)

@@ -1,0 +1,92 @@
+"""Inpainting with a model that was not trained for it: what goes around the model, and what is done after each step.
+
+The known pixels alone are drawn anew by `sampling.keep_noised` (replacement); RePaint is that on `paths.repaint_path`.
+"""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from diffusion_lab.diffusion.denoiser import Condition, Denoiser, Prediction
+from diffusion_lab.diffusion.guidance import seeing
+from diffusion_lab.diffusion.noise import Noise
+
+
+def known_pixels(condition: Condition) -> tuple[Tensor, Tensor]:
+    """The known picture and the mask.
+
+    Raises:
+        ValueError: if there are none.
+    """
+    if condition.known is None or condition.mask is None:
+        raise ValueError(
+            "this sampler fills holes and needs known pixels and a mask: take sampler=ddpm for whole pictures"
+        )
+    return condition.known, condition.mask
+
+
+class Blind:
+    """Hides the known pixels from the model: it sees a picture that is all hole, whatever wraps it sees the truth.
+
+    So a model that was trained with a share of full masks serves as an unconditional one. One without condition channels
+    is left as it is.
+    """
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        self.denoiser = denoiser
+
+    def __call__(self, x: Tensor, level: Tensor, condition: Condition) -> Prediction:
+        mask = None if condition.mask is None else torch.ones_like(condition.mask)
+        return self.denoiser(x, level, replace(condition, known=condition.fill, mask=mask))
+
+
+class Rectify:
+    """Puts the known pixels into x_0 and makes eps agree (DDNM, algorithm 1, whose A is the mask of what is known)."""
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        self.denoiser = denoiser
+
+    def __call__(self, x: Tensor, level: Tensor, condition: Condition) -> Prediction:
+        known, mask = known_pixels(condition)
+        prediction = self.denoiser(x, level, condition)
+        return seeing(prediction, x, torch.where(mask, prediction.x_0, known), level)
+
+
+class PosteriorGuide:
+    """Diffusion posterior sampling (DPS, algorithm 1): the direction in which x_0 comes nearer to the known pixels.
+
+    The gradient, found through the model, is that of their distance |known - x_0| in x: the paper's step size
+    zeta' / distance times its gradient of the squared distance, but for a factor of 2. `follow_gradient` applies it.
+
+    Args:
+        denoiser: what is wrapped; asked once, but its backward pass is paid for.
+        scale: length of the step; the published setting for inpainting is .5, with 1,000 steps.
+    """
+
+    def __init__(self, denoiser: Denoiser, scale: float = 0.5) -> None:
+        self.denoiser = denoiser
+        self.scale = scale
+
+    def __call__(self, x: Tensor, level: Tensor, condition: Condition) -> Prediction:
+        known, mask = known_pixels(condition)
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            prediction = self.denoiser(x, level, condition)
+            missed = torch.where(mask, 0, known - prediction.x_0)
+            distance = torch.linalg.vector_norm(missed.flatten(1), dim=1)  # (B,); its gradient at 0 is 0
+            (uphill,) = torch.autograd.grad(distance.sum(), x)
+        mix = prediction.variance_mix
+        return Prediction(
+            prediction.x_0.detach(),
+            prediction.eps.detach(),
+            None if mix is None else mix.detach(),
+            -self.scale * uphill,
+        )
+
+
+def follow_gradient(
+    x: Tensor, prediction: Prediction | None, level: Tensor, next_level: Tensor, noise: Noise, condition: Condition
+) -> Tensor:
+    """X moved by what the guide found, as it stands (DPS; MCG puts the known pixels in afterwards)."""
+    return x if prediction is None or prediction.gradient is None else x + prediction.gradient

@@ -1,0 +1,39 @@
+import subprocess
+import sys
+
+import pytest
+
+from diffusion_lab.data.__main__ import main
+
+
+def test_whole_folder_is_fine(make_celeba, capsys):
+    assert main(["verify", str(make_celeba(20))]) == 0
+    assert capsys.readouterr().out.startswith("20 of 20 pictures in ")
+
+
+def test_bad_pictures_are_listed(make_celeba, capsys):
+    root = make_celeba(20)
+    for name in ("000004.jpg", "000010.jpg"):
+        (root / "img_align_celeba" / name).write_bytes(b"<html>")
+    assert main(["verify", str(root)]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines[:-1]] == ["000004.jpg", "000010.jpg"]
+    assert lines[-1].startswith("18 of 20 pictures")
+
+
+def test_any_folder_of_pictures_will_do(make_celeba, capsys):
+    pictures = make_celeba(10) / "img_align_celeba"
+    (pictures / "000001.jpg").write_bytes(b"")
+    assert main(["verify", str(pictures)]) == 1
+    assert "000001.jpg: the file is empty" in capsys.readouterr().out
+
+
+def test_missing_folder_is_one_sentence(tmp_path, capsys):
+    assert main(["verify", str(tmp_path / "nothing")]) == 1
+    assert capsys.readouterr().err.strip() == f"There is no folder {tmp_path / 'nothing'} to read pictures from."
+
+
+@pytest.mark.slow
+def test_runs_as_a_module(make_celeba):
+    command = [sys.executable, "-m", "diffusion_lab.data", "verify", str(make_celeba(10))]
+    assert subprocess.run(command, check=False, capture_output=True).returncode == 0

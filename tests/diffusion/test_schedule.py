@@ -1,0 +1,102 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from diffusion_lab.diffusion import process, schedule
+from diffusion_lab.diffusion.schedule import NoiseSchedule
+
+ALL = [
+    schedule.linear(),
+    schedule.quadratic(),
+    schedule.constant(),
+    schedule.jsd(),
+    schedule.cosine(),
+    schedule.sigmoid(),
+    schedule.linear(2000, 1e-6, 0.01),
+    schedule.linear(1000, 1e-4, 0.09),
+    schedule.zero_terminal(schedule.linear()),
+    schedule.linear(steps=1),
+    schedule.cosine(steps=2),
+]
+
+
+@pytest.mark.parametrize("table", ALL)
+def test_a_table_starts_at_data_and_falls(table):
+    assert table.alpha_bar[0] == 1
+    assert bool((table.alpha_bar.diff() < 0).all())
+    assert bool((table.betas > 0).all())
+    assert bool((table.betas <= 1).all())
+
+
+def test_published_ends():
+    assert schedule.linear().alpha_bar[-1].item() == pytest.approx(4.0358e-05, rel=1e-4)
+    assert schedule.jsd().alpha_bar[-1] == 0
+    assert schedule.cosine().betas[-1].item() == pytest.approx(0.999)
+    # DDPM, section 4: KL(q(x_T | x_0) || N(0, 1)) is about 1e-5 bits per dimension at |x_0| <= 1.
+    last = schedule.linear().alpha_bar[-1]
+    assert (-last - torch.log1p(-last) + last).item() / 2 / math.log(2) < 3e-5
+
+
+def test_jsd_betas_are_those_of_the_paper():
+    t = torch.arange(1, 1001, dtype=torch.float64)
+    torch.testing.assert_close(schedule.jsd().betas, 1 / (1000 - t + 1))
+
+
+def test_cosine_is_the_formula_below_the_cap():
+    u = torch.arange(0, 900, dtype=torch.float64) / 1000
+    f = torch.cos((u + 0.008) / 1.008 * math.pi / 2).square()
+    torch.testing.assert_close(schedule.cosine().alpha_bar[:900], f / f[0])
+
+
+@pytest.mark.parametrize("table", ALL)
+def test_time_inverts_level_at_the_table_exactly(table):
+    t = torch.arange(0, table.steps + 1, dtype=torch.float64)
+    assert torch.equal(table.level(t), table.alpha_bar)
+    torch.testing.assert_close(table.time(table.alpha_bar), t, rtol=0, atol=1e-6)
+
+
+@given(st.sampled_from(ALL[:9]), st.floats(0, 1))
+def test_time_inverts_level_between_the_entries(table, u):
+    t = torch.tensor([u * table.steps], dtype=torch.float64)
+    torch.testing.assert_close(table.time(table.level(t)), t, rtol=0, atol=1e-5)
+
+
+@given(st.sampled_from(ALL), st.floats(0, 1))
+def test_time_stays_within_the_table(table, level):
+    t = table.time(torch.tensor([level], dtype=torch.float64))
+    assert 0 <= t.item() <= table.steps
+
+
+def test_zero_terminal_keeps_the_first_signal_and_ends_at_noise():
+    plain, rescaled = schedule.linear(), schedule.zero_terminal(schedule.linear())
+    assert rescaled.alpha_bar[-1] == 0
+    assert rescaled.alpha_bar[1].item() == pytest.approx(plain.alpha_bar[1].item(), rel=1e-12)
+    # Amplitudes stay on the same line between the two ends.
+    before, after = plain.alpha_bar[1:].sqrt(), rescaled.alpha_bar[1:].sqrt()
+    slope = (after[0] - after[-1]) / (before[0] - before[-1])
+    torch.testing.assert_close(after, after[-1] + slope * (before - before[-1]))
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        torch.tensor([0.9, 0.5], dtype=torch.float64),
+        torch.tensor([1.0, 0.5, 0.6], dtype=torch.float64),
+        torch.tensor([1.0, -0.1], dtype=torch.float64),
+        torch.tensor([1.0, 0.5]),
+        torch.tensor([1.0], dtype=torch.float64),
+    ],
+)
+def test_what_is_no_table_is_refused(table):
+    with pytest.raises(ValueError, match="alpha_bar must"):
+        NoiseSchedule(table)
+
+
+def test_log_snr_is_infinite_at_the_two_ends_only():
+    log_snr = process.log_snr(schedule.jsd(10).alpha_bar)
+    assert log_snr[0] == math.inf
+    assert log_snr[-1] == -math.inf
+    assert bool(log_snr[1:-1].isfinite().all())
