@@ -5,7 +5,7 @@ from omegaconf import DictConfig
 from diffusion_lab.cli import command
 
 
-@command("inpaint", paths=["image", "mask", "output", "inpainter", "paths.logs"])
+@command("inpaint", paths=["image", "mask", "output", "inpainter", "paths.logs"], rename={"mask": "hole"})
 def main(cfg: DictConfig) -> None:
     from pathlib import Path
 
@@ -15,7 +15,7 @@ def main(cfg: DictConfig) -> None:
     from diffusion_lab.pictures import save_png
     from diffusion_lab.restoration import as_mask, as_rgb, opened, restore
 
-    image, hole = opened(Path(cfg.image), "image"), opened(Path(cfg.mask), "mask")
+    image, hole = opened(Path(cfg.image), "image"), opened(Path(cfg.hole), "mask")
     folder = Path(cfg.inpainter) if cfg.inpainter else newest(Path(cfg.paths.logs))
     print(f"inpainter: {folder}", flush=True)
     seeds = list(range(cfg.seed, cfg.seed + cfg.num_samples))

@@ -1,6 +1,7 @@
 """A batch out of the cache against a PIL reader that does the same work: ``python benchmarks/data.py``.
 
-Both sides make float batches of cropped, resized, flipped faces on one thread; runs are interleaved, medians are shown.
+Both sides make float batches of cropped, resized, flipped faces on one thread. Runs of ten batches are interleaved; the
+table shows the median run.
 """
 
 import argparse
@@ -8,7 +9,6 @@ import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,15 +21,10 @@ from diffusion_lab.data.cache import Pictures, build
 from diffusion_lab.data.celeba import CelebA, built_in_faces
 from diffusion_lab.data.crops import center148
 from diffusion_lab.data.decoding import decode
-from diffusion_lab.data.examples import TrainingExamples, to_float
+from diffusion_lab.data.examples import TrainingExamples, mirror, to_float
 from diffusion_lab.data.masks import palette
 
-
-def seconds(work: Callable[[], object]) -> float:
-    """How long one call takes."""
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
+BATCHES = 10  # of a run
 
 
 def main() -> None:
@@ -37,16 +32,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sizes", type=int, nargs="+", default=[32, 64, 128])
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--runs", type=int, default=50)
+    parser.add_argument("--runs", type=int, default=15)
     options = parser.parse_args()
     torch.set_num_threads(1)
     source, crop = CelebA(built_in_faces()), center148()
     names = source.names("train")
-    draws = list(TrainingBatches(len(names), options.batch, 0, 0, options.runs))
-    print(f"{platform.machine()}, torch {torch.__version__}, 1 thread, batch {options.batch}, n = {options.runs} runs")
-    print(
-        "| size | building the cache (s) | PIL (ms/batch) | cache (ms/batch) | ratio | cache with flips and masks (ms) |"
-    )
+    draws = list(TrainingBatches(len(names), options.batch, 0, 0, options.runs * BATCHES))
+    runs = f"n = {options.runs} runs of {BATCHES} batches"
+    print(f"{platform.machine()}, torch {torch.__version__}, 1 thread, batches of {options.batch}, {runs}")
+    print("| size | build (s) | PIL (ms/batch) | cache (ms/batch) | ratio | cache with flips and masks (ms/batch) |")
     print("|---|---|---|---|---|---|")
     for size in options.sizes:
         with tempfile.TemporaryDirectory() as folder:
@@ -55,13 +49,23 @@ def main() -> None:
             building = time.perf_counter() - building
             examples = TrainingExamples(pictures, palette, 0, flip=True)
             pil, cache, whole = [], [], []
-            for draw in draws:
-                indices = draw.indices
-                mirrored = torch.rand(len(indices)) < 0.5
-                pil.append(seconds(lambda: by_pil(source, names, indices.tolist(), mirrored.tolist(), size)))  # noqa: B023
-                cache.append(seconds(lambda: by_cache(pictures, indices, mirrored)))  # noqa: B023
-                whole.append(seconds(lambda: examples.__getitems__(draw)))  # noqa: B023
-            a, b, c = (statistics.median(times) * 1000 for times in (pil, cache, whole))
+            for run in range(options.runs):
+                chosen = draws[run * BATCHES : (run + 1) * BATCHES]
+                flips = [torch.rand(options.batch) < 0.5 for _ in chosen]
+                began = time.perf_counter()
+                for draw, flip in zip(chosen, flips, strict=True):
+                    by_pil(source, names, draw.indices.tolist(), flip.tolist(), size)
+                after_pil = time.perf_counter()
+                for draw, flip in zip(chosen, flips, strict=True):
+                    by_cache(pictures, draw.indices, flip)
+                after_cache = time.perf_counter()
+                for draw in chosen:
+                    examples.__getitems__(draw)
+                after_all = time.perf_counter()
+                pil.append(after_pil - began)
+                cache.append(after_cache - after_pil)
+                whole.append(after_all - after_cache)
+            a, b, c = (statistics.median(times) / BATCHES * 1000 for times in (pil, cache, whole))
             print(f"| {size} | {building:.1f} | {a:.1f} | {b:.3f} | {a / b:.0f}x | {c:.2f} |")
 
 
@@ -77,8 +81,7 @@ def by_pil(source: CelebA, names: list[str], indices: list[int], mirrored: list[
 
 def by_cache(pictures: Pictures, indices: Tensor, mirrored: Tensor) -> Tensor:
     """The same out of the cache."""
-    pixels = pictures[indices]
-    return to_float(torch.where(mirrored.view(-1, 1, 1, 1), pixels.flip(3), pixels))
+    return to_float(mirror(pictures[indices], mirrored))
 
 
 if __name__ == "__main__":

@@ -1,19 +1,24 @@
 """The command line of the scripts: Hydra, with paths as they are and errors in a sentence."""
 
+import difflib
 import functools
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 FULL = "HYDRA_FULL_ERROR"
+
+USER_ERRORS = (ValueError, OSError, FloatingPointError, HydraException, OmegaConfBaseException)
+"""What a person can mend; anything else is a fault of ours and shows its traceback."""
 
 
 def quoted(argument: str, paths: Sequence[str]) -> str:
@@ -39,13 +44,21 @@ def sentence(error: BaseException) -> str:
         error = error.__cause__
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.strerror}: '{error.filename}'"
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if isinstance(error, ConfigKeyError | ConfigAttributeError) and error.parent_node is not None:
+        known = [str(key) for key in error.parent_node]  # type: ignore[attr-defined]
+        near = difflib.get_close_matches(str(error.key), known) or known
+        return f"there is no setting '{error.full_key}'; there is {', '.join(near)}"
+    text = str(error).split("Config search path")[0]
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     shown = [line for line in lines if not re.match(r"(full_key|object_type|reference_type|Set the environment)", line)]
-    return "; ".join(shown) or type(error).__name__
+    return " ".join(shown) or type(error).__name__
 
 
 def command(
-    config: str, paths: Sequence[str] = (), before: Callable[[list[str]], list[str]] | None = None
+    config: str,
+    paths: Sequence[str] = (),
+    rename: Mapping[str, str] | None = None,
+    before: Callable[[list[str]], list[str]] | None = None,
 ) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
     """Makes a script of a function of its config.
 
@@ -54,35 +67,43 @@ def command(
     Args:
         config: name of the top file in ``conf/`` beside the script.
         paths: overrides that are paths: their values are taken as they stand.
+        rename: overrides whose name is also a group's, and the setting that they mean here.
         before: changes the arguments before Hydra sees them.
     """
+    renamed = rename or {}
 
     def decorate(main: Callable[[DictConfig], None]) -> Callable[[], None]:
         full = os.environ.get(FULL)
+
+        def report(error: Exception) -> NoReturn:
+            if full == "1":
+                raise error
+            print(f"error: {sentence(error)}", file=sys.stderr)
+            sys.exit(1)
 
         @functools.wraps(main)
         def task(cfg: DictConfig) -> None:
             # Children of this process see what the person set, not what `run` needs.
             os.environ.pop(FULL, None) if full is None else os.environ.update({FULL: full})
-            missing = OmegaConf.missing_keys(cfg)
             try:
+                shown = {setting: name for name, setting in renamed.items()}
+                missing = sorted(shown.get(key, key) for key in OmegaConf.missing_keys(cfg))
                 if missing:
-                    raise ValueError(f"{config}.py needs {', '.join(f'{key}=...' for key in sorted(missing))}")
+                    raise ValueError(f"{config}.py needs {', '.join(f'{key}=...' for key in missing)}")
                 main(cfg)
-            finally:
-                os.environ[FULL] = "1"
+            except USER_ERRORS as error:
+                report(error)  # here, since Hydra would print of its own what passes through it
 
         def run() -> None:
             try:
                 arguments = [quoted(argument, paths) for argument in sys.argv[1:]]
+                for name, setting in renamed.items():
+                    arguments = [re.sub(f"^{name}=", f"{setting}=", argument) for argument in arguments]
                 sys.argv[1:] = before(arguments) if before else arguments
                 os.environ[FULL] = "1"  # Hydra hands its errors on instead of printing them
                 hydra.main(version_base="1.3", config_path="conf", config_name=config)(task)()
-            except (ValueError, OSError, FloatingPointError, HydraException, OmegaConfBaseException) as error:
-                if full == "1":
-                    raise
-                print(f"error: {sentence(error)}", file=sys.stderr)
-                sys.exit(1)
+            except USER_ERRORS as error:
+                report(error)
             except KeyboardInterrupt:
                 print("interrupted", file=sys.stderr)
                 sys.exit(130)

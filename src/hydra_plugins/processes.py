@@ -66,9 +66,11 @@ class ProcessLauncher(Launcher):
         last = [{k: v for line in read_metrics(folder) for k, v in line.items() if k.startswith("val/")} for _, folder, *_ in rows]
         metrics = sorted({key for values in last for key in values})
         table = Table("job", *metrics, "minutes", "ended", "folder")
+        common = set.intersection(*(set(named.split()) for named, *_ in rows)) if len(rows) > 1 else set()
         for (named, folder, code, minutes), values in zip(rows, last, strict=True):
             cells = [f"{values[key]:.4f}" if key in values else "" for key in metrics]
-            table.add_row(named, *cells, f"{minutes:.1f}", "well" if code == 0 else f"exit {code}", os.path.relpath(folder))
+            varied = " ".join(word for word in named.split() if word not in common)
+            table.add_row(varied, *cells, f"{minutes:.1f}", "well" if code == 0 else f"exit {code}", os.path.relpath(folder))
         console = Console()
         if not console.is_terminal:
             console = Console(width=160)

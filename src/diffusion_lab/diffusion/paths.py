@@ -8,6 +8,10 @@ from torch import Tensor
 
 from diffusion_lab.diffusion.schedule import NoiseSchedule
 
+NOISE = 160.0
+"""The ratio of noise to signal beyond which nothing is left to see (the linear schedule ends at 157). Paths that are spaced
+by that ratio start no noisier, since a schedule that ends at pure noise would spend its steps there."""
+
 Path = Tensor
 """(K + 1,) levels from noise to 1; a level may repeat (a corrector) and may fall again (RePaint, churn)."""
 
@@ -79,13 +83,17 @@ def rho_sigmas(
     trained_on: NoiseSchedule, steps: int, rho: float, sigma_min: float | None, sigma_max: float | None
 ) -> Tensor:
     """``(steps,)`` noise-to-signal ratios, falling, their 1/rho-th powers on a line (EDM eq. 5)."""
-    finite = trained_on.alpha_bar[1:][trained_on.alpha_bar[1:] > 0]
-    ratios = ((1 - finite) / finite).sqrt()
-    low, high = sigma_min or float(ratios[0]), sigma_max or float(ratios[-1])
+    ratios = ratio_at(trained_on.alpha_bar[[1, -1]]).tolist()
+    low, high = sigma_min or ratios[0], sigma_max or min(ratios[1], NOISE)
     if not 0 < low < high:
         raise ValueError(f"sampler.sigma_min must be above 0 and below sampler.sigma_max, got {low:.4g} and {high:.4g}")
     roots = torch.linspace(high ** (1 / rho), low ** (1 / rho), counted(steps, least=2), dtype=torch.float64)
     return roots.pow(rho)
+
+
+def ratio_at(level: Tensor) -> Tensor:
+    """EDM's sigma, the noise-to-signal ratio sqrt((1 - gamma) / gamma); infinite at level 0."""
+    return ((1 - level) / level).sqrt()
 
 
 def at_ratio(sigma: Tensor | float) -> Tensor:
@@ -107,7 +115,7 @@ def karras_path(
         steps: network calls of a first-order solver, 2 or more.
         rho: 1 spaces sigma evenly, more puts levels near the data.
         sigma_min: ratio of noise to signal at the last level before 1; None is the schedule's at t = 1. EDM's is .002.
-        sigma_max: at the first; None is the schedule's last finite one. EDM's is 80.
+        sigma_max: at the first; None is the schedule's last, or `NOISE`. EDM's is 80.
     """
     return torch.cat(
         [at_ratio(rho_sigmas(trained_on, steps, rho, sigma_min, sigma_max)), torch.ones(1, dtype=torch.float64)]
@@ -115,12 +123,10 @@ def karras_path(
 
 
 def log_snr_path(trained_on: NoiseSchedule, steps: int) -> Path:
-    """Levels at equal distances in log-SNR between the schedule's ends, then 1 (DPM-Solver's own choice)."""
-    finite = trained_on.alpha_bar[1:][trained_on.alpha_bar[1:] > 0]
-    logits = torch.linspace(
-        float(finite[-1].logit()), float(finite[0].logit()), counted(steps, least=2), dtype=torch.float64
-    )
-    return torch.cat([logits.sigmoid(), torch.ones(1, dtype=torch.float64)])
+    """Levels at equal distances in log-SNR between the schedule's ends, then 1 (DPM-Solver's own choice; see `NOISE`)."""
+    low, high = ratio_at(trained_on.alpha_bar[[1, -1]]).clamp(max=NOISE).log().tolist()
+    sigmas = torch.linspace(high, low, counted(steps, least=2), dtype=torch.float64).exp()
+    return torch.cat([at_ratio(sigmas), torch.ones(1, dtype=torch.float64)])
 
 
 def heun_path(

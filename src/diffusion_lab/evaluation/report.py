@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from lightning.fabric import Fabric
 from PIL import Image, ImageDraw, ImageFont
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -24,10 +25,10 @@ _COLUMNS = (  # key, heading, format, whether more is better (None: neither)
     ("fid", "FID ↓", ".2f", False),
     ("lpips", "LPIPS ↓", ".4f", False),
     ("psnr", "PSNR ↑", ".2f", True),
-    ("ssim", "SSIM ↑", ".4f", True),
-    ("l1_hole", "L1 in hole ↓", ".4f", False),
-    ("seconds_per_image", "s / picture", ".4f", None),
-    ("network_calls", "network calls", "d", None),
+    ("ssim", "SSIM ↑", ".3f", True),
+    ("l1_hole", "L1 hole ↓", ".4f", False),
+    ("seconds_per_image", "s/pic", ".3f", None),
+    ("network_calls", "calls", "d", None),
 )
 
 
@@ -67,14 +68,15 @@ class Report:
 
     def show(self, console: Console) -> None:
         """Print the table and its notes."""
-        table = Table(title=self.title(), title_justify="left")
-        table.add_column("mask")
-        table.add_column("method")
+        table = Table(title=self.title(), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)  # fits 80 columns
+        table.add_column("mask", no_wrap=True)
+        table.add_column("method", no_wrap=True)
         for key, heading, _, _ in _COLUMNS:
-            table.add_column(self._heading(key, heading), justify="right")
+            table.add_column(self._heading(key, heading).replace(" ↓", "↓").replace(" ↑", "↑"), justify="right")
         kinds = [row["mask"] for row in self.rows]
-        for i, cells in enumerate(self._cells("[bold]{}[/bold]")):
-            table.add_row(*cells, end_section=kinds[i : i + 1] != kinds[i + 1 : i + 2])
+        for i, (_, *cells) in enumerate(self._cells("[bold]{}[/bold]")):
+            begins, ends = kinds[:i][-1:] != [kinds[i]], kinds[i + 1 : i + 2] != [kinds[i]]
+            table.add_row(kinds[i] if begins else "", *cells, end_section=ends)
         console.print(table)
         for note in self.notes():
             console.print(note, style="dim", markup=False)

@@ -104,10 +104,9 @@ def _centred(features: Tensor) -> tuple[Tensor, Tensor]:
 
 def _sum_of_roots(matrix: Tensor) -> Tensor:
     """Sum of the roots of the eigenvalues of a symmetric matrix that has no negative ones."""
-    values = torch.linalg.eigvalsh(matrix)
-    noise = (
-        len(values) * torch.finfo(values.dtype).eps * values.max()
-    )  # of eigenvalues that are 0, whose roots are not small
+    values: Tensor = torch.linalg.eigvalsh(matrix)
+    # Rounding makes eigenvalues that are 0 some 1e-16 of the largest, and the roots of those are not small.
+    noise = len(values) * torch.finfo(values.dtype).eps * values.max()
     return values.masked_fill(values < noise, 0).sqrt().sum()
 
 

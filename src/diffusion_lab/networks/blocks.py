@@ -54,21 +54,14 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Doubles the size by repeating every pixel, then convolves: both at once, as one transposed convolution.
-
-    Repeating a pixel twice each way and a 3x3 kernel make a 4x4 kernel with stride 2. It meets every pixel 16 times
-    instead of 36 and gives the same picture.
-    """
+    """Doubles the size by repeating every pixel, then convolves."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        w = self.conv.weight
-        wide = F.pad(w, (0, 1, 0, 0)) + F.pad(w, (1, 0, 0, 0))  # (out, in, 3, 4)
-        kernel = F.pad(wide, (0, 0, 0, 1)) + F.pad(wide, (0, 0, 1, 0))  # (out, in, 4, 4)
-        return F.conv_transpose2d(x, kernel.flip(2, 3).transpose(0, 1), self.conv.bias, stride=2, padding=1)
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))  # type: ignore[no-any-return]
 
 
 class ResBlock(nn.Module):

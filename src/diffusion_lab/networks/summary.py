@@ -24,11 +24,11 @@ class Summary:
 
     Args:
         parameters: how many numbers are learned.
-        flops: of one picture's way forward, a multiplication and an addition counted as two; training takes three times as
-            many.
+        flops: of one picture's way forward, a multiplication and an addition counted as two; training takes three
+            times as many.
         attention: how many attention layers sit at each size in pixels, finest first.
-        activations: bytes that one picture of a training step keeps in float32 for the way back; bf16 autocast keeps about
-            half. With checkpointing, what is kept between stages.
+        activations: bytes that one picture of a training step keeps in float32 for the way back; bf16 autocast keeps
+            about half. With checkpointing, what is kept between stages.
     """
 
     parameters: int

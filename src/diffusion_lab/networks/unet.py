@@ -110,7 +110,7 @@ class UNet(nn.Module):
         resample_blocks: size changes inside residual blocks, as in BigGAN, instead of by convolutions between them.
         rescale: divides every residual sum by sqrt(2).
         checkpointing: recomputes each stage on the way back instead of keeping it: less memory, more time.
-        channels_last: keeps a pixel's channels together in memory: the same numbers, sooner.
+        channels_last: keeps a pixel's channels together in memory: the same numbers, later on CPUs.
         frequency_shift: of the level's embedding; 1 for DDPM's own weights.
         norm_groups: of each GroupNorm, as far as the channels allow.
         norm_eps: of each GroupNorm; 1e-6 for DDPM's own weights.
@@ -146,7 +146,7 @@ class UNet(nn.Module):
         resample_blocks: bool = False,
         rescale: bool = False,
         checkpointing: bool = False,
-        channels_last: bool = True,
+        channels_last: bool = False,
         frequency_shift: int = 0,
         norm_groups: int = 32,
         norm_eps: float = 1e-5,
