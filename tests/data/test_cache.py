@@ -1,3 +1,4 @@
+import errno
 import multiprocessing
 import os
 import pickle
@@ -107,6 +108,10 @@ def test_too_many_corrupt_pictures_stop_the_build_and_are_listed(tmp_path):
     with pytest.raises(OSError, match=r"2 pictures .* where 1 \(0\.1 %\) may be; .* 0003\.png .*; 0500\.png"):
         build(source, "train", full(), 8, tmp_path / "cache")
     assert list((tmp_path / "cache").glob("*/")) == []
+    for name in source.names("train")[:40]:
+        (source.root / name).write_bytes(b"")
+    with pytest.raises(OSError, match=r"41 pictures .*0019\.png \(the file is empty\) and 21 more\.$"):
+        build(source, "train", full(), 8, tmp_path / "cache")
 
 
 def test_too_small_a_picture_is_not_corrupt_but_an_error(tmp_path):
@@ -127,6 +132,16 @@ def test_too_little_disk_is_said_before_anything_is_read(make_celeba, tmp_path, 
     monkeypatch.setattr(CelebA, "read", lambda *_: pytest.fail("read"))
     with pytest.raises(OSError, match=r"needs 0\.01 GB .* 0\.01 GB are free; make room, or set paths\.cache"):
         make(make_celeba(20), tmp_path / "cache", size=400)
+
+
+def test_disk_that_fills_up_meanwhile_is_one_sentence_and_leaves_nothing(make_celeba, tmp_path, monkeypatch):
+    def no_space(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(cache.os, "pwrite", no_space)
+    with pytest.raises(OSError, match=r"^The picture cache cannot be written to .*cache: No space left on device\.$"):
+        make(make_celeba(20), tmp_path / "cache")
+    assert list((tmp_path / "cache").glob("*/")) == []
 
 
 class Interrupted(Folder):

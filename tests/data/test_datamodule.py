@@ -144,11 +144,12 @@ def test_training_noise_and_mask_are_not_drawn_from_one_number(make_data):
         assert not torch.equal(palette(SIZE, torch.Generator().manual_seed(key)), mask)
 
 
-@pytest.mark.parametrize("num_workers", [pytest.param(2, marks=pytest.mark.slow)])
-def test_workers_change_nothing(make_data, num_workers):
+@pytest.mark.slow  # processes
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+def test_workers_change_nothing(make_data):
     for alone, shared in (
-        (make_data().train_dataloader(), make_data(num_workers=num_workers).train_dataloader()),
-        (make_data().val_dataloader(), make_data(num_workers=num_workers).val_dataloader()),
+        (make_data().train_dataloader(), make_data(num_workers=2).train_dataloader()),
+        (make_data().val_dataloader(), make_data(num_workers=2).val_dataloader()),
     ):
         assert all(same(a, b) for a, b in zip(alone, shared, strict=True))
 

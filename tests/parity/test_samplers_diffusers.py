@@ -122,6 +122,7 @@ def by_sigma(scheduler, sigmas: Tensor, scaled: Callable[[Tensor, Tensor], Tenso
     """Their x after every step, as ours: divided by sqrt(1 + sigma^2) where they keep x / signal."""
     noise = {} if isinstance(scheduler, diffusers.HeunDiscreteScheduler) else {"generator": torch.Generator().manual_seed(1)}
     levels = 1 / (1 + sigmas.double().square())
+    scheduler.set_begin_index(0)  # at close levels two of their t are rounded to one, and they would start at the second
     x, seen = scaled(x_T(), 1 / levels[0].sqrt()), []
     for t, level, next_level in zip(scheduler.timesteps, levels[:-1], levels[1:], strict=True):
         said = output(scaled(x, level.sqrt()), level.expand(len(x)))

@@ -18,7 +18,6 @@ from typing import Self
 import numpy as np
 import torch
 from filelock import FileLock
-from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -32,6 +31,7 @@ VERSION = 1  # of decode, crop and resize: a change that alters a pixel must rai
 RESAMPLING = Image.Resampling.LANCZOS  # of PIL, which widens its support when shrinking and so does not alias
 CORRUPT_PER_PICTURE = 1 / 1000  # more than this share of a source's pictures stops the build
 _CHUNK = 64  # pictures that a thread takes at a time
+_LISTED = 20  # corrupt pictures that an error names
 _DATA, _META = "images.bin", "meta.json"
 
 
@@ -145,19 +145,22 @@ def _decode_all(
     source: Source, names: Sequence[str], crop: Crop, size: int, file: Path, allowed: int
 ) -> Mapping[str, str]:
     """Fill a file with every picture; returns which corrupt picture was replaced by which neighbour."""
-    images: NDArray[np.uint8] = np.memmap(file, np.uint8, "w+", shape=(len(names), 3, size, size))
     corrupt: dict[int, str] = {}
+    stride = 3 * size * size
+    # Written, not mapped: where the disk fills up after all, a write fails and a page of a map kills the process.
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT)
 
     def decode_chunk(start: int) -> int:
         indices = range(start, min(start + _CHUNK, len(names)))
-        for index in indices:
+        images = np.zeros((len(indices), 3, size, size), np.uint8)
+        for image, index in zip(images, indices, strict=True):
             try:
                 picture = decode(source.read(names[index]))
             except OSError as error:
                 corrupt[index] = f"{names[index]} ({error})"
                 continue
-            square = crop(picture).resize((size, size), RESAMPLING)
-            images[index] = np.asarray(square).transpose(2, 0, 1)
+            image[:] = np.asarray(crop(picture).resize((size, size), RESAMPLING)).transpose(2, 0, 1)
+        _write(descriptor, images.tobytes(), start * stride, file)
         return len(indices)
 
     # Threads, not processes: PIL decodes and resizes outside the GIL, and nothing must be pickled or forked.
@@ -167,22 +170,29 @@ def _decode_all(
             task = progress.add_task(f"Preparing {source.name} at {size} px", total=len(names))
             for done in pool.map(decode_chunk, range(0, len(names), _CHUNK)):
                 progress.advance(task, done)
-                if (
-                    len(corrupt) > allowed and len(corrupt) >= 20
-                ):  # enough to list; a wrong folder need not be read to its end
-                    break
+        if len(corrupt) > allowed:
+            listed = [corrupt[index] for index in sorted(corrupt)]
+            more = f" and {len(listed) - _LISTED} more" if len(listed) > _LISTED else ""
+            raise OSError(
+                f"{len(listed)} pictures of {source.name} cannot be read, where {allowed} (0.1 %) may be; "
+                f"repair or remove them: {'; '.join(listed[:_LISTED])}{more}."
+            )
+        neighbours = {index: _next_whole(index, corrupt, len(names)) for index in sorted(corrupt)}
+        for index, neighbour in neighbours.items():
+            _write(descriptor, os.pread(descriptor, stride, neighbour * stride), index * stride, file)
     finally:
         pool.shutdown(cancel_futures=True)
-    if len(corrupt) > allowed:
-        listed = "; ".join(corrupt[index] for index in sorted(corrupt)[:20])
-        raise OSError(
-            f"{len(corrupt)} pictures of {source.name} cannot be read, where {allowed} (0.1 %) may be; "
-            f"repair or remove them: {listed}."
-        )
-    neighbours = {index: _next_whole(index, corrupt, len(names)) for index in sorted(corrupt)}
-    for index, neighbour in neighbours.items():
-        images[index] = images[neighbour]
+        os.close(descriptor)
     return {names[index]: names[neighbour] for index, neighbour in neighbours.items()}
+
+
+def _write(descriptor: int, data: bytes, offset: int, file: Path) -> None:
+    try:
+        written = os.pwrite(descriptor, data, offset)
+    except OSError as error:
+        raise OSError(f"The picture cache cannot be written to {file.parent.parent}: {error.strerror}.") from None
+    if written != len(data):
+        raise OSError(f"The disk of {file.parent.parent} is full; make room, or set paths.cache to another disk.")
 
 
 def _next_whole(index: int, corrupt: Mapping[int, str], count: int) -> int:

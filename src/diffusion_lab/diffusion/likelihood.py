@@ -14,7 +14,7 @@ from diffusion_lab.diffusion.denoiser import Condition, Denoiser, Prediction
 from diffusion_lab.diffusion.noise import Noise
 from diffusion_lab.diffusion.paths import Path
 from diffusion_lab.diffusion.process import add_noise, along, beta_between, over, posterior_mean, posterior_variance
-from diffusion_lab.diffusion.sampling import Constrain, Wrap, keep_clean, untouched
+from diffusion_lab.diffusion.sampling import Constrain, Wrap, unconstrained, untouched
 from diffusion_lab.diffusion.solvers import log_variance
 
 Decoder = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -132,7 +132,7 @@ def bound(
     variance_mix: float = 0.0,
     decoder: Decoder = discretised,
     wrap: Wrap = untouched,
-    constrain: Constrain = keep_clean,
+    constrain: Constrain = unconstrained,
 ) -> Bound:
     """Bits per dimension of the whole picture, or of the hole given the rest, at one network call a step.
 

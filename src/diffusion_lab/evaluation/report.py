@@ -68,11 +68,13 @@ class Report:
 
     def show(self, console: Console) -> None:
         """Print the table and its notes."""
-        table = Table(title=self.title(), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)  # fits 80 columns
+        table = Table(title=self.title(), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))  # 80 columns
         table.add_column("mask", no_wrap=True)
         table.add_column("method", no_wrap=True)
         for key, heading, _, _ in _COLUMNS:
-            table.add_column(self._heading(key, heading).replace(" ↓", "↓").replace(" ↑", "↑"), justify="right")
+            table.add_column(
+                self._heading(key, heading).replace(" ↓", "↓").replace(" ↑", "↑"), justify="right", no_wrap=True
+            )
         kinds = [row["mask"] for row in self.rows]
         for i, (_, *cells) in enumerate(self._cells("[bold]{}[/bold]")):
             begins, ends = kinds[:i][-1:] != [kinds[i]], kinds[i + 1 : i + 2] != [kinds[i]]

@@ -2,6 +2,7 @@
 
 import signal
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -18,45 +19,61 @@ from diffusion_lab.data.datamodule import FaceData
 from diffusion_lab.data.examples import Batch, EvaluationExamples
 from diffusion_lab.diffusion.denoiser import Prediction
 from diffusion_lab.diffusion.sampling import Rows
-from diffusion_lab.pictures import masked, save_png, sheet
+from diffusion_lab.metrics.inpainting import Measure
+from diffusion_lab.pictures import masked, save_png, sheet, to_uint8
 from diffusion_lab.training.module import DiffusionModule
 
 
 class Samples(Callback):
-    """Inpaints a few validation pictures with the average weights and draws them: hole, denoising, result, truth.
+    """Inpaints the first validation pictures with the average weights: measures them, and draws hole, denoising, result, truth.
+
+    Each picture has its own mask and seed, so that sheets and values can be compared over the steps and between runs.
 
     Args:
         folder: of the PNGs.
-        count: pictures, from the first on; each with its own seed, so that sheets can be compared over the steps.
+        count: pictures on a sheet.
         strip: how many moments of the denoising are shown.
         every_n_steps: between sheets; None draws one at each validation.
+        measures: of (result, truth, mask), each logged as ``val/<name>`` at each validation.
+        measured: pictures that are measured.
     """
 
-    def __init__(self, folder: Path | str, count: int = 8, strip: int = 4, every_n_steps: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path | str,
+        count: int = 8,
+        strip: int = 4,
+        every_n_steps: int | None = None,
+        measures: Mapping[str, Measure] | None = None,
+        measured: int = 32,
+    ) -> None:
         self.folder = Path(folder)
         self.count = count
         self.strip = strip
         self.every_n_steps = every_n_steps
+        self.measures = measures or {}
+        self.measured = measured
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.sanity_checking and self.every_n_steps is None:
-            self.draw(trainer, pl_module)
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        values: dict[str, float] = {}
+        if trainer.is_global_zero:  # nothing that the first rank does here may wait for the others
+            values = self.look(trainer, pl_module, self.measured if self.measures else self.count)
+        for name, value in trainer.strategy.broadcast(values).items():
+            pl_module.log(f"val/{name}", value)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        if self.every_n_steps and trainer.global_step % self.every_n_steps == 0:
-            self.draw(trainer, pl_module)
+        if self.every_n_steps and trainer.global_step % self.every_n_steps == 0 and trainer.is_global_zero:
+            self.look(trainer, pl_module, self.count)
 
     @torch.no_grad()
-    def draw(self, trainer: Trainer, module: LightningModule) -> None:
-        """Only the first rank draws: nothing in here may wait for the others."""
+    def look(self, trainer: Trainer, module: LightningModule, count: int) -> dict[str, float]:
+        """Inpaints `count` pictures and draws the sheet; the mean of each measure."""
         assert isinstance(module, DiffusionModule)
-        if not trainer.is_global_zero:
-            return
         data: FaceData = trainer.datamodule  # type: ignore[attr-defined]
         pictures = data.pictures("valid")
-        batch = EvaluationExamples(pictures, data.mask).__getitems__(torch.arange(min(self.count, len(pictures))))
+        batch = EvaluationExamples(pictures, data.mask).__getitems__(torch.arange(min(count, len(pictures))))
         image, mask = batch.image.to(module.device), batch.mask.to(module.device)
         calls = module.inpainter.network_calls()
         shown = {round(calls * (i + 1) / (self.strip + 1)) for i in range(self.strip)}
@@ -75,13 +92,13 @@ class Samples(Callback):
             result = module.inpainter(image, mask, seeds=batch.index, on_step=remember)
         module.train(training)
         columns = ["hole", *[f"{100 * (i + 1) // (len(moments) + 1)} %" for i in range(len(moments))], "result", "truth"]
-        rows = list(zip(masked(image, mask), *moments, result, image, strict=True))
-        path = self.folder / f"{trainer.global_step:07d}.png"
-        drawn = sheet(rows, columns)
-        save_png(drawn, path)
+        drawn = sheet(list(zip(masked(image, mask), *moments, result, image, strict=True))[: self.count], columns)
+        save_png(drawn, self.folder / f"{trainer.global_step:07d}.png")
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
-                logger.log_image("samples", [drawn], step=trainer.global_step)
+                logger.log_image("samples", [drawn])
+        pair = to_uint8(result), to_uint8(image)
+        return {name: float(measure(*pair, mask).mean()) for name, measure in self.measures.items()}
 
 
 class Export(Callback):

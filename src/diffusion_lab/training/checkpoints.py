@@ -58,8 +58,12 @@ class SafeCheckpointIO(CheckpointIO):
             # The sum first: a checkpoint without one is taken for unfinished.
             write(sidecar(path), digest(fresh).encode())
             os.replace(fresh, path)
-        except OSError as error:
-            rank_zero_warn(f"no checkpoint was written to '{path}' ({error.strerror}); older ones stand, training goes on")
+        except (OSError, RuntimeError) as error:
+            # torch fails again while it closes the file that it could not write, with an error of its own.
+            cause = error if isinstance(error, OSError) else error.__context__
+            if not isinstance(cause, OSError):
+                raise
+            rank_zero_warn(f"no checkpoint was written to '{path}' ({cause.strerror}); older ones stand, training goes on")
         finally:
             fresh.unlink(missing_ok=True)
 

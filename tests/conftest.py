@@ -1,0 +1,84 @@
+"""Small folders in CelebA's format and small models, made on the spot."""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from diffusion_lab import recipe
+from diffusion_lab.inpainting import Inpainter
+
+UNET = {"_target_": "diffusion_lab.networks.unet.UNet", "image_size": 16, "channels": 32, "multipliers": [1], "depth": 1}
+MODEL = {
+    "_target_": "diffusion_lab.inpainting.Inpainter",
+    "denoiser": {
+        "_target_": "diffusion_lab.diffusion.denoiser.NetworkDenoiser",
+        "network": UNET,
+        "schedule": {"_target_": "diffusion_lab.diffusion.schedule.cosine", "steps": 100},
+        "predicts": {"_target_": "diffusion_lab.diffusion.denoiser.Velocity"},
+        "told": {"_target_": "diffusion_lab.diffusion.denoiser.by_gamma", "_partial_": True},
+    },
+    "sampler": {"_target_": "diffusion_lab.diffusion.samplers.ddim", "steps": 3},
+    "constrain": {"_target_": "diffusion_lab.diffusion.sampling.keep_clean", "_partial_": True},
+}
+
+PARTS = (0, 0, 0, 0, 0, 0, 0, 0, 1, 2)
+
+
+def jpeg(seed: int, size: tuple[int, int] = (178, 218)) -> bytes:
+    """A smooth colour picture that JPEG keeps well and that no other seed makes."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (3, 3, 3), dtype=np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC).save(stream, "JPEG", quality=95)
+    return stream.getvalue()
+
+
+@pytest.fixture
+def make_celeba(tmp_path: Path) -> Callable[..., Path]:
+    """Builds a folder like CelebA's of ``count`` pictures; ``lists`` adds the attributes, landmarks and identities."""
+
+    def make(count: int = 20, *, lists: bool = False, folder: str = "CelebA, [unzipped] é=1") -> Path:
+        root = tmp_path / folder
+        (root / "img_align_celeba").mkdir(parents=True)
+        names = [f"{i + 1:06d}.jpg" for i in range(count)]
+        for i, name in enumerate(names):
+            (root / "img_align_celeba" / name).write_bytes(jpeg(i))
+        lines = [f"{name} {PARTS[i % 10]}\n" for i, name in enumerate(names)]
+        (root / "list_eval_partition.txt").write_text("".join(lines))
+        if lists:
+            rows = [f"{name} {1 if i % 2 else -1} -1\n" for i, name in enumerate(names)]
+            (root / "list_attr_celeba.txt").write_text(f"{count}\nSmiling Young\n" + "".join(rows))
+            rows = [f"{name} {i} 111 111 111 89 132 70 152 108 152\n" for i, name in enumerate(names)]
+            (root / "list_landmarks_align_celeba.txt").write_text(f"{count}\nlefteye_x ...\n" + "".join(rows))
+            rows = [f"{name} {1000 + i}\n" for i, name in reversed(list(enumerate(names)))]
+            (root / "identity_CelebA.txt").write_text("".join(rows))
+        return root
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder like CelebA's of 40 pictures, the same for all tests: 32 to train on, 4 to validate, 4 to test."""
+    root = tmp_path_factory.mktemp("celeba")
+    (root / "img_align_celeba").mkdir()
+    names = [f"{i + 1:06d}.jpg" for i in range(40)]
+    for i, name in enumerate(names):
+        (root / "img_align_celeba" / name).write_bytes(jpeg(i))
+    (root / "list_eval_partition.txt").write_text("".join(f"{n} {PARTS[i % 10]}\n" for i, n in enumerate(names)))
+    return root
+
+
+@pytest.fixture
+def inpainter() -> Inpainter:
+    """An inpainter for 16 pixels with random weights, in evaluation mode."""
+    torch.manual_seed(0)
+    made: Inpainter = recipe.build(MODEL)
+    for parameter in made.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    made.recipe = {"model": MODEL, "data": {"name": "none", "crop": "full", "image_size": 16}}
+    return made.eval()

@@ -1,0 +1,157 @@
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from diffusion_lab.diffusion import process
+from diffusion_lab.diffusion.denoiser import Condition, Epsilon, NetworkDenoiser, Prediction
+from diffusion_lab.diffusion.guidance import (
+    ClassifierFree,
+    ClassifierGradient,
+    ClassifierGuidance,
+    Clip,
+    DynamicThreshold,
+    ShiftMean,
+)
+from diffusion_lab.diffusion.paths import karras_path, log_snr_path, uniform_path
+from diffusion_lab.diffusion.sampling import Sampler, sample
+from diffusion_lab.diffusion.schedule import linear
+from diffusion_lab.diffusion.solvers import Ancestral, DPMSolver
+
+S = 0.2  # deviation of both faces of the mixture, at -1 and +1
+
+
+def responsibilities(x: Tensor, level: Tensor) -> Tensor:
+    """P(component | x) of the mixture of two Gaussians at -1 and 1, ``(B, 2)``."""
+    gamma = level[:, None].to(x)
+    variance = gamma * S**2 + 1 - gamma
+    centres = torch.tensor([-1.0, 1.0], dtype=x.dtype) * gamma.sqrt()
+    return torch.softmax(-((x - centres) ** 2) / (2 * variance), dim=1)
+
+
+def mixture(x: Tensor, level: Tensor, condition: Condition) -> Prediction:
+    """The optimal denoiser of the mixture; attributes, if said, name the chance that a picture is of the second kind."""
+    gamma = level[:, None]
+    variance = gamma * S**2 + 1 - gamma
+    share = responsibilities(x, level)
+    if condition.attributes is not None:
+        said = torch.where(condition.attributes.isnan(), 0.5, condition.attributes)
+        share = share * torch.cat([1 - said, said], dim=1)
+        share = share / share.sum(1, keepdim=True)
+    centres = torch.tensor([-1.0, 1.0], dtype=x.dtype)
+    means = centres + gamma.sqrt() * S**2 / variance * (x - gamma.sqrt() * centres)  # of x_0 given x and the component
+    x_0 = (share * means).sum(1, keepdim=True)
+    return Prediction(x_0, process.eps_from_x_0(x, x_0, level))
+
+
+LIKELIHOOD = torch.tensor([0.2, 0.9], dtype=torch.float64)  # p(y | component)
+WEIGHT = float(LIKELIHOOD[1] / LIKELIHOOD.sum())  # of the second component given y, by Bayes' rule
+
+
+def classifier(x: Tensor, level: Tensor, condition: Condition) -> Tensor:
+    """log p(y | x), exact at every level."""
+    return (responsibilities(x, level) * LIKELIHOOD).sum(1).log()
+
+
+def weight_of(sampler: Sampler, n: int = 4000, **condition: Tensor) -> float:
+    generator = torch.Generator().manual_seed(0)
+
+    def noise() -> Tensor:
+        return torch.randn(n, 1, generator=generator, dtype=torch.float64)
+
+    out = sample(mixture, sampler, linear(), noise(), Condition(**condition), noise)
+    assert (out.abs() - 1).abs().mean() < 2 * S  # still the two kinds of face, not something between
+    return (out > 0).double().mean().item()
+
+
+def guided(scale: float):
+    return lambda model: ClassifierGuidance(model, classifier, scale)
+
+
+ERROR = 4 * math.sqrt(WEIGHT * (1 - WEIGHT) / 4000)
+
+
+@pytest.mark.parametrize(
+    ("path", "solver"),
+    [
+        (lambda s: uniform_path(s, 100), Ancestral(1.0)),
+        (lambda s: uniform_path(s, 100), Ancestral(0.0)),
+        (lambda s: log_snr_path(s, 60), DPMSolver(0.0)),
+        (lambda s: karras_path(s, 60), DPMSolver(1.0)),
+    ],
+)
+def test_guidance_in_eps_moves_the_weight_as_bayes_says(path, solver):
+    assert weight_of(Sampler(path, solver)) == pytest.approx(0.5, abs=ERROR)
+    assert weight_of(Sampler(path, solver, guided(1.0))) == pytest.approx(WEIGHT, abs=ERROR + 0.01)
+
+
+@pytest.mark.parametrize("mix", [0.0, 1.0])
+def test_guidance_of_the_mean_moves_it_as_well(mix):
+    sampler = Sampler(
+        lambda s: uniform_path(s, 300),
+        Ancestral(1.0, mix),
+        lambda model: ClassifierGradient(model, classifier, 1.0),
+        ShiftMean(mix),
+    )
+    assert weight_of(sampler) == pytest.approx(WEIGHT, abs=ERROR + 0.01)
+
+
+def test_more_guidance_moves_it_further():
+    weights = [weight_of(Sampler(lambda s: uniform_path(s, 50), Ancestral(0.0), guided(s))) for s in (0.0, 1.0, 3.0)]
+    assert weights[0] == pytest.approx(0.5, abs=ERROR)
+    assert weights[0] < weights[1] < weights[2]
+
+
+def test_classifier_free_guidance_is_linear_in_the_scale_and_asks_once():
+    asked = []
+
+    def model(x: Tensor, level: Tensor, condition: Condition) -> Prediction:
+        asked.append(len(x))
+        return mixture(x, level, condition)
+
+    x = torch.linspace(-2, 2, 6, dtype=torch.float64)[:, None]
+    level = torch.full((6,), 0.4, dtype=torch.float64)
+    attributes = torch.full((6, 1), 0.8, dtype=torch.float64)
+    condition = Condition(attributes=attributes)
+    said, nothing = mixture(x, level, condition), mixture(x, level, Condition())
+    for scale in (0.0, 1.0, 2.5):
+        found = ClassifierFree(model, scale)(x, level, condition)
+        torch.testing.assert_close(found.eps, nothing.eps + scale * (said.eps - nothing.eps))
+        torch.testing.assert_close(process.add_noise(found.x_0, found.eps, level), x)
+    assert asked == [12, 12, 12]
+    with pytest.raises(ValueError, match="needs attributes to guide towards"):
+        ClassifierFree(model)(x, level, Condition())
+
+
+def test_classifier_free_guidance_of_scale_1_samples_the_conditional_model():
+    attributes = torch.full((4000, 1), WEIGHT, dtype=torch.float64)
+    sampler = Sampler(lambda s: uniform_path(s, 50), Ancestral(1.0), lambda model: ClassifierFree(model, 1.0))
+    assert weight_of(sampler, attributes=attributes) == pytest.approx(WEIGHT, abs=ERROR)
+
+
+class Wild(torch.nn.Module):
+    condition_channels = 0
+
+    def forward(self, x: Tensor, known: Tensor, time: Tensor, attributes: Tensor | None) -> Tensor:
+        return 3 * x.roll(1, -1)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.01, 0.5, 0.999, 1.0])
+@pytest.mark.parametrize("wrap", [Clip, DynamicThreshold, lambda model: DynamicThreshold(model, 0.8)])
+def test_clipped_predictions_are_pictures_and_agree_with_themselves(wrap, gamma):
+    model = NetworkDenoiser(Wild(), linear(), Epsilon())
+    x = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    level = torch.full((3,), gamma, dtype=torch.float64)
+    said = wrap(model)(x, level, Condition())
+    assert said.x_0.abs().max() <= 1
+    if gamma < 1:
+        torch.testing.assert_close(process.add_noise(said.x_0, said.eps, level), x, rtol=1e-5, atol=1e-5)
+
+
+def test_dynamic_threshold_is_a_clip_where_nothing_leaves_the_range():
+    x = torch.zeros(2, 3, 4, 4)
+    level = torch.full((2,), 0.5, dtype=torch.float64)
+    x_0 = torch.stack([torch.linspace(-0.9, 0.9, 48), torch.linspace(-2, 2, 48)]).reshape(2, 3, 4, 4)
+    said = DynamicThreshold(lambda *_: Prediction(x_0, x_0), 1.0)(x, level, Condition())
+    torch.testing.assert_close(said.x_0, torch.stack([x_0[0], x_0[1] / 2]))

@@ -1,0 +1,143 @@
+"""Inpainting of a correlated Gaussian: what each method makes of the hole, exactly where the method is affine."""
+
+import pytest
+import torch
+from gaussians import ConditionalGaussian, Gaussian, exact_moments
+from torch import Tensor
+
+from diffusion_lab.diffusion import samplers
+from diffusion_lab.diffusion.denoiser import Condition, Epsilon, NetworkDenoiser
+from diffusion_lab.diffusion.sampling import Constrain, Sampler, keep_clean, sample, unconstrained
+from diffusion_lab.diffusion.schedule import linear
+from diffusion_lab.diffusion.zero_shot import Blind, PosteriorGuide
+
+COVARIANCE = [[0.30, 0.24, 0.18], [0.24, 0.30, 0.24], [0.18, 0.24, 0.30]]
+FACE = Gaussian([0.1, 0.0, -0.1], COVARIANCE)
+HOLE = torch.tensor([True, False, True])
+KNOWN = torch.tensor([0.0, 0.9, 0.0], dtype=torch.float64)
+GAIN = FACE.covariance[HOLE][:, ~HOLE] / FACE.covariance[~HOLE][:, ~HOLE]
+MEAN = FACE.mean[HOLE] + GAIN[:, 0] * (KNOWN[1] - FACE.mean[1])
+SPREAD = FACE.covariance[HOLE][:, HOLE] - GAIN @ FACE.covariance[~HOLE][:, HOLE]
+
+
+def condition(rows: int) -> Condition:
+    return Condition(known=KNOWN.expand(rows, 1, 3), mask=HOLE.expand(rows, 1, 3))
+
+
+def hole_moments(model, sampler: Sampler, draws: int, constrain: Constrain = unconstrained) -> tuple[Tensor, Tensor]:
+    def run(x_T: Tensor, noise) -> Tensor:
+        return sample(model, sampler, linear(), x_T, condition(len(x_T)), noise, constrain)
+
+    mean, covariance = exact_moments(run, n=3, draws=draws)
+    return mean[HOLE], covariance[HOLE][:, HOLE]
+
+
+def bias(model, sampler: Sampler, draws: int) -> float:
+    return (hole_moments(model, sampler, draws)[0] - MEAN).abs().max().item()
+
+
+def test_the_conditional_model_is_exact():
+    mean, covariance = hole_moments(
+        ConditionalGaussian(FACE), samplers.ddpm(300, variance_mix=1.0, clip=False), draws=310, constrain=keep_clean
+    )
+    torch.testing.assert_close(mean, MEAN, rtol=0, atol=0.005)
+    torch.testing.assert_close(covariance, SPREAD, rtol=0, atol=0.005)
+
+
+def test_repaint_is_less_biased_than_replacement():
+    replacement = bias(FACE, samplers.replacement(50, clip=False), draws=160)
+    repaint = bias(FACE, samplers.repaint(50, jump=5, resamples=4, clip=False), draws=800)
+    again = bias(FACE, samplers.repaint(50, jump=5, resamples=10, clip=False), draws=2200)
+    assert again < repaint < replacement / 1.5
+    assert replacement > 0.3  # the fault that RePaint is for
+
+
+def moments_of(sampler: Sampler, n: int = 3000) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+
+    def noise() -> Tensor:
+        return torch.randn(n, 1, 3, generator=generator, dtype=torch.float64)
+
+    out = sample(FACE, sampler, linear(), noise(), condition(n), noise)[:, 0]
+    return out[:, HOLE].mean(0), out[:, HOLE].T.cov(), out[:, ~HOLE]
+
+
+def test_ddnm_is_biased_like_replacement_and_time_travel_helps():
+    replacement = bias(FACE, samplers.replacement(100, clip=False), draws=310)
+    # With eta = 1 the known pixels' noise is as fresh as replacement's.
+    assert bias(FACE, samplers.ddnm(100, eta=1.0, clip=False), draws=110) == pytest.approx(replacement, rel=0.01)
+    plain = bias(FACE, samplers.ddnm(100, clip=False), draws=110)
+    travelled = bias(FACE, samplers.ddnm(100, jump=10, resamples=3, clip=False), draws=500)
+    assert travelled < plain / 1.8
+
+
+@pytest.mark.parametrize(
+    ("sampler", "scale", "recorded"),
+    [(samplers.dps, 0.1, 0.02), (samplers.dps, 0.5, 0.10), (samplers.mcg, 0.1, 0.07), (samplers.mcg, 0.5, 0.18)],
+)
+def test_the_bias_of_dps_and_mcg_is_as_recorded(sampler, scale, recorded):
+    """Biased by construction: the posterior of x_0 is taken for its mean. The figures stand in docs/inpainting_methods.md."""
+    mean, _, _ = moments_of(sampler(200, scale=scale, clip=False))
+    standard_error = (SPREAD.diag().max() / 3000).sqrt().item()
+    assert (mean - MEAN).mean().item() == pytest.approx(recorded, abs=4 * standard_error + 0.005)
+
+
+def test_methods_that_keep_the_known_pixels_end_on_them():
+    for sampler in (samplers.replacement(10), samplers.repaint(10, 2, 2), samplers.mcg(10), samplers.ddnm(10)):
+        _, _, known = moments_of(sampler, n=20)
+        torch.testing.assert_close(known, torch.full_like(known, 0.9))
+    _, _, known = moments_of(samplers.dps(200, scale=0.1, clip=False))
+    assert known.mean().item() == pytest.approx(0.9, abs=0.1)
+
+
+def test_the_guide_is_the_slope_of_the_distance_through_the_model():
+    x = torch.tensor([[[0.3, -0.2, 0.5]], [[-1.0, 0.4, 0.0]]], dtype=torch.float64)
+    level = torch.tensor([0.3, 0.8], dtype=torch.float64)
+    said = PosteriorGuide(FACE, 0.7)(x, level, condition(2))
+    plain = FACE(x, level, condition(2))
+    assert torch.equal(said.x_0, plain.x_0)
+    assert said.gradient is not None
+    assert not said.gradient.requires_grad
+    step = 1e-6
+    for row in range(2):
+        for place in range(3):
+            moved = x.clone()
+            moved[row, 0, place] += step
+            near = (KNOWN[1] - FACE(moved, level, condition(2)).x_0[row, 0, 1]).abs()
+            here = (KNOWN[1] - plain.x_0[row, 0, 1]).abs()
+            assert said.gradient[row, 0, place].item() == pytest.approx(-0.7 * (near - here).item() / step, abs=1e-5)
+
+
+def test_the_guide_rests_when_the_known_pixels_are_met():
+    full = Condition(known=KNOWN.expand(2, 1, 3), mask=torch.ones(2, 1, 3, dtype=torch.bool))
+    said = PosteriorGuide(FACE, 0.7)(torch.randn(2, 1, 3, dtype=torch.float64), torch.full((2,), 0.5).double(), full)
+    assert said.gradient is not None
+    assert said.gradient.eq(0).all()
+
+
+class Spy(torch.nn.Module):
+    condition_channels = 4
+
+    def forward(self, x: Tensor, known: Tensor, time: Tensor, attributes: Tensor | None) -> Tensor:
+        self.known = known
+        return x
+
+
+def test_a_blind_model_sees_a_picture_that_is_all_hole():
+    spy = Spy()
+    model = Blind(NetworkDenoiser(spy, linear(), Epsilon()))
+    x, fill, face = (torch.randn(2, 3, 4, 4) for _ in range(3))
+    mask = torch.zeros(2, 1, 4, 4, dtype=torch.bool)
+    mask[..., :2] = True
+    seen = Condition(known=torch.where(mask, fill, face), mask=mask, fill=fill)
+    model(x, torch.full((2,), 0.5, dtype=torch.float64), seen)
+    assert torch.equal(spy.known[:, :3], fill)
+    assert spy.known[:, 3].eq(1).all()
+    with pytest.raises(ValueError, match="needs known pixels and a mask"):
+        model(x, torch.full((2,), 0.5, dtype=torch.float64), Condition())
+
+
+def test_whole_pictures_are_refused_by_name():
+    x = torch.zeros(1, 1, 3, dtype=torch.float64)
+    with pytest.raises(ValueError, match="fills holes and needs known pixels and a mask: take sampler=ddpm"):
+        sample(FACE, samplers.ddnm(2), linear(), x, Condition(), lambda: x)

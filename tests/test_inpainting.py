@@ -1,0 +1,74 @@
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from diffusion_lab.diffusion.denoiser import Prediction
+from diffusion_lab.diffusion.samplers import ddim, ddpm
+from diffusion_lab.diffusion.sampling import Rows
+from diffusion_lab.inpainting import Inpainter
+from diffusion_lab.pictures import to_uint8
+
+
+def faces(count: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    image = torch.rand(count, 3, 16, 16, generator=generator) * 2 - 1
+    return image, torch.rand(count, 1, 16, 16, generator=generator) < 0.4
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(0, 2**32), st.floats(0, 1))
+def test_known_pixels_come_back_bit_for_bit(inpainter: Inpainter, seed: int, share: float) -> None:
+    image = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+    mask = torch.rand(1, 1, 16, 16, generator=torch.Generator().manual_seed(seed)) < share
+    result = inpainter(image, mask, seeds=[seed])
+    known = ~mask.expand_as(image)
+    assert torch.equal(result[known], image[known])
+    assert bool(torch.isfinite(result).all())
+    assert float(result.abs().max()) <= 1
+
+
+def test_what_lies_in_the_hole_is_never_looked_at(inpainter: Inpainter) -> None:
+    image, mask = faces(2)
+    other = torch.where(mask, torch.full_like(image, float("nan")), image)
+    assert torch.equal(inpainter(image, mask, seeds=[1, 2]), inpainter(other, mask, seeds=[1, 2]))
+
+
+@pytest.mark.parametrize("sampler", [ddim(steps=10), ddpm(steps=10), ddim(steps=10, eta=0.5)])
+def test_a_seed_makes_the_same_picture_in_any_company(inpainter: Inpainter, sampler: object) -> None:
+    image, mask = faces(4)
+    noises: dict[int, list[Tensor]] = {1: [], 4: []}
+
+    def fill(rows: slice, count: int) -> Tensor:
+        def on_step(state: Rows, prediction: Prediction) -> None:
+            noises[count].append(state.noise().clone())
+
+        seeds = torch.arange(4)[rows]
+        return inpainter(image[rows], mask[rows], seeds=seeds, sampler=sampler, on_step=on_step)  # type: ignore[arg-type]
+
+    together, alone = fill(slice(0, 4), 4), fill(slice(2, 3), 1)
+    assert all(torch.equal(a[2], b[0]) for a, b in zip(noises[4], noises[1], strict=True))
+    assert int((to_uint8(together[2]).int() - to_uint8(alone[0]).int()).abs().max()) <= 1
+
+
+def test_other_seeds_make_other_pictures(inpainter: Inpainter) -> None:
+    image, mask = faces(1)
+    pair = inpainter(image.expand(2, -1, -1, -1), mask.expand(2, -1, -1, -1), seeds=[1, 2])
+    assert not torch.equal(pair[0], pair[1])
+
+
+def test_empty_and_full_masks(inpainter: Inpainter) -> None:
+    image, mask = faces(1)
+    assert torch.equal(inpainter(image, torch.zeros_like(mask), seeds=[0]), image)
+    full = inpainter(image, torch.ones_like(mask), seeds=[0])
+    assert torch.equal(full, inpainter(-image, torch.ones_like(mask), seeds=[0]))
+
+
+def test_network_calls_are_what_the_network_sees(inpainter: Inpainter) -> None:
+    image, mask = faces(2)
+    calls = []
+    handle = inpainter.denoiser.register_forward_hook(lambda *_: calls.append(1))
+    inpainter(image, mask, seeds=[0, 1], sampler=ddpm(steps=7))
+    handle.remove()
+    assert len(calls) == inpainter.network_calls(ddpm(steps=7)) == 7

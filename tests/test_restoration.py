@@ -1,0 +1,141 @@
+import io
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torch import Tensor, nn
+
+from diffusion_lab.pictures import from_pil
+from diffusion_lab.restoration import as_mask, as_rgb, feathered, opened, restore, square_around
+
+
+class Painter(nn.Module):
+    """Stands in for an Inpainter: fills holes with pure red."""
+
+    recipe = {"data": {"image_size": 16}}  # noqa: RUF012
+
+    def forward(self, image: Tensor, mask: Tensor, *, seeds: object, sampler: object) -> Tensor:
+        red = torch.tensor([1.0, -1.0, -1.0]).view(1, 3, 1, 1).expand_as(image)
+        return torch.where(mask, red, image)
+
+
+def photo(width: int, height: int, seed: int = 0) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(5, 90), st.integers(5, 90), st.data())
+def test_only_the_hole_changes_at_any_size(width: int, height: int, data: st.DataObject) -> None:
+    top, left = data.draw(st.integers(0, height - 2)), data.draw(st.integers(0, width - 2))
+    bottom, right = data.draw(st.integers(top + 1, height)), data.draw(st.integers(left + 1, width))
+    mask = torch.zeros(1, height, width, dtype=torch.bool)
+    mask[:, top:bottom, left:right] = True
+    if bool(mask.all()):
+        return
+    picture = Image.new("RGB", (width, height), (0, 20, 40))
+    (result,) = restore(Painter(), picture, mask, seeds=[0])  # type: ignore[arg-type]
+    before, after = np.asarray(picture), np.asarray(result)
+    known = ~mask[0].numpy()
+    assert np.array_equal(before[known], after[known])
+    # The whole hole was within the square that the model saw: its middle is red, however small or far out it is.
+    red, green, blue = after[(top + bottom) // 2, (left + right) // 2].astype(int)
+    assert red > 80
+    assert max(green, blue) < red
+
+
+def test_the_square_stays_where_it_holds_the_hole() -> None:
+    mask = torch.zeros(1, 100, 60, dtype=torch.bool)
+    mask[:, 40:50, 10:20] = True
+    assert square_around(mask, (0, 20, 60, 80)) == square_around(mask, (0, 20, 60, 80))
+    square = square_around(mask, (0, 20, 60, 80))
+    assert (square.left, square.top, square.side) == (0, 20, 60)
+    mask[:, 95:100] = True
+    moved = square_around(mask, (0, 20, 60, 80))
+    assert (moved.top, moved.side) == (40, 60)
+
+
+def test_the_feather_lies_inside() -> None:
+    mask = torch.zeros(1, 21, 21, dtype=torch.bool)
+    mask[:, 5:16, 5:16] = True
+    weight = feathered(mask, 3)
+    assert torch.equal(weight > 0, mask)
+    torch.testing.assert_close(weight[0, 10, 5:16], torch.tensor([1, 2, 3, 4, 4, 4, 4, 4, 3, 2, 1]) / 4)
+    assert torch.equal(feathered(mask, 0), mask.float())
+
+
+def test_feathered_results_keep_known_pixels() -> None:
+    mask = torch.zeros(1, 40, 40, dtype=torch.bool)
+    mask[:, 10:30, 10:30] = True
+    picture = photo(40, 40)
+    (result,) = restore(Painter(), picture, mask, seeds=[0], feather=4)  # type: ignore[arg-type]
+    assert np.array_equal(np.asarray(picture)[~mask[0].numpy()], np.asarray(result)[~mask[0].numpy()])
+
+
+@pytest.mark.parametrize(
+    ("mask", "said"),
+    [
+        (torch.zeros(1, 30, 40, dtype=torch.bool), "black all over"),
+        (torch.ones(1, 30, 40, dtype=torch.bool), "white all over"),
+        (torch.ones(1, 40, 30, dtype=torch.bool), "the mask is 30x40 and the image 40x30"),
+    ],
+)
+def test_masks_that_say_nothing(mask: Tensor, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        restore(Painter(), photo(40, 30), mask, seeds=[0])  # type: ignore[arg-type]
+
+
+def encoded(picture: Image.Image, kind: str, **options: object) -> bytes:
+    stream = io.BytesIO()
+    picture.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def test_a_turned_photo_is_set_upright() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees to see it upright
+    content = encoded(photo(30, 20), "JPEG", exif=exif)
+    assert opened(content, "image").size == (20, 30)
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "CMYK", "I;16", "1"])
+def test_every_mode_becomes_rgb(mode: str) -> None:
+    grey = Image.new("L", (8, 8), 200)
+    if mode == "I;16":
+        picture = Image.fromarray(np.full((8, 8), 200 * 257, dtype=np.uint16))
+    elif mode == "LA":
+        picture = grey.convert("LA")
+    else:
+        picture = grey.convert("RGB").convert(mode)
+    pixel = as_rgb(picture).getpixel((3, 3))
+    assert isinstance(pixel, tuple)
+    assert max(abs(value - (255 if mode == "1" else 200)) for value in pixel) <= 60 if mode in ("P", "1") else 2
+    assert as_rgb(picture).mode == "RGB"
+
+
+def test_white_is_the_hole() -> None:
+    mask = Image.new("L", (4, 2), 0)
+    mask.putpixel((3, 1), 255)
+    mask.putpixel((0, 0), 127)
+    assert as_mask(mask).nonzero().tolist() == [[0, 1, 3]]
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>", encoded(photo(64, 64), "PNG")[:300]])
+def test_what_is_no_picture_is_said(content: bytes) -> None:
+    with pytest.raises(ValueError, match="the image cannot be read"):
+        opened(content, "image")
+
+
+def test_bombs_and_animations_are_refused_before_they_are_decoded() -> None:
+    with pytest.raises(ValueError, match="megapixels"):
+        opened(encoded(Image.new("1", (9000, 9000)), "PNG"), "image")
+    frames = [photo(8, 8, seed) for seed in range(3)]
+    with pytest.raises(ValueError, match="animated"):
+        opened(encoded(frames[0], "WEBP", save_all=True, append_images=frames[1:], lossless=True), "image")
+
+
+def test_pixels_survive_the_way_through_pil() -> None:
+    picture = photo(12, 9)
+    assert torch.equal(from_pil(picture), from_pil(as_rgb(picture)))

@@ -1,0 +1,172 @@
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from diffusion_lab.data.datamodule import Batch, FaceData
+from diffusion_lab.training.callbacks import Export, Samples
+from diffusion_lab.training.checkpoints import SafeCheckpointIO
+from diffusion_lab.training.module import DiffusionModule, warmup_constant, warmup_cosine
+from diffusion_lab.training.run import digest, fit
+
+MakeModule = Callable[..., DiffusionModule]
+MakeTrainer = Callable[..., Trainer]
+
+
+class Watch(Callback):
+    """Remembers the pictures and the loss of every step, and poisons the losses of some."""
+
+    def __init__(self, poisoned: range = range(0)) -> None:
+        self.poisoned = poisoned
+        self.indices: list[list[int]] = []
+        self.losses: list[float] = []
+        self.weights: list[torch.Tensor] = []
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
+        if trainer.global_step in self.poisoned:
+            batch.image.fill_(float("nan"))
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        self.indices.append(batch.index.tolist())
+        self.losses.append(float(outputs["loss"]))
+        self.weights.append(next(pl_module.parameters()).detach().clone())
+
+
+def test_it_learns_the_pictures(make_module: MakeModule, make_trainer: MakeTrainer, data: FaceData) -> None:
+    watch = Watch()
+    make_trainer(120, watch).fit(make_module(), data)
+    first, last = sum(watch.losses[:5]) / 5, sum(watch.losses[-20:]) / 20
+    assert first == pytest.approx(1, abs=0.25)  # a zero-initialised output leaves E|eps|^2 = 1
+    assert last < 0.6 * first
+
+
+def test_noise_and_level_follow_from_the_key_alone(make_module: MakeModule, data: FaceData) -> None:
+    module = make_module()
+    torch.nn.init.normal_(module.inpainter.denoiser.network.conv_out.weight)  # type: ignore[union-attr, arg-type]
+    data.prepare_data()
+    batch = next(iter(data.train_dataloader()))
+    together = module.example_losses(batch)
+    for i in reversed(range(4)):
+        alone = module.example_losses(Batch(*(tensor[i : i + 1] for tensor in batch)))
+        torch.testing.assert_close(alone[0], together[i], rtol=1e-5, atol=1e-6)
+
+
+def test_a_resumed_run_is_the_uninterrupted_one(
+    make_module: MakeModule, make_trainer: MakeTrainer, data: FaceData, tmp_path: Path
+) -> None:
+    """Data order, noise, dropout, optimiser and average; 11 steps is in the middle of the second epoch."""
+
+    class Stop(Callback):
+        def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+            if trainer.global_step == 11:
+                trainer.save_checkpoint(tmp_path / "checkpoints" / "step=11.ckpt")
+                raise KeyboardInterrupt
+
+    whole, before, after = Watch(), Watch(), Watch()
+    uninterrupted = make_module(dropout=0.2)
+    make_trainer(20, whole).fit(uninterrupted, data)
+    with pytest.raises(SystemExit):
+        make_trainer(20, before, Stop()).fit(make_module(dropout=0.2), data)
+    resumed = make_module(dropout=0.2)
+    fit(resumed, data, make_trainer(20, after), tmp_path, {})
+    assert before.indices + after.indices == whole.indices
+    assert before.losses + after.losses == whole.losses
+    pairs = zip(uninterrupted.ema.average, resumed.ema.average, strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_a_checkpoint_holds_nothing_but_tensors_and_plain_values(
+    make_module: MakeModule, make_trainer: MakeTrainer, data: FaceData, tmp_path: Path
+) -> None:
+    module, trainer = make_module(), make_trainer(2)
+    trainer.fit(module, data)
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    state = SafeCheckpointIO().load_checkpoint(tmp_path / "a.ckpt")  # reads with weights_only
+    name = "inpainter.denoiser.network." + next(n for n, _ in module.inpainter.denoiser.network.named_parameters())
+    assert torch.equal(state["state_dict"][name], module.state_dict()[name])
+    assert not torch.equal(state["ema"][module.ema.names[-1]], module.ema.parameters[-1])  # raw there, average here
+
+
+def test_a_gradient_that_is_not_finite_is_skipped(
+    make_module: MakeModule, make_trainer: MakeTrainer, data: FaceData
+) -> None:
+    watch, module = Watch(poisoned=range(2, 4)), make_module()
+    make_trainer(6, watch).fit(module, data)
+    assert math.isnan(watch.losses[2])
+    assert torch.equal(watch.weights[1], watch.weights[3])
+    assert not torch.equal(watch.weights[3], watch.weights[4])
+    assert all(bool(torch.isfinite(average).all()) for average in module.ema.average)
+
+
+def test_too_many_in_a_row_end_the_run(make_module: MakeModule, make_trainer: MakeTrainer, data: FaceData) -> None:
+    watch = Watch(poisoned=range(2, 20))
+    with pytest.raises(FloatingPointError, match=r"3 steps in a row, the last at step 4"):
+        make_trainer(20, watch).fit(make_module(max_skipped=3), data)
+
+
+def test_average_weights_validate_and_ship(
+    make_module: MakeModule, make_trainer: MakeTrainer, data: FaceData, tmp_path: Path
+) -> None:
+    """What is validated, drawn and exported is the average, not the raw weights (Janspiry's fault)."""
+    from safetensors.torch import load_file
+
+    seen: list[torch.Tensor] = []
+    module = make_module()
+
+    class Spy(Callback):
+        def on_validation_start(self, *_: Any) -> None:
+            module.inpainter.denoiser.register_forward_hook(
+                lambda denoiser, *_: seen.append(next(denoiser.parameters()).detach().clone())
+            )
+
+    trainer = make_trainer(5, Spy(), Samples(tmp_path / "samples", count=2, strip=1), Export(tmp_path / "inpainter"))
+    trainer.fit(module, data)
+    average, raw = module.ema.average[0], module.ema.parameters[0]
+    assert not torch.equal(average, raw)
+    assert seen
+    assert all(torch.equal(weights, average) for weights in seen)
+    exported = load_file(tmp_path / "inpainter" / "model.safetensors")
+    assert torch.equal(exported[f"denoiser.{module.ema.names[0]}"], average)
+    assert (tmp_path / "samples" / "0000005.png").is_file()
+
+
+def test_the_best_by_a_metric_is_kept(
+    make_module: MakeModule, make_trainer: MakeTrainer, data: FaceData, tmp_path: Path
+) -> None:
+    import json
+
+    class Falling(Callback):
+        values = iter([3.0, 1.0, 2.0])
+
+        def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            pl_module.log("val/fake", next(self.values))
+
+    trainer = make_trainer(6, Falling(), Export(tmp_path / "inpainter", monitor="val/fake"), validations=3)
+    trainer.fit(make_module(), data)
+    recipe = json.loads((tmp_path / "inpainter" / "recipe.json").read_text())
+    assert recipe["training"]["step"] == 4
+
+
+def test_an_unknown_metric_is_named(
+    make_module: MakeModule, make_trainer: MakeTrainer, data: FaceData, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=r"'val/psnrr', but the metrics are: .*val/loss"):
+        make_trainer(1, Export(tmp_path / "inpainter", monitor="val/psnrr")).fit(make_module(), data)
+
+
+def test_learning_rates() -> None:
+    assert [warmup_cosine(s, 110, warmup=10) for s in (0, 9, 10, 60, 110)] == pytest.approx([0.1, 1, 1, 0.5, 0])
+    assert warmup_cosine(200, 110, warmup=10, final=0.1) == pytest.approx(0.1)
+    assert [warmup_constant(s, 110, warmup=4) for s in (0, 3, 100)] == pytest.approx([0.25, 1, 1])
+
+
+def test_digest_tells_configurations_apart() -> None:
+    assert digest({"a": 1, "b": [1, 2]}) == digest({"b": [1, 2], "a": 1})
+    assert digest({"a": 1}) != digest({"a": 2})
+    assert 0 <= digest({"a": 1}) < 2**63
