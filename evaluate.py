@@ -14,9 +14,9 @@ def main(cfg: DictConfig) -> None:
     from rich.console import Console
 
     from diffusion_lab.evaluation import diffusion, evaluate
-    from diffusion_lab.inpainting import Inpainter, newest_inpainter
+    from diffusion_lab.inpainting import Inpainter, newest
 
-    folder = Path(cfg.inpainter or newest_inpainter())
+    folder = Path(cfg.inpainter) if cfg.inpainter else newest(Path(cfg.paths.logs))
     output = Path(cfg.output or folder.parent / "evaluation")
     fabric = Fabric(accelerator=cfg.accelerator, devices=cfg.devices)
     fabric.launch()

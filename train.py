@@ -1,5 +1,7 @@
 """Train a face inpainter: `uv run train.py`, any setting as an override, `--help` for the list."""
 
+from typing import Any
+
 from omegaconf import DictConfig, OmegaConf
 
 from diffusion_lab.cli import command, resumed, run_folder
@@ -12,8 +14,7 @@ def main(cfg: DictConfig) -> None:
     from diffusion_lab import recipe
     from diffusion_lab.training.run import fit, seed_everything
 
-    config = OmegaConf.to_container(cfg, resolve=True)
-    assert isinstance(config, dict)
+    config: dict[str, Any] = dict(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
     seed_everything(cfg.seed, verbose=False)
     data = instantiate(cfg.data)
     inpainter = recipe.build(config["inpainter"])

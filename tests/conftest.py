@@ -12,7 +12,13 @@ from PIL import Image
 from diffusion_lab import recipe
 from diffusion_lab.inpainting import Inpainter
 
-UNET = {"_target_": "diffusion_lab.networks.unet.UNet", "image_size": 16, "channels": 32, "multipliers": [1], "depth": 1}
+UNET = {
+    "_target_": "diffusion_lab.networks.unet.UNet",
+    "image_size": 16,
+    "channels": 32,
+    "multipliers": [1],
+    "depth": 1,
+}
 MODEL = {
     "_target_": "diffusion_lab.inpainting.Inpainter",
     "denoiser": {

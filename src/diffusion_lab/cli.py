@@ -45,7 +45,7 @@ def sentence(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.strerror}: '{error.filename}'"
     if isinstance(error, ConfigKeyError | ConfigAttributeError) and error.parent_node is not None:
-        known = [str(key) for key in error.parent_node]  # type: ignore[attr-defined]
+        known = [str(key) for key in error.parent_node]
         near = difflib.get_close_matches(str(error.key), known) or known
         return f"there is no setting '{error.full_key}'; there is {', '.join(near)}"
     text = str(error).split("Config search path")[0]
@@ -143,5 +143,7 @@ def newest_run(arguments: Sequence[str]) -> Path:
     name = given.get("name", given.get("experiment", "faces"))
     runs = sorted((logs / name).glob("*/checkpoints"), key=lambda folder: folder.stat().st_mtime)
     if not runs:
-        raise FileNotFoundError(f"resume=auto found no run with checkpoints in '{logs / name}': start one without resume=")
+        raise FileNotFoundError(
+            f"resume=auto found no run with checkpoints in '{logs / name}': start one without resume="
+        )
     return runs[-1].parent

@@ -73,14 +73,23 @@ class Inpainter(nn.Module):
         x_T = noise()
         condition = self.condition(image, mask, fill=noise())
         x_0 = sample(
-            self.denoiser, sampler or self.sampler, self.denoiser.schedule, x_T, condition, noise, self.constrain, on_step
+            self.denoiser,
+            sampler or self.sampler,
+            self.denoiser.schedule,
+            x_T,
+            condition,
+            noise,
+            self.constrain,
+            on_step,
         )
         return torch.where(mask, x_0.clamp(-1, 1), image)
 
     def save(self, folder: Path | str) -> None:
         """Writes `model.safetensors` and `recipe.json`, all or nothing."""
         if "model" not in self.recipe:
-            raise ValueError("this inpainter has no recipe to be saved with: set inpainter.recipe = {'model': ...} first")
+            raise ValueError(
+                "this inpainter has no recipe to be saved with: set inpainter.recipe = {'model': ...} first"
+            )
         recipe.save(self, self.recipe, Path(folder))
 
     @classmethod
@@ -101,5 +110,7 @@ def newest(logs: Path) -> Path:
     """
     found = sorted(logs.glob("**/inpainter/recipe.json"), key=lambda path: path.stat().st_mtime)
     if not found:
-        raise FileNotFoundError(f"no run in '{logs}' has an inpainter yet: train one with train.py, or name one by inpainter=")
+        raise FileNotFoundError(
+            f"no run in '{logs}' has an inpainter yet: train one with train.py, or name one by inpainter="
+        )
     return found[-1].parent

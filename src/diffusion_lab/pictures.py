@@ -84,5 +84,7 @@ def sheet(rows: Sequence[Sequence[Tensor]], columns: Sequence[str], side: int = 
     for i, row in enumerate(rows):
         for j, x in enumerate(row):
             resample = Image.Resampling.NEAREST if x.shape[-1] < side else Image.Resampling.LANCZOS
-            canvas.paste(to_pil(x).resize((side, side), resample), (gap + j * (side + gap), head + gap + i * (side + gap)))
+            canvas.paste(
+                to_pil(x).resize((side, side), resample), (gap + j * (side + gap), head + gap + i * (side + gap))
+            )
     return canvas

@@ -132,7 +132,9 @@ def read(folder: Path) -> dict[str, Any]:
     """
     path = folder / "recipe.json"
     if not path.is_file():
-        raise FileNotFoundError(f"no recipe.json in '{folder}': name the inpainter/ folder of a run, or train one with train.py")
+        raise FileNotFoundError(
+            f"no recipe.json in '{folder}': name the inpainter/ folder of a run, or train one with train.py"
+        )
     try:
         recipe: dict[str, Any] = json.loads(path.read_text())
     except json.JSONDecodeError as error:

@@ -36,7 +36,9 @@ def opened(source: Path | bytes, what: str) -> Image.Image:
     try:
         picture = Image.open(source if isinstance(source, Path) else io.BytesIO(source), formats=FORMATS)
         if picture.width * picture.height > MOST_PIXELS:
-            raise ValueError(f"{named} is {picture.width}x{picture.height}, more than {MOST_PIXELS // 1_000_000} megapixels")
+            raise ValueError(
+                f"{named} is {picture.width}x{picture.height}, more than {MOST_PIXELS // 1_000_000} megapixels"
+            )
         if getattr(picture, "n_frames", 1) > 1:
             raise ValueError(f"{named} is animated: name a still picture")
         picture.load()
@@ -85,8 +87,9 @@ def square_around(mask: Tensor, preferred: tuple[int, int, int, int]) -> Square:
         preferred: (left, top, right, bottom) within the picture.
     """
     height, width = mask.shape[-2:]
-    where = mask[0].nonzero()
-    (top, left), (bottom, right) = where.min(0).values.tolist(), (where.max(0).values + 1).tolist()
+    rows, columns = mask[0].any(1).nonzero(), mask[0].any(0).nonzero()
+    top, bottom = int(rows.min()), int(rows.max()) + 1
+    left, right = int(columns.min()), int(columns.max()) + 1
     side = max(preferred[2] - preferred[0], bottom - top, right - left)
 
     def place(start: int, low: int, high: int, length: int) -> int:

@@ -47,9 +47,14 @@ class ProcessLauncher(Launcher):
             minutes = (time.monotonic() - begun) / 60
             rows.append((named, folder, code, minutes))
             done = JobReturn(
-                overrides=overrides, cfg=job, working_dir=str(folder), status=JobStatus.COMPLETED if code == 0 else JobStatus.FAILED
+                overrides=overrides,
+                cfg=job,
+                working_dir=str(folder),
+                status=JobStatus.COMPLETED if code == 0 else JobStatus.FAILED,
             )
-            done.return_value = code if code == 0 else RuntimeError(f"'{named}' ended with exit code {code}; see {folder}")
+            done.return_value = (
+                code if code == 0 else RuntimeError(f"'{named}' ended with exit code {code}; see {folder}")
+            )
             returns.append(done)
             if code in (130, 143):  # somebody stopped it: the rest of the sweep is not wanted either
                 break
@@ -63,14 +68,19 @@ class ProcessLauncher(Launcher):
 
         from diffusion_lab.training.loggers import read_metrics
 
-        last = [{k: v for line in read_metrics(folder) for k, v in line.items() if k.startswith("val/")} for _, folder, *_ in rows]
+        last = [
+            {k: v for line in read_metrics(folder) for k, v in line.items() if k.startswith("val/")}
+            for _, folder, *_ in rows
+        ]
         metrics = sorted({key for values in last for key in values})
         table = Table("job", *metrics, "minutes", "ended", "folder")
         common = set.intersection(*(set(named.split()) for named, *_ in rows)) if len(rows) > 1 else set()
         for (named, folder, code, minutes), values in zip(rows, last, strict=True):
             cells = [f"{values[key]:.4f}" if key in values else "" for key in metrics]
             varied = " ".join(word for word in named.split() if word not in common)
-            table.add_row(varied, *cells, f"{minutes:.1f}", "well" if code == 0 else f"exit {code}", os.path.relpath(folder))
+            table.add_row(
+                varied, *cells, f"{minutes:.1f}", "well" if code == 0 else f"exit {code}", os.path.relpath(folder)
+            )
         console = Console()
         if not console.is_terminal:
             console = Console(width=160)
@@ -79,7 +89,9 @@ class ProcessLauncher(Launcher):
 
 def run_alone(overrides: list[str], folder: Path) -> int:
     """Runs the script once as if by hand, outside any group of ranks; its exit code."""
-    inherited = {k: v for k, v in os.environ.items() if k not in ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "HYDRA_FULL_ERROR")}
+    inherited = {
+        k: v for k, v in os.environ.items() if k not in ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "HYDRA_FULL_ERROR")
+    }
     escaped = str(folder).replace("'", r"\'")
     command = [sys.executable, str(Path(sys.argv[0]).absolute()), *overrides, f"hydra.run.dir='{escaped}'"]
     process = subprocess.Popen(command, env=inherited)

@@ -31,7 +31,7 @@ def responsibilities(x: Tensor, level: Tensor) -> Tensor:
 
 
 def mixture(x: Tensor, level: Tensor, condition: Condition) -> Prediction:
-    """The optimal denoiser of the mixture; attributes, if said, name the chance that a picture is of the second kind."""
+    """The optimal denoiser of the mixture; attributes, if said, are the chance of the second kind."""
     gamma = level[:, None]
     variance = gamma * S**2 + 1 - gamma
     share = responsibilities(x, level)

@@ -1,5 +1,6 @@
 """Theorems on the bound: above the likelihood, by as much as the closed form says, and tight when it can be."""
 
+import itertools
 import math
 
 import pytest
@@ -83,7 +84,7 @@ def closed_form(path: Path, first_variance: float) -> float:
     levels = path.tolist()
     g = levels[0]
     bits = 0.5 * (g * (C**2 + MU**2) - g - math.log1p(-g)) / math.log(2)
-    for a, b in zip(levels[:-1], levels[1:], strict=True):
+    for a, b in itertools.pairwise(levels):
         uncertainty = C**2 * (1 - a) / (a * C**2 + 1 - a)  # E (x_0 - optimal x_0)^2
         beta = 1 - a / b
         if b < 1:

@@ -85,7 +85,8 @@ def test_losses_in_eps_x_0_and_v_differ_by_powers_of_the_snr():
     torch.testing.assert_close(of_eps, snr * of_x_0)
     torch.testing.assert_close(of_v, (snr + 1) * of_x_0)  # Salimans & Ho 2022: "SNR + 1"
     torch.testing.assert_close(
-        DenoisingLoss(Data(), min_snr)(said, x_0, eps, levels, full), torch.minimum(snr, torch.tensor(5.0)) / snr * of_eps
+        DenoisingLoss(Data(), min_snr)(said, x_0, eps, levels, full),
+        torch.minimum(snr, torch.tensor(5.0)) / snr * of_eps,
     )
     torch.testing.assert_close(DenoisingLoss(Epsilon(), p2)(said, x_0, eps, levels, full), of_eps / (1 + snr))
 
@@ -168,7 +169,7 @@ def test_second_moment_sampling_is_unbiased_and_resumes():
     resumed = LossSecondMoment(steps=4, history=1, uniform=0.1)
     resumed.load_state_dict(sampler.state_dict())
     assert torch.equal(resumed.probabilities(), sampler.probabilities())
-    with pytest.raises(ValueError, match=r"objective\.levels\.steps is 4, but the schedule has 1000 steps"):
+    with pytest.raises(ValueError, match=r"objective\.levels\.steps is 4, but the schedule's is 1000"):
         sampler(linear(), torch.rand(2, 2, dtype=torch.float64))
 
 

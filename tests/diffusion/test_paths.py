@@ -49,7 +49,7 @@ def test_sections_are_strided_each_for_itself():
         assert within[0] == 200 * section + 1
         assert within[-1] == 200 * (section + 1)
         assert within.diff().max() - within.diff().min() <= 1
-    with pytest.raises(ValueError, match="section 1 of sampler.sections has 5 steps, of which 6 were asked for"):
+    with pytest.raises(ValueError, match=r"section 1 of sampler\.sections has 5 steps, of which 6 were asked for"):
         paths.section_path(linear(10), [2, 6])
 
 
@@ -75,7 +75,9 @@ def test_churn_is_a_rise_by_edms_factor():
     path = paths.heun_path(linear(), 10, churn=2.0, churn_from=0.05, churn_to=50.0)
     sigma = ((1 - path) / path).sqrt()
     rises = sigma[1:] > sigma[:-1] * (1 + 1e-9)
-    torch.testing.assert_close((sigma[1:] / sigma[:-1])[rises], torch.full((int(rises.sum()),), 1.2, dtype=torch.float64))
+    torch.testing.assert_close(
+        (sigma[1:] / sigma[:-1])[rises], torch.full((int(rises.sum()),), 1.2, dtype=torch.float64)
+    )
     plain = ((1 - (p := paths.karras_path(linear(), 10))) / p).sqrt()
     assert int(rises.sum()) == int(((plain >= 0.05) & (plain <= 50)).sum())
     assert int((path.diff() >= 0).sum()) == 19  # churn costs no network call

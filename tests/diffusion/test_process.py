@@ -99,7 +99,10 @@ def test_noising_twice_is_noising_once(a, b, c):
     once = process.renoise(x, high, low, zero)
     torch.testing.assert_close(process.renoise(process.renoise(x, high, middle, zero), middle, low, zero), once)
     one = torch.ones_like(x)
-    spread = process.renoise(zero, high, middle, one).square() * (low / middle) + process.renoise(zero, middle, low, one).square()
+    spread = (
+        process.renoise(zero, high, middle, one).square() * (low / middle)
+        + process.renoise(zero, middle, low, one).square()
+    )
     torch.testing.assert_close(spread, process.renoise(zero, high, low, one).square(), rtol=1e-6, atol=1e-9)
 
 

@@ -1,12 +1,12 @@
 """The loop itself: what it calls, what it keeps, and that rows do not hear of one another."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from gaussians import Gaussian
-from pathlib import Path
 from torch import Tensor
 
 from diffusion_lab.diffusion import samplers

@@ -105,8 +105,11 @@ def order(errors: list[float], steps: list[int]) -> float:
 
 @pytest.mark.parametrize(
     ("solver", "refine", "expected"),
-    [(Ancestral(0.0), log_snr_levels, 1), (DPMSolver(0.0), log_snr_levels, 2)]
-    + [(Heun(), lambda steps: repeated(log_snr_levels(steps)), 2)],
+    [
+        (Ancestral(0.0), log_snr_levels, 1),
+        (DPMSolver(0.0), log_snr_levels, 2),
+        (Heun(), lambda steps: repeated(log_snr_levels(steps)), 2),
+    ],
 )
 def test_order_of_convergence_along_the_flow(solver, refine, expected):
     steps = [256, 512, 1024]
@@ -181,7 +184,9 @@ def test_memory_can_be_gathered_by_rows():
     level, next_level = (torch.full((3,), g, dtype=torch.float64) for g in (0.2, 0.4))
     said = Prediction(x / 2, x / 3)
     for solver in (Ancestral(), DPMSolver(1.0), Heun()):
-        _, memory = solver(x, said, level, next_level, lambda: torch.zeros(3, 2, 5, dtype=torch.float64), solver.start(x))
+        _, memory = solver(
+            x, said, level, next_level, lambda: torch.zeros(3, 2, 5, dtype=torch.float64), solver.start(x)
+        )
         assert all(len(tensor) == 3 for tensor in (*memory, *solver.start(x)))
         rows = torch.tensor([2, 0])
         kept = tuple(tensor[rows] for tensor in memory)
@@ -221,7 +226,9 @@ def test_a_learned_variance_has_the_last_word(mix):
     beta = 1 - 0.3 / 0.6
     tilde = (1 - 0.6) / (1 - 0.3) * beta
     # iDDPM eq. 15
-    torch.testing.assert_close(stepped.square(), torch.full_like(x, math.exp(mix * math.log(beta) + (1 - mix) * math.log(tilde))))
+    torch.testing.assert_close(
+        stepped.square(), torch.full_like(x, math.exp(mix * math.log(beta) + (1 - mix) * math.log(tilde)))
+    )
 
 
 @pytest.mark.parametrize(("make", "eta"), [(Ancestral, 1.1), (Ancestral, -0.1), (DPMSolver, 2.0)])

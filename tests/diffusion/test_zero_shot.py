@@ -76,7 +76,7 @@ def test_ddnm_is_biased_like_replacement_and_time_travel_helps():
     [(samplers.dps, 0.1, 0.02), (samplers.dps, 0.5, 0.10), (samplers.mcg, 0.1, 0.07), (samplers.mcg, 0.5, 0.18)],
 )
 def test_the_bias_of_dps_and_mcg_is_as_recorded(sampler, scale, recorded):
-    """Biased by construction: the posterior of x_0 is taken for its mean. The figures stand in docs/inpainting_methods.md."""
+    """Biased by construction: x_0 is taken for its posterior mean. docs/inpainting_methods.md has the figures."""
     mean, _, _ = moments_of(sampler(200, scale=scale, clip=False))
     standard_error = (SPREAD.diag().max() / 3000).sqrt().item()
     assert (mean - MEAN).mean().item() == pytest.approx(recorded, abs=4 * standard_error + 0.005)

@@ -31,7 +31,7 @@ def test_flops_of_a_network_small_enough_to_count_by_hand():
     unet = UNet(8, 16, (1,), 1, condition_channels=0)
     pixels, embedding = 64, 64
     convolutions = 9 * (3 * 16 + 16 * 3)  # in, out
-    # One block on the way down, two in the middle, two on the way up, whose input is twice as wide and needs a shortcut.
+    # One block on the way down, two in the middle, two on the way up with an input twice as wide and a shortcut.
     convolutions += 9 * (5 * 16 * 16 + 3 * 16 * 16 + 2 * 32 * 16)
     convolutions += 2 * 32 * 16
     linear = 16 * embedding + embedding * embedding + 5 * embedding * 32

@@ -90,7 +90,7 @@ def test_ddpm(table, steps, variance_type, mix, clip):
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("clip", [True, False])
 def test_ddim(table, steps, eta, clip):
-    """clip_sample with use_clipped_model_output (ours always agrees with itself); set_alpha_to_one: the end is level 1."""
+    """clip_sample with use_clipped_model_output (our eps agrees with x_0); set_alpha_to_one: the end is level 1."""
     scheduler = diffusers.DDIMScheduler(**table, clip_sample=clip, set_alpha_to_one=True)
     scheduler.set_timesteps(steps)
     theirs, path = by_time(scheduler, eta=eta, use_clipped_model_output=True)
@@ -120,9 +120,10 @@ def test_dynamic_thresholding(steps):
 
 def by_sigma(scheduler, sigmas: Tensor, scaled: Callable[[Tensor, Tensor], Tensor]) -> tuple[list[Tensor], Tensor]:
     """Their x after every step, as ours: divided by sqrt(1 + sigma^2) where they keep x / signal."""
-    noise = {} if isinstance(scheduler, diffusers.HeunDiscreteScheduler) else {"generator": torch.Generator().manual_seed(1)}
+    stochastic = not isinstance(scheduler, diffusers.HeunDiscreteScheduler)
+    noise = {"generator": torch.Generator().manual_seed(1)} if stochastic else {}
     levels = 1 / (1 + sigmas.double().square())
-    scheduler.set_begin_index(0)  # at close levels two of their t are rounded to one, and they would start at the second
+    scheduler.set_begin_index(0)  # where two levels share a rounded t, they would start at the second
     x, seen = scaled(x_T(), 1 / levels[0].sqrt()), []
     for t, level, next_level in zip(scheduler.timesteps, levels[:-1], levels[1:], strict=True):
         said = output(scaled(x, level.sqrt()), level.expand(len(x)))
@@ -134,7 +135,9 @@ def by_sigma(scheduler, sigmas: Tensor, scaled: Callable[[Tensor, Tensor], Tenso
 @counts
 @tables
 @pytest.mark.parametrize(("algorithm", "eta"), [("dpmsolver++", 0.0), ("sde-dpmsolver++", 1.0)])
-@pytest.mark.parametrize("spacing", [{}, {"use_karras_sigmas": True}, {"use_lu_lambdas": True}], ids=["t", "karras", "lu"])
+@pytest.mark.parametrize(
+    "spacing", [{}, {"use_karras_sigmas": True}, {"use_lu_lambdas": True}], ids=["t", "karras", "lu"]
+)
 def test_dpm_solver(table, steps, algorithm, eta, spacing):
     """Order 2 midpoint, final_sigmas_type zero (a last step of order 1), no thresholding, lower_order_final off."""
     scheduler = diffusers.DPMSolverMultistepScheduler(

@@ -31,9 +31,14 @@ def test_an_error_inside_leaves_the_raw_weights() -> None:
     nn.init.zeros_(model.weight)
     average.update()
     raw, averaged = model.weight.clone(), average.average[0].clone()
-    with pytest.raises(RuntimeError, match="validation broke"), average.applied():
-        assert torch.equal(model.weight, averaged)
-        raise RuntimeError("validation broke")
+
+    def validate() -> None:
+        with average.applied():
+            assert torch.equal(model.weight, averaged)
+            raise RuntimeError("validation broke")
+
+    with pytest.raises(RuntimeError, match="validation broke"):
+        validate()
     assert torch.equal(model.weight, raw)
     assert torch.equal(average.average[0], averaged)
 

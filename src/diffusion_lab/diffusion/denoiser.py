@@ -37,8 +37,8 @@ class Condition:
         known: ``(B, 3, H, W)``, the known pixels; the hole is filled with noise that stays fixed over the steps.
         mask: ``(B, 1, H, W)`` bool, True = hole.
         attributes: ``(B, A)``, what the face is like; a row of NaN is "not said".
-        fill: ``(B, 3, H, W)``, the noise that fills the hole, drawn for every pixel: what a model sees that should see no
-            known pixels; None if nobody will ask.
+        fill: ``(B, 3, H, W)``, the noise that fills the hole, drawn for every pixel: what a model sees that is to see
+            no known pixels; None if nobody will ask.
     """
 
     known: Tensor | None = None
@@ -47,7 +47,7 @@ class Condition:
     fill: Tensor | None = None
 
     def channels(self, x: Tensor, count: int) -> Tensor:
-        """The first `count` of (known RGB, mask) beside x: 0 for a model without condition, 3 for Palette, 4 with its mask."""
+        """The first `count` of (known RGB, mask) beside x: 0 without condition, 3 for Palette, 4 with its mask."""
         if count == 0:
             return x[:, :0]
         if self.known is None or self.mask is None:
@@ -156,7 +156,7 @@ class Preconditioned:
 
 
 class LearnedRange:
-    """The network has twice the channels: what another parametrisation reads, and where the variance lies (iDDPM eq. 15).
+    """Twice the output channels: what another parametrisation reads, and where the variance lies (iDDPM eq. 15).
 
     An output of -1 there means beta-tilde, 1 means beta.
 
@@ -191,14 +191,14 @@ def by_time(schedule: NoiseSchedule, level: Tensor) -> Tensor:
 def by_gamma(schedule: NoiseSchedule, level: Tensor) -> Tensor:
     """Tells the network gamma itself (Palette, SR3), as log-SNR spread over [0, 1000].
 
-    Gamma as it stands, in [0, 1], leaves neighbouring levels indistinguishable to a sinusoidal embedding; its log-SNR moves
-    at both ends. The range is clamped to +-20, beyond what 8-bit pictures can tell apart.
+    Gamma as it stands, in [0, 1], leaves neighbouring levels indistinguishable to a sinusoidal embedding; its log-SNR
+    moves at both ends. The range is clamped to +-20, beyond what 8-bit pictures can tell apart.
     """
     return (20 - process.log_snr(level.double()).clamp(-20, 20)) * 25
 
 
 def by_log_sigma(schedule: NoiseSchedule, level: Tensor) -> Tensor:
-    """Tells the network ln(sigma) / 4 of EDM's sigma, the ratio of noise to signal (its c_noise); finite up to log-SNR +-20."""
+    """Tells the network EDM's c_noise, ln(sigma) / 4 of the ratio of noise to signal; clamped at log-SNR +-20."""
     return -process.log_snr(level.double()).clamp(-20, 20) / 8
 
 
@@ -206,7 +206,8 @@ class NetworkDenoiser(nn.Module):
     """A network, what it predicts, and how it is told the level.
 
     Args:
-        network: called as ``network(x, condition channels, time (B,), attributes or None)``; names `condition_channels`.
+        network: called as ``network(x, condition channels, time (B,), attributes or None)``; says how many
+            `condition_channels` it looks at.
         schedule: the schedule it is trained on.
         predicts: what its output means.
         told: turns a level into the network's time input.

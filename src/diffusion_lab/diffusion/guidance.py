@@ -53,7 +53,7 @@ class DynamicThreshold:
 
 
 class ClassifierFree:
-    """Exaggerates what the attributes change (Ho & Salimans 2022): eps = eps(nothing said) + scale (eps(said) - eps(nothing)).
+    """Exaggerates what the attributes change (Ho & Salimans 2022): eps = unsaid + scale (said - unsaid).
 
     Args:
         denoiser: trained with attributes left out at random (NaN); asked once, with twice the batch.
@@ -105,7 +105,7 @@ class ClassifierGuidance:
 
 
 class ClassifierGradient:
-    """Classifier guidance of the mean (Dhariwal & Nichol 2021, algorithm 1): finds the gradient that `ShiftMean` applies.
+    """Classifier guidance of the mean (Dhariwal & Nichol 2021, algorithm 1): the gradient that `ShiftMean` applies.
 
     Args:
         denoiser: what is wrapped.

@@ -10,7 +10,7 @@ from diffusion_lab.diffusion.schedule import NoiseSchedule
 
 
 def lognormal_levels(schedule: NoiseSchedule, uniforms: Tensor, mean: float = -1.2, deviation: float = 1.2) -> Levels:
-    """Ln of sigma, the ratio of noise to signal, from N(mean, deviation^2) (EDM, table 1); the step ends one t further."""
+    """Ln of sigma, the ratio of noise to signal, from N(mean, deviation^2) (EDM, table 1)."""
     normal = torch.special.ndtri(uniforms[:, 0].clamp(1e-12, 1 - 1e-12))
     level = 1 / (1 + torch.exp(2 * (mean + deviation * normal)))
     next_level = torch.maximum(schedule.level(schedule.time(level) - 1), level)
@@ -20,8 +20,8 @@ def lognormal_levels(schedule: NoiseSchedule, uniforms: Tensor, mean: float = -1
 class LossSecondMoment:
     """t in proportion to sqrt(E[L_t^2]) over its last losses, importance-weighted (iDDPM eq. 18).
 
-    It learns from what training tells it by `observe`: on every rank the same losses in the same order, so that all ranks
-    draw from the same distribution. Uniform until every t has a full history.
+    It learns from what training tells it by `observe`: on every rank the same losses in the same order, so that all
+    ranks draw from the same distribution. Uniform until every t has a full history.
 
     Args:
         steps: T of the schedule.
@@ -54,7 +54,7 @@ class LossSecondMoment:
     def __call__(self, schedule: NoiseSchedule, uniforms: Tensor) -> Levels:
         if schedule.steps != len(self.counts):
             raise ValueError(
-                f"objective.levels.steps is {len(self.counts)}, but the schedule has {schedule.steps} steps: make them agree"
+                f"objective.levels.steps is {len(self.counts)}, but the schedule's is {schedule.steps}: make them agree"
             )
         chances = self.probabilities()
         index = torch.searchsorted(chances.cumsum(0), uniforms[:, 0].contiguous(), right=True).clamp(

@@ -44,7 +44,7 @@ def density(x_0: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
 
 
 def first_variance(levels: Tensor) -> float:
-    """Beta-tilde of the second step, which stands in for the first step's 0 (iDDPM); beta of the only one if there is one.
+    """Beta-tilde of the second step, which stands in for the first step's 0 (iDDPM); beta of a step that is alone.
 
     Args:
         levels: ``(K + 1,)`` from 1 towards noise.
@@ -153,8 +153,8 @@ def bound(
     hole = torch.ones_like(x_0[:, :1], dtype=torch.bool) if condition.mask is None else condition.mask
     if model.condition_channels == 0 and not bool(hole.all()):
         raise ValueError(
-            "this model was trained without known pixels, and the difference of two of its bounds is no bound on the hole "
-            "given the rest: measure the whole picture (mask=full), or train a model with condition channels"
+            "this model was trained without known pixels, and the difference of two of its bounds is no bound on the "
+            "hole given the rest: measure the whole picture (mask=full), or train a model with condition channels"
         )
     if path[-1] != 1 or not bool((path.diff() > 0).all()):
         raise ValueError(f"a bound needs levels that rise to 1, got {len(path)} from {path[0]:.4g} to {path[-1]:.4g}")

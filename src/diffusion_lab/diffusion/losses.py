@@ -71,7 +71,7 @@ def min_snr(level: Tensor, gamma: float = 5.0) -> Tensor:
 
 
 def input_perturbation(eps: Tensor, noise: Noise, strength: float = 0.1) -> Tensor:
-    """The noise that goes into x while eps stays the target: eps + strength xi (DDPM-IP, Ning et al. 2023, algorithm 1)."""
+    """The noise that goes into x while eps stays the target: eps + strength xi (DDPM-IP, algorithm 1)."""
     return eps + strength * noise()
 
 

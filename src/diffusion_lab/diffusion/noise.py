@@ -16,7 +16,7 @@ class ExampleNoise:
         seeds: one per example, each in [0, 2^63).
         shape: of one example, without the batch axis.
         device: where the noise is wanted.
-        drawn_on: where it is drawn. None is the CPU: the same bits for every device. Training draws on the device itself,
+        drawn_on: where it is drawn. None is the CPU: the same bits for every device. Training draws on the device,
             which is faster and repeats on the same kind of device.
 
     Example:

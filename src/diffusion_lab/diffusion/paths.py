@@ -1,4 +1,4 @@
-"""Paths: which levels a sampler visits, from noise to data. A path is data; what a method does there is the solver's."""
+"""Paths: which levels a sampler visits, from noise to data. What is done there is the solver's."""
 
 import math
 from collections.abc import Sequence
@@ -9,8 +9,10 @@ from torch import Tensor
 from diffusion_lab.diffusion.schedule import NoiseSchedule
 
 NOISE = 160.0
-"""The ratio of noise to signal beyond which nothing is left to see (the linear schedule ends at 157). Paths that are spaced
-by that ratio start no noisier, since a schedule that ends at pure noise would spend its steps there."""
+"""The ratio of noise to signal beyond which nothing is left to see (the linear schedule ends at 157).
+
+Paths that are spaced by that ratio start no noisier, since a schedule that ends at pure noise would spend its steps
+there."""
 
 Path = Tensor
 """(K + 1,) levels from noise to 1; a level may repeat (a corrector) and may fall again (RePaint, churn)."""
@@ -51,11 +53,11 @@ def quadratic_path(trained_on: NoiseSchedule, steps: int) -> Path:
 
 
 def section_path(trained_on: NoiseSchedule, sections: Sequence[int]) -> Path:
-    """T cut into equal sections from data to noise, each visited at its own number of t (ADM, section 4: "90,60,60,20,20").
+    """T cut into equal sections from data to noise, each visited at its own number of t (ADM: "90,60,60,20,20").
 
     Args:
         trained_on: the schedule that the model was trained on.
-        sections: how many of its t each section visits, evenly, its two ends included; 250 calls for (90, 60, 60, 20, 20).
+        sections: how many of its t each section visits, evenly, its two ends included.
 
     Raises:
         ValueError: if a section is asked for more t than it has, or for none.
@@ -123,7 +125,7 @@ def karras_path(
 
 
 def log_snr_path(trained_on: NoiseSchedule, steps: int) -> Path:
-    """Levels at equal distances in log-SNR between the schedule's ends, then 1 (DPM-Solver's own choice; see `NOISE`)."""
+    """Levels at equal distances in log-SNR between the schedule's ends, then 1 (DPM-Solver's own choice)."""
     low, high = ratio_at(trained_on.alpha_bar[[1, -1]]).clamp(max=NOISE).log().tolist()
     sigmas = torch.linspace(high, low, counted(steps, least=2), dtype=torch.float64).exp()
     return torch.cat([at_ratio(sigmas), torch.ones(1, dtype=torch.float64)])
@@ -139,7 +141,7 @@ def heun_path(
     churn_from: float = 0.0,
     churn_to: float = math.inf,
 ) -> Path:
-    """EDM's levels for `solvers.Heun`: every level between the ends twice, predictor and corrector, 2 `steps` - 1 calls.
+    """EDM's levels for `solvers.Heun`: each between the ends twice, predictor and corrector; 2 `steps` - 1 calls.
 
     Args:
         trained_on: the schedule that the model was trained on.
@@ -161,7 +163,7 @@ def heun_path(
 
 
 def repaint_path(trained_on: NoiseSchedule, steps: int = 250, jump: int = 10, resamples: int = 10) -> Path:
-    """RePaint's: every `jump` steps the path rises again by `jump` steps, until each stretch was walked `resamples` times.
+    """RePaint's: every `jump` steps the path rises by as many, until each stretch was walked `resamples` times.
 
     Args:
         trained_on: the schedule that the model was trained on.

@@ -26,7 +26,7 @@ def clipped(clip: bool) -> Wrap:
 
 
 def ddpm(steps: int = 1000, variance_mix: float = 0.0, clip: bool = True) -> Sampler:
-    """Ancestral sampling (DDPM algorithm 2), strided as in iDDPM when `steps` < T; variance_mix 1 is the large variance."""
+    """Ancestral sampling (DDPM algorithm 2), strided as in iDDPM if `steps` < T; variance_mix 1 is the large one."""
     return Sampler(partial(uniform_path, steps=steps), Ancestral(1.0, variance_mix), clipped(clip))
 
 
@@ -108,7 +108,7 @@ def repaint(
 
 
 def dps(steps: int = 1000, scale: float = 0.5, variance_mix: float = 0.0, clip: bool = True) -> Sampler:
-    """Diffusion posterior sampling: each step is followed by one towards the known pixels, through the model's gradient."""
+    """Diffusion posterior sampling: after each step, one towards the known pixels by the model's gradient."""
     wrap = Around([Blind, clipped(clip), partial(PosteriorGuide, scale=scale)])
     return Sampler(partial(uniform_path, steps=steps), Ancestral(1.0, variance_mix), wrap, follow_gradient)
 

@@ -117,8 +117,8 @@ class Sampler:
 class Rows:
     """Examples that walk the same path together, at one point of it.
 
-    Rows at different points of different paths can share a network call: join their x, level and condition, predict once,
-    and let each `advance` with its part of the prediction.
+    Rows at different points of different paths can share a network call: join their x, level and condition, predict
+    once, and let each `advance` with its part of the prediction.
     """
 
     x: Tensor

@@ -109,7 +109,7 @@ def constant(steps: int = 1000, beta: float = 0.01) -> NoiseSchedule:
 
 
 def jsd(steps: int = 1000) -> NoiseSchedule:
-    """beta_t = 1 / (T - t + 1): every step removes an equal share, and nothing is left at T (Sohl-Dickstein et al., B.6)."""
+    """beta_t = 1 / (T - t + 1): each step removes an equal share, none is left at T (Sohl-Dickstein et al., B.6)."""
     return NoiseSchedule(torch.linspace(1, 0, steps + 1, dtype=torch.float64))
 
 
@@ -133,8 +133,8 @@ def sigmoid(
 def zero_terminal(schedule: NoiseSchedule) -> NoiseSchedule:
     """A schedule whose last level is 0, so that sampling starts where training ended (Lin et al. 2024, algorithm 1).
 
-    The signal's amplitude is shifted and stretched between its first entry, which stays, and 0. At level 0 the noise says
-    nothing of the picture: train with v or x_0, not eps.
+    The signal's amplitude is shifted and stretched between its first entry, which stays, and 0. At level 0 the noise
+    says nothing of the picture: train with v or x_0, not eps.
     """
     signal = schedule.alpha_bar[1:].sqrt()
     signal = (signal - signal[-1]) * signal[0] / (signal[0] - signal[-1])

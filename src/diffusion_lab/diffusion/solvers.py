@@ -53,7 +53,7 @@ def log_variance(
 def step_variance(
     x: Tensor, prediction: Prediction, level: Tensor, next_level: Tensor, variance_mix: float, eta: float = 1.0
 ) -> Tensor:
-    """Variance of the noise that an ancestral step adds: `log_variance`'s, and 0 when it ends at level 1 or does not move."""
+    """Variance of the noise of an ancestral step: `log_variance`'s, and 0 when it ends at level 1 or does not move."""
     (noisy,) = along(x, ((level < next_level) & (next_level < 1)).double())
     return noisy * log_variance(x, prediction, level, next_level, variance_mix, eta).exp()
 
@@ -65,8 +65,9 @@ class Ancestral:
 
     Args:
         eta: share of the posterior's noise, in [0, 1].
-        variance_mix: s^2 between eta^2 beta-tilde (0) and beta (1), log-linearly (iDDPM eq. 15): 0 is DDPM's small fixed
-            variance, 1 its large one. A network that learned it has the last word. The step that ends at level 1 adds no noise.
+        variance_mix: s^2 between eta^2 beta-tilde (0) and beta (1), log-linearly (iDDPM eq. 15): 0 is DDPM's small
+            fixed variance, 1 its large one. A network that learned it has the last word. The step that ends at level 1
+            adds no noise.
     """
 
     def __init__(self, eta: float = 1.0, variance_mix: float = 0.0) -> None:
@@ -136,8 +137,8 @@ class Heun:
     """Heun's second-order step (EDM, algorithms 1 and 2), a predictor and a corrector that are two moves of the path.
 
     The path repeats its inner levels, a, b, b, c, c, ..., 1 (`paths.heun_path`): the move from a to b is Euler's in
-    sigma / signal, which is DDIM's; the move from b to b replaces the slope that it used, eps at a, by its mean with eps
-    at b. Churn is a rise in the path. On a path without repeats it is DDIM.
+    sigma / signal, which is DDIM's; the move from b to b replaces the slope that it used, eps at a, by its mean with
+    eps at b. Churn is a rise in the path. On a path without repeats it is DDIM.
     """
 
     def start(self, x: Tensor) -> Memory:
@@ -147,7 +148,7 @@ class Heun:
         self, x: Tensor, prediction: Prediction, level: Tensor, next_level: Tensor, noise: Noise, memory: Memory
     ) -> tuple[Tensor, Memory]:
         previous_eps, previous_length = memory
-        # Weight of eps in x' = (signal' / signal) x + length eps. At level 0 it is infinite: that step stays uncorrected.
+        # Weight of eps in x' = (signal' / signal) x + length eps. At level 0 it is infinite: no correction.
         signal, next_signal, sigma, next_sigma = (
             level.sqrt(),
             next_level.sqrt(),

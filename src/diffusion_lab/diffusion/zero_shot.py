@@ -29,8 +29,8 @@ def known_pixels(condition: Condition) -> tuple[Tensor, Tensor]:
 class Blind:
     """Hides the known pixels from the model: it sees a picture that is all hole, whatever wraps it sees the truth.
 
-    So a model that was trained with a share of full masks serves as an unconditional one. One without condition channels
-    is left as it is.
+    So a model that was trained with a share of full masks serves as an unconditional one. One without condition
+    channels is left as it is.
     """
 
     def __init__(self, denoiser: Denoiser) -> None:

@@ -91,7 +91,12 @@ class Samples(Callback):
         with module.ema.applied(), trainer.precision_plugin.forward_context():
             result = module.inpainter(image, mask, seeds=batch.index, on_step=remember)
         module.train(training)
-        columns = ["hole", *[f"{100 * (i + 1) // (len(moments) + 1)} %" for i in range(len(moments))], "result", "truth"]
+        columns = [
+            "hole",
+            *[f"{100 * (i + 1) // (len(moments) + 1)} %" for i in range(len(moments))],
+            "result",
+            "truth",
+        ]
         drawn = sheet(list(zip(masked(image, mask), *moments, result, image, strict=True))[: self.count], columns)
         save_png(drawn, self.folder / f"{trainer.global_step:07d}.png")
         for logger in trainer.loggers:
@@ -182,7 +187,10 @@ class StopCleanly(Callback):
         if trainer.strategy.reduce_boolean_decision(self.asked, all=False):
             trainer.save_checkpoint(self.folder / f"step={trainer.global_step}.ckpt")
             if trainer.is_global_zero:
-                print(f"stopped by SIGTERM at step {trainer.global_step}; go on with resume={self.folder.parent}", flush=True)
+                print(
+                    f"stopped by SIGTERM at step {trainer.global_step}; go on with resume={self.folder.parent}",
+                    flush=True,
+                )
             raise SystemExit(128 + signal.SIGTERM)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

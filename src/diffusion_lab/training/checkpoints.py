@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from lightning.fabric.plugins.io import CheckpointIO
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_warn
 
 
 def sidecar(path: Path) -> Path:
@@ -63,7 +63,9 @@ class SafeCheckpointIO(CheckpointIO):
             cause = error if isinstance(error, OSError) else error.__context__
             if not isinstance(cause, OSError):
                 raise
-            rank_zero_warn(f"no checkpoint was written to '{path}' ({cause.strerror}); older ones stand, training goes on")
+            rank_zero_warn(
+                f"no checkpoint was written to '{path}' ({cause.strerror}); older ones stand, training goes on"
+            )
         finally:
             fresh.unlink(missing_ok=True)
 

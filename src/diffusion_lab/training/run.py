@@ -104,7 +104,10 @@ def trainer(
 
 def digest(config: Mapping[str, Any]) -> int:
     """A number below 2^63 that two configurations share only if they are equal."""
-    return int.from_bytes(hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).digest()[:8], "big") >> 1
+    return (
+        int.from_bytes(hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).digest()[:8], "big")
+        >> 1
+    )
 
 
 def fit(

@@ -2,11 +2,19 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from diffusion_lab.networks.blocks import Attention
-from diffusion_lab.networks.checkpoints.names import Converted, Parts, State, Taken, count, empty, one_hot_classes, pairs
+from diffusion_lab.networks.checkpoints.names import (
+    Converted,
+    Parts,
+    State,
+    Taken,
+    count,
+    empty,
+    one_hot_classes,
+    pairs,
+)
 from diffusion_lab.networks.classifier import Classifier
 from diffusion_lab.networks.unet import UNet
 
@@ -78,7 +86,7 @@ def from_guided_diffusion(
     options = recognise(state, image_size) | asked_heads(state, heads, head_width)
     if options["condition_channels"]:
         seen = 3 + options["condition_channels"]
-        raise ValueError(f"the network looks at {seen} channels: an upsampler, perhaps; only those that look at x alone are read")
+        raise ValueError(f"the network looks at {seen} channels, but only one that looks at x alone is read")
     take, classes = Taken(state), {}
     if "label_emb.weight" in state:
         table = state["label_emb.weight"]
@@ -136,7 +144,9 @@ def from_guided_classifier(state: State, image_size: int, head_width: int = 64, 
         ValueError: as in `from_guided_diffusion`.
     """
     if "out.2.positional_embedding" not in state:
-        raise ValueError("the file has no 'out.2.positional_embedding': only classifiers with attention pooling are read")
+        raise ValueError(
+            "no 'out.2.positional_embedding' in the file: only a classifier with attention pooling is read"
+        )
     positions = state["out.2.positional_embedding"]  # (channels, 1 + pixels)
     smallest = round((positions.shape[1] - 1) ** 0.5)
     levels = (image_size // smallest).bit_length()
@@ -165,7 +175,9 @@ def recognise(state: State, image_size: int, levels: int | None = None) -> dict[
     if levels is None:
         ascents = count(state, "output_blocks.{}.")
         if not ascents:
-            raise ValueError("the file has no 'output_blocks': it holds no denoiser; a classifier needs attention pooling")
+            raise ValueError(
+                "no 'output_blocks' in the file: it is no denoiser, and no classifier with attention pooling"
+            )
         depth = next((i for i in range(ascents) if rises(state, i)), ascents - 1)
     else:
         depth = (stages + 1) // levels - 1
@@ -192,7 +204,7 @@ def recognise(state: State, image_size: int, levels: int | None = None) -> dict[
 
 
 def rises(state: State, index: int) -> bool:
-    """Whether the size doubles after a stage of the way up: its last layer is a convolution or a second residual block."""
+    """Whether the size doubles after a stage of the way up, by a convolution or a second residual block."""
     return any(
         f"output_blocks.{index}.{layer}.{kind}.weight" in state for layer in (1, 2) for kind in ("conv", "in_layers.2")
     )
@@ -243,7 +255,8 @@ def apart(qkv: Tensor, heads: int) -> Tensor:
     """Rows ordered (head, q or k or v, width) in our order (q or k or v, head, width).
 
     Example:
+        >>> import torch
         >>> apart(torch.arange(6), heads=2).tolist()
         [0, 3, 1, 4, 2, 5]
     """
-    return qkv.unflatten(0, (heads, 3, -1)).transpose(0, 1).flatten(0, 2)
+    return qkv.reshape(heads, 3, -1, *qkv.shape[1:]).transpose(0, 1).flatten(0, 2)

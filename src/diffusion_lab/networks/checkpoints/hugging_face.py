@@ -66,10 +66,9 @@ class Places:
     def __call__(self, name: str) -> str:
         block = self.network.get_submodule(name)
         if name.startswith("encoder.middle."):
-            layer = int(name.removeprefix("encoder.middle."))
             if isinstance(block, Attention):
                 return "mid_block.attentions.0"
-            return f"mid_block.resnets.{min(layer, 1)}"
+            return f"mid_block.resnets.{min(int(name[-1]), 1)}"
         side, index, layer = name.removeprefix("encoder.").split(".")
         level, number = divmod(int(index), self.depth + 1)
         way = f"{side}_blocks.{level}"
@@ -131,8 +130,8 @@ def to_diffusers(options: Mapping[str, Any], state: State) -> tuple[dict[str, An
         state: its tensors.
 
     Raises:
-        ValueError: for what a UNet2DModel cannot be: patches, rescaled sums, several heads by number, attributes that are
-            no classes.
+        ValueError: for what a UNet2DModel cannot be: patches, rescaled sums, several heads by number, attributes that
+            are no classes.
     """
     network = empty(UNet, options)
     assert isinstance(network, UNet)
@@ -149,7 +148,8 @@ def to_diffusers(options: Mapping[str, Any], state: State) -> tuple[dict[str, An
             if (tensor := left.pop(f"{layer}.{leaf}", None)) is None:
                 continue
             if layer.endswith(".qkv"):
-                tensors |= {f"{theirs.format(one)}.{leaf}": part.clone() for one, part in zip("qkv", tensor.chunk(3), strict=True)}
+                thirds = zip("qkv", tensor.chunk(3), strict=True)
+                tensors |= {f"{theirs.format(one)}.{leaf}": third.clone() for one, third in thirds}
             else:
                 tensors[f"{theirs}.{leaf}"] = tensor
     assert not left, sorted(left)
@@ -172,7 +172,7 @@ def read_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of our UNet that a config.json asks for."""
     for key, allowed in NEEDED.items():
         if config.get(key, allowed[0]) not in allowed:
-            raise ValueError(f"config.json asks for {key}={config[key]!r}, which our UNet cannot be: it is {allowed[0]!r}")
+            raise ValueError(f"config.json asks for {key}={config[key]!r}, but our UNet can only have {allowed[0]!r}")
     if config.get("sample_size") is None:
         raise ValueError("config.json has no sample_size: write the picture's size in pixels into it")
     down, up = list(config["down_block_types"]), list(config["up_block_types"])
@@ -182,16 +182,19 @@ def read_config(config: Mapping[str, Any]) -> dict[str, Any]:
     last = len(down) - 1
     wanted = [DOWN[flag, blocks] for flag in attended]
     # The coarsest size changes no size, so that its block may have either name.
-    if any(a != b and i < last for i, (a, b) in enumerate(zip(down, wanted, strict=True))) or [
-        name.startswith("Attn") for name in reversed(up)
-    ] != attended:
+    if (
+        any(a != b and i < last for i, (a, b) in enumerate(zip(down, wanted, strict=True)))
+        or [name.startswith("Attn") for name in reversed(up)] != attended
+    ):
         raise ValueError(f"config.json mixes blocks that our UNet does not mix: {down} and {up}")
-    groups, scale_shift = config.get("norm_num_groups", 32), config.get("resnet_time_scale_shift", "default") != "default"
+    groups = config.get("norm_num_groups", 32)
+    scale_shift = config.get("resnet_time_scale_shift", "default") != "default"
     middle = bool(config.get("add_attention", True))
     own_groups = config.get("attn_norm_num_groups") or (None if scale_shift else groups)
     if middle and own_groups != groups:
         raise ValueError(
-            f"config.json norms the middle's attention in {own_groups} groups, the rest in {groups}; our UNet has one number"
+            f"config.json norms the middle's attention in {own_groups} groups and the rest in {groups}, "
+            "but our UNet can only have one number"
         )
     widths, size = config["block_out_channels"], config["sample_size"]
     head_width = config.get("attention_head_dim", 8)
@@ -225,7 +228,7 @@ def write_config(options: Mapping[str, Any], network: UNet) -> dict[str, Any]:
     attended = [size // 2**i in options.get("attention", ()) for i in range(len(multipliers))]
     groups = options.get("norm_groups", 32)
     if any(isinstance(m, nn.GroupNorm) and m.num_groups != groups for m in network.modules()):
-        raise ValueError(f"a UNet2DModel norms in {groups} groups everywhere, but this network's channels do not divide so")
+        raise ValueError(f"a UNet2DModel norms in {groups} groups everywhere, but not all channels here divide so")
     return {
         "_class_name": "UNet2DModel",
         "sample_size": size,

@@ -57,7 +57,12 @@ def pairs(network: nn.Module, parts: Parts, place: Callable[[str], str]) -> Iter
         parts: their names of the parts.
         place: from our name of a block to theirs.
     """
-    tables = {ResBlock: parts.residual, Attention: parts.attention, Downsample: parts.downsample, Upsample: parts.upsample}
+    tables: dict[type, Mapping[str, str]] = {
+        ResBlock: parts.residual,
+        Attention: parts.attention,
+        Downsample: parts.downsample,
+        Upsample: parts.upsample,
+    }
     for name, module in network.named_modules():
         for ours, theirs in tables.get(type(module), {}).items():
             yield f"{name}.{ours}", f"{place(name)}.{theirs}"
@@ -94,7 +99,7 @@ class Taken:
         """
         if self.left:
             first = sorted(self.left)[0]
-            raise ValueError(f"{len(self.left)} tensors of the file have no place in our network, the first is '{first}'")
+            raise ValueError(f"{len(self.left)} tensors of the file have no place in our network, such as '{first}'")
 
 
 def one_hot_classes(table: Tensor) -> dict[str, Tensor]:
