@@ -9,14 +9,20 @@ from diffusion_lab.cli import command, resumed, run_folder
 
 @command("train", paths=["data.root", "paths.logs", "paths.cache", "hydra.run.dir", "resume"], before=resumed)
 def main(cfg: DictConfig) -> None:
+    import torch
     from hydra.utils import instantiate
+    from lightning.pytorch import seed_everything
 
     from diffusion_lab import recipe
-    from diffusion_lab.training.run import fit, seed_everything
+    from diffusion_lab.training.run import announce, fit
 
     config: dict[str, Any] = dict(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
     seed_everything(cfg.seed, verbose=False)
     data = instantiate(cfg.data)
+    if cfg.dry_run:
+        with torch.device("meta"):  # the largest networks are described without being held in memory
+            announce(recipe.build(config["model"]), data, run_folder())
+        return
     inpainter = recipe.build(config["inpainter"])
     training = {key: config[key] for key in ("objective", "optimizer", "mask", "seed")}
     inpainter.recipe = recipe.describe(config["inpainter"], data, training)

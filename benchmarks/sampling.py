@@ -1,7 +1,7 @@
 """What the sampling loop costs beside the network call: ``python benchmarks/sampling.py``.
 
-At 32x32, batch 16, for every solver and inpainting method: the network's own time in the loop, the rest of the loop, and
-the drawing of the noise apart. DPS's backward pass through the network is counted as the network's.
+At 32x32, batch 16, for every solver and inpainting method: the network's own time in the loop, the rest of the loop,
+and the drawing of the noise apart. DPS's backward pass through the network is counted as the network's.
 """
 
 import argparse
@@ -9,6 +9,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -21,17 +22,17 @@ from diffusion_lab.diffusion.schedule import linear
 from diffusion_lab.networks.unet import UNet
 
 BATCH, SIZE = 16, 32
-SAMPLERS = {
-    "ddim": lambda steps: samplers.ddim(steps),
-    "ddpm": lambda steps: samplers.ddpm(steps),
-    "dpm_solver": lambda steps: samplers.dpm_solver(steps),
-    "dpm_solver_sde": lambda steps: samplers.dpm_solver(steps, eta=1.0),
-    "heun": lambda steps: samplers.heun(steps),
-    "ddim_dynamic": lambda steps: samplers.ddim_thresholded(steps),
-    "replacement": lambda steps: samplers.replacement(steps),
-    "repaint": lambda steps: samplers.repaint(steps, jump=2, resamples=2),
-    "ddnm": lambda steps: samplers.ddnm(steps),
-    "dps": lambda steps: samplers.dps(steps),
+SAMPLERS: dict[str, Callable[[int], Sampler]] = {
+    "ddim": samplers.ddim,
+    "ddpm": samplers.ddpm,
+    "dpm_solver": samplers.dpm_solver,
+    "dpm_solver_sde": partial(samplers.dpm_solver, eta=1.0),
+    "heun": samplers.heun,
+    "ddim_dynamic": samplers.ddim_thresholded,
+    "replacement": samplers.replacement,
+    "repaint": partial(samplers.repaint, jump=2, resamples=2),
+    "ddnm": samplers.ddnm,
+    "dps": samplers.dps,
 }
 
 
@@ -75,7 +76,7 @@ def run(sampler: Sampler, network: UNet) -> tuple[float, float, float, int]:
     fill = noise()
     condition = Condition(known=torch.where(mask, fill, torch.zeros(())), mask=mask, fill=fill)
     backward = torch.autograd.grad
-    torch.autograd.grad = network_clock.timed(backward)  # type: ignore[assignment]
+    torch.autograd.grad = network_clock.timed(backward)  # type: ignore[assignment, arg-type]
     start = time.perf_counter()
     try:
         sample(model, sampler, model.schedule, noise(), condition, noise_clock.timed(noise), keep_clean)
@@ -84,7 +85,7 @@ def run(sampler: Sampler, network: UNet) -> tuple[float, float, float, int]:
     whole = time.perf_counter() - start
     calls = sampler.network_calls(model.schedule)
     rest = whole - network_clock.seconds - noise_clock.seconds
-    return (*tuple(1000.0 * seconds / calls for seconds in (network_clock.seconds, rest, noise_clock.seconds)), calls)
+    return 1e3 * network_clock.seconds / calls, 1e3 * rest / calls, 1e3 * noise_clock.seconds / calls, calls
 
 
 def main() -> None:
@@ -98,9 +99,7 @@ def main() -> None:
     network = UNet(image_size=SIZE, channels=options.channels, multipliers=[1, 2, 2], condition_channels=4).eval()
     parameters = sum(p.numel() for p in network.parameters())
     print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
-    print(
-        f"{SIZE}x{SIZE}, batch {BATCH}, {parameters / 1e6:.1f}M parameters, median of {options.repeats} interleaved runs"
-    )
+    print(f"{SIZE}x{SIZE}, batch {BATCH}, {parameters / 1e6:.1f}M parameters, median of {options.repeats} runs")
     runs: dict[str, list[tuple[float, float, float, int]]] = {name: [] for name in SAMPLERS}
     for _ in range(options.repeats):
         for name, make in SAMPLERS.items():

@@ -59,7 +59,7 @@ def find(target: str) -> Any:
 def build(node: Any) -> Any:
     """The object that a recipe describes.
 
-    A mapping with ``_target_`` is called with its other entries; with ``_partial_: true`` it waits for the rest of them.
+    A mapping with ``_target_`` is called with its other entries; with ``_partial_: true`` it waits for the rest.
 
     Example:
         >>> build({"_target_": "diffusion_lab.diffusion.schedule.linear", "steps": 10}).steps

@@ -141,7 +141,7 @@ def restore(
     width, height = picture.size
     if mask.shape[-2:] != (height, width):
         raise ValueError(
-            f"the mask is {mask.shape[-1]}x{mask.shape[-2]} and the image {width}x{height}: make the mask of the image's size"
+            f"the mask is {mask.shape[-1]}x{mask.shape[-2]} and the image {width}x{height}: make them of one size"
         )
     if not bool(mask.any()):
         raise ValueError("the mask is black all over, so there is nothing to fill: paint the hole white")

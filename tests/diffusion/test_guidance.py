@@ -155,3 +155,29 @@ def test_dynamic_threshold_is_a_clip_where_nothing_leaves_the_range():
     x_0 = torch.stack([torch.linspace(-0.9, 0.9, 48), torch.linspace(-2, 2, 48)]).reshape(2, 3, 4, 4)
     said = DynamicThreshold(lambda *_: Prediction(x_0, x_0), 1.0)(x, level, Condition())
     torch.testing.assert_close(said.x_0, torch.stack([x_0[0], x_0[1] / 2]))
+
+
+@pytest.mark.parametrize("mix", [None, 0.3])
+def test_the_mean_shift_is_algorithm_1_written_out(mix):
+    """Mean + Sigma scale grad log p(y | x), Sigma the step's variance, fixed or learned (Dhariwal & Nichol 2021)."""
+    x = torch.tensor([[0.4], [-0.7]], dtype=torch.float64)
+    level, next_level = (torch.full((2,), g, dtype=torch.float64) for g in (0.2, 0.6))
+    learned = None if mix is None else torch.full_like(x, mix)
+
+    def model(x: Tensor, level: Tensor, condition: Condition) -> Prediction:
+        said = mixture(x, level, condition)
+        return Prediction(said.x_0, said.eps, learned)
+
+    found = ClassifierGradient(model, classifier, 2.0)(x, level, Condition())
+    step = 1e-6
+    slope = (classifier(x + step, level, Condition()) - classifier(x - step, level, Condition())) / (2 * step)
+    beta = 1 - 0.2 / 0.6
+    tilde = (1 - 0.6) / (1 - 0.2) * beta
+    variance = tilde ** (1 - (mix or 0)) * beta ** (mix or 0)
+    shifted = ShiftMean()(x, found, level, next_level, lambda: x, Condition())
+    torch.testing.assert_close(shifted, x + variance * 2.0 * slope[:, None], rtol=1e-6, atol=1e-8)
+    # In eps: eps - sigma scale grad log p(y | x) (algorithm 2)
+    said = ClassifierGuidance(model, classifier, 2.0)(x, level, Condition())
+    eps = mixture(x, level, Condition()).eps
+    torch.testing.assert_close(said.eps, eps - math.sqrt(0.8) * 2.0 * slope[:, None], rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(process.add_noise(said.x_0, said.eps, level), x)

@@ -95,6 +95,13 @@ def test_repaints_published_schedule_costs_2410_calls():
     assert path[-1] == 1
 
 
+@pytest.mark.parametrize(
+    ("steps", "jump", "resamples", "calls"), [(250, 10, 1, 250), (100, 10, 5, 460), (50, 5, 5, 230)]
+)
+def test_repaints_cheaper_settings_cost_what_was_published(steps, jump, resamples, calls):
+    assert int((paths.repaint_path(linear(), steps, jump, resamples).diff() >= 0).sum()) == calls
+
+
 @given(st.integers(1, 60), st.integers(1, 12), st.integers(1, 5))
 def test_repaint_walks_each_stretch_as_often_as_asked(steps, jump, resamples):
     path = paths.repaint_path(linear(), steps, jump, resamples)

@@ -1,5 +1,6 @@
 """The loop itself: what it calls, what it keeps, and that rows do not hear of one another."""
 
+import pickle
 from dataclasses import replace
 from pathlib import Path
 
@@ -106,8 +107,8 @@ def test_a_seed_makes_the_same_picture_in_any_company(sampler, channels):
 
 
 @every_sampler
-def test_rows_of_one_path_can_be_split_at_any_step(sampler):
-    """What the service does: half of the rows leave, and both halves go on as if nothing had happened."""
+def test_rows_that_share_a_network_call_walk_as_if_alone(sampler):
+    """What the service does: join, predict once, and let each `advance` with its part of the prediction."""
     denoiser, seeds = model(), [1, 2, 3, 4]
     wrapped = sampler.wrap(denoiser)
 
@@ -116,33 +117,13 @@ def test_rows_of_one_path_can_be_split_at_any_step(sampler):
         x_T = noise()
         return start(x_T, sampler.path(denoiser.schedule), sampler, keep_clean, condition(seeds), noise)
 
-    whole, noises = rows_of(seeds), [ExampleNoise([seed], SHAPE) for seed in seeds]
-    for noise in noises:
-        noise()
-    split = [
-        replace(
-            rows_of(seeds[i : i + 1]),
-            memory=tuple(t[i : i + 1] for t in whole.memory),
-        )
-        for i in range(4)
-    ]
+    whole, split = rows_of(seeds), [rows_of([seed]) for seed in seeds]
     while not whole.done:
         with torch.no_grad():
+            joined = [torch.cat([rows.x for rows in split]), torch.cat([rows.level for rows in split])]
             whole = advance(whole, wrapped(whole.x, whole.level, whole.condition))
-            said = wrapped(
-                torch.cat([rows.x for rows in split]),
-                torch.cat([rows.level for rows in split]),
-                Condition(
-                    known=whole.condition.known,
-                    mask=whole.condition.mask,
-                    fill=whole.condition.fill,
-                    attributes=whole.condition.attributes,
-                ),
-            )
-            split = [
-                advance(rows, Prediction(**{k: None if v is None else v[i : i + 1] for k, v in vars(said).items()}))
-                for i, rows in enumerate(split)
-            ]
+            said = wrapped(*joined, whole.condition)
+            split = [advance(rows, said.map(lambda t, i=i: t[i : i + 1])) for i, rows in enumerate(split)]
     assert (whole.x - torch.cat([rows.x for rows in split])).abs().max() <= 2 / 255
 
 
@@ -262,3 +243,9 @@ def test_ancestral_steps_with_no_constraint_leave_x_alone():
     x, level = torch.ones(1, 1), torch.ones(1, dtype=torch.float64)
     assert unconstrained(x, None, level, level, lambda: x, Condition()) is x
     assert Ancestral().start(x) == ()
+
+
+@every_sampler
+def test_samplers_can_be_sent_to_another_process(sampler):
+    sent = pickle.loads(pickle.dumps(sampler))
+    assert torch.equal(walk(sent, [3], model()), walk(sampler, [3], model()))

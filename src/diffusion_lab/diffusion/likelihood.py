@@ -159,10 +159,11 @@ def bound(
     if path[-1] != 1 or not bool((path.diff() > 0).all()):
         raise ValueError(f"a bound needs levels that rise to 1, got {len(path)} from {path[0]:.4g} to {path[-1]:.4g}")
     denoiser = wrap(model)
-    dimensions = hole.flatten(1).sum(1).double() * x_0.shape[1]
+    counted = hole.cpu()
+    dimensions = counted.flatten(1).sum(1).double() * x_0.shape[1]
 
     def over_hole(bits: Tensor) -> Tensor:
-        return (bits.double() * hole).flatten(1).sum(1) / dimensions
+        return torch.where(counted, bits.cpu().double(), 0).flatten(1).sum(1) / dimensions
 
     terms = []
     for start, end in pairwise(path):

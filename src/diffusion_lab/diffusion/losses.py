@@ -61,12 +61,12 @@ def one(level: Tensor) -> Tensor:
 
 
 def p2(level: Tensor, k: float = 1.0, gamma: float = 1.0) -> Tensor:
-    """1 / (k + SNR)^gamma, for a loss in eps: less of the imperceptible detail (Choi et al. 2022, eq. 8)."""
+    """1 / (k + SNR)^gamma, for a loss in eps: less of the imperceptible detail (Choi et al. 2022)."""
     return (k + over(level, 1 - level, otherwise=torch.inf)) ** -gamma
 
 
 def min_snr(level: Tensor, gamma: float = 5.0) -> Tensor:
-    """min(SNR, gamma), for a loss in x_0: no level outweighs the others (Hang et al. 2023, section 3.4)."""
+    """min(SNR, gamma), for a loss in x_0: no level outweighs the others (Hang et al. 2023)."""
     return over(level, 1 - level, otherwise=torch.inf).clamp(max=gamma)
 
 
@@ -96,7 +96,8 @@ class Loss(Protocol):
 def over_hole(error: Tensor, mask: Tensor) -> Tensor:
     """Mean of each example over the hole, so that small holes weigh as much as large ones; 0 without a hole."""
     area = mask.flatten(1).sum(1).clamp(min=1)
-    return (error.mean(dim=1, keepdim=True) * mask).flatten(1).sum(1) / area
+    # Outside the hole the output is untrained and may be anything, infinity included.
+    return torch.where(mask, error.mean(dim=1, keepdim=True), 0).flatten(1).sum(1) / area
 
 
 class DenoisingLoss:

@@ -47,7 +47,7 @@ def uniform_path(trained_on: NoiseSchedule, steps: int, schedule: NoiseSchedule 
 
 
 def quadratic_path(trained_on: NoiseSchedule, steps: int) -> Path:
-    """Levels at t = T (i / steps)^2, denser towards the data (DDIM, appendix D.2, "quadratic")."""
+    """Levels at t = T (i / steps)^2, denser towards the data (DDIM's "quadratic")."""
     u = torch.linspace(1, 0, counted(steps) + 1, dtype=torch.float64)
     return trained_on.level(trained_on.steps * u.square())
 

@@ -36,7 +36,7 @@ def ddim(steps: int = 50, eta: float = 0.0, clip: bool = True) -> Sampler:
 
 
 def ddim_quadratic(steps: int = 50, eta: float = 0.0, clip: bool = True) -> Sampler:
-    """DDIM on the path that is denser towards the data (appendix D.2), which it takes for CIFAR-10."""
+    """DDIM on the path that is denser towards the data, which the paper takes for CIFAR-10."""
     return Sampler(partial(quadratic_path, steps=steps), Ancestral(eta), clipped(clip))
 
 
@@ -95,7 +95,7 @@ def guided(sampler: Sampler, guide: Wrap) -> Sampler:
 
 
 def replacement(steps: int = 250, variance_mix: float = 0.0, clip: bool = True) -> Sampler:
-    """Known pixels drawn from q(x' | truth) after every step (Song et al. 2021, appendix I.2)."""
+    """Known pixels drawn from q(x' | truth) after every step (Song et al. 2021)."""
     return repaint(steps, jump=1, resamples=1, variance_mix=variance_mix, clip=clip)
 
 
@@ -114,7 +114,7 @@ def dps(steps: int = 1000, scale: float = 0.5, variance_mix: float = 0.0, clip: 
 
 
 def mcg(steps: int = 1000, scale: float = 0.5, variance_mix: float = 0.0, clip: bool = True) -> Sampler:
-    """Manifold constrained gradient: DPS's step, then replacement (Chung et al. 2022, eqs. 14-15)."""
+    """Manifold constrained gradient: DPS's step, then replacement (Chung et al. 2022)."""
     return replace(dps(steps, scale, variance_mix, clip), constrain=InTurn([follow_gradient, keep_noised]))
 
 

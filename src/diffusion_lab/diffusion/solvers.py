@@ -92,7 +92,7 @@ class Ancestral:
 
 
 class DPMSolver:
-    """DPM-Solver++(2M) (Lu et al. 2022b, algorithm 2) and its SDE form (their eq. 19, SDE-DPM-Solver++(2M)).
+    """DPM-Solver++(2M) (Lu et al. 2022b, algorithm 2) and its SDE form, SDE-DPM-Solver++(2M).
 
     In h = lambda' - lambda, the step in half the log-SNR, the exact solution of a linear x_0 is followed:
     x' = (sigma' / sigma) e^(-eta h) x + signal' (1 - e^(-(1 + eta) h)) D + sigma' sqrt(1 - e^(-2 eta h)) z, where

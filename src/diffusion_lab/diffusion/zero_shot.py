@@ -76,13 +76,7 @@ class PosteriorGuide:
             missed = torch.where(mask, 0, known - prediction.x_0)
             distance = torch.linalg.vector_norm(missed.flatten(1), dim=1)  # (B,); its gradient at 0 is 0
             (uphill,) = torch.autograd.grad(distance.sum(), x)
-        mix = prediction.variance_mix
-        return Prediction(
-            prediction.x_0.detach(),
-            prediction.eps.detach(),
-            None if mix is None else mix.detach(),
-            -self.scale * uphill,
-        )
+        return replace(prediction.map(Tensor.detach), gradient=-self.scale * uphill)
 
 
 def follow_gradient(

@@ -36,6 +36,11 @@ def silent(layer: nn.Module) -> nn.Module:
     return layer
 
 
+def summed(shortcut: Tensor, branch: Tensor, rescale: bool) -> Tensor:
+    """What a residual block gives, divided by sqrt(2) if its variance is to stay."""
+    return (shortcut + branch) * math.sqrt(0.5) if rescale else shortcut + branch
+
+
 class Downsample(nn.Module):
     """Halves the size by a strided convolution.
 
@@ -90,7 +95,7 @@ class ResBlock(nn.Module):
         super().__init__()
         c_in, c_out = norm_in.num_channels, norm_out.num_channels
         self.scale_shift = scale_shift
-        self.rescale = math.sqrt(0.5) if rescale else 1.0
+        self.rescale = rescale
         self.resample = resample
         self.norm_in = norm_in
         self.conv_in = nn.Conv2d(c_in, c_out, 3, padding=1)
@@ -109,7 +114,7 @@ class ResBlock(nn.Module):
         else:
             h = self.norm_out(h + emb)
         h = self.conv_out(self.dropout(F.silu(h)))
-        return (self.shortcut(self.resample(x)) + h) * self.rescale  # type: ignore[no-any-return]
+        return summed(self.shortcut(self.resample(x)), h, self.rescale)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -135,7 +140,7 @@ class Attention(nn.Module):
     def __init__(self, norm: nn.GroupNorm, heads: int, rescale: bool) -> None:
         super().__init__()
         self.heads = heads
-        self.rescale = math.sqrt(0.5) if rescale else 1.0
+        self.rescale = rescale
         self.norm = norm
         self.qkv = nn.Linear(norm.num_channels, 3 * norm.num_channels)
         self.out = silent(nn.Linear(norm.num_channels, norm.num_channels))
@@ -145,7 +150,7 @@ class Attention(nn.Module):
         qkv = self.qkv(tokens).unflatten(-1, (3, self.heads, -1))  # (B, HW, 3, heads, width)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, HW, width)
         h = self.out(attend(q, k, v).transpose(1, 2).flatten(2))  # (B, HW, C)
-        return (x + h.mT.reshape(x.shape)) * self.rescale  # type: ignore[no-any-return]
+        return summed(x, h.mT.reshape(x.shape), self.rescale)
 
 
 class Stage(nn.ModuleList):

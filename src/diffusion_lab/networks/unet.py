@@ -71,7 +71,8 @@ class Encoder(nn.Module):
                 self.down.append(stage)
                 self.skip_widths.append(width)
         middle = [blocks.attention(widths[-1])] if middle_attention else []
-        self.middle = Stage([blocks.residual(width, width), *middle, blocks.residual(width, width)])
+        coarsest = widths[-1]
+        self.middle = Stage([blocks.residual(coarsest, coarsest), *middle, blocks.residual(coarsest, coarsest)])
 
     def forward(self, x: Tensor, embedding: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The middle's features, and the features after every stage on the way there."""
@@ -171,9 +172,18 @@ class UNet(nn.Module):
         # Each attribute's value, and whether it is said at all.
         self.embed_attributes = nn.Linear(2 * attributes, embedding) if attributes else None
 
-        attention_heads = (heads, head_width)
-        norms = (norm_groups, norm_eps)
-        blocks = Blocks(embedding, *attention_heads, dropout, scale_shift, resample_blocks, rescale, *norms, pad_after)
+        blocks = Blocks(
+            embedding=embedding,
+            heads=heads,
+            head_width=head_width,
+            dropout=dropout,
+            scale_shift=scale_shift,
+            resample_blocks=resample_blocks,
+            rescale=rescale,
+            norm_groups=norm_groups,
+            norm_eps=norm_eps,
+            pad_after=pad_after,
+        )
         in_channels = (3 + condition_channels) * patch**2
         self.encoder = Encoder(blocks, in_channels, widths, depth, attend, middle_attention, checkpointing)
         self.up = nn.ModuleList()

@@ -25,7 +25,7 @@ from diffusion_lab.training.module import DiffusionModule
 
 
 class Samples(Callback):
-    """Inpaints the first validation pictures with the average weights: measures them, and draws hole, denoising, result, truth.
+    """Inpaints the first validation pictures with the average weights, measures the results, and draws them on a sheet.
 
     Each picture has its own mask and seed, so that sheets and values can be compared over the steps and between runs.
 
@@ -214,7 +214,8 @@ class SameConfig(Callback):
         same = trainer.strategy.broadcast(self.digest) == self.digest
         if not trainer.strategy.reduce_boolean_decision(same):
             raise ValueError(
-                "the ranks were started with different configurations, so nothing was trained: give every rank the same command"
+                "the ranks were started with different configurations, so nothing was trained: "
+                "give every rank the same command"
             )
 
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 class ExponentialAverage:
     """An exponential moving average of a model's parameters.
 
-    The first steps use the decay min(d, (1 + n) / (10 + n)), so that the average forgets the initial weights at once and is
-    usable at any step.
+    The first steps use the decay min(d, (1 + n) / (10 + n)), so that the average forgets the initial weights at once
+    and is usable at any step.
 
     Args:
         model: whose parameters are averaged; buffers are left alone.

@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger
+from rich.console import Console
+from torch import nn
 
 from diffusion_lab.data.datamodule import FaceData
+from diffusion_lab.networks.summary import table
 from diffusion_lab.training.callbacks import Bar, SameConfig
 from diffusion_lab.training.checkpoints import SafeCheckpointIO, newest_valid
 from diffusion_lab.training.module import DiffusionModule
@@ -110,6 +113,18 @@ def digest(config: Mapping[str, Any]) -> int:
     )
 
 
+def announce(network: nn.Module, data: FaceData, folder: Path, devices: int = 1) -> None:
+    """Prints what is about to be trained, and on what."""
+    console = Console()
+    console.print(table(network, data.batch_size // devices))
+    console.print(
+        f"data: {data.name}, crop {data.crop.name}, {data.image_size} px; {data.batch_size} pictures a step, "
+        f"{data.batch_size // devices} on each of {devices} devices",
+        highlight=False,
+    )
+    console.print(f"run folder: {folder}", highlight=False, soft_wrap=True)
+
+
 def fit(
     module: DiffusionModule,
     data: FaceData,
@@ -133,7 +148,12 @@ def fit(
     checkpoint = newest_valid(folder / "checkpoints")
     if trainer.is_global_zero:
         latest(folder)
-        print(f"run folder: {folder}" + (f", resumed from {checkpoint.name}" if checkpoint else ""), flush=True)
+        announce(module.inpainter.denoiser.network, data, folder, trainer.world_size)
+        print(
+            f"device: {trainer.strategy.root_device}, {trainer.precision}"
+            + (f"; resumed from {checkpoint.name}" if checkpoint else ""),
+            flush=True,
+        )
     begun = time.monotonic()
     trainer.fit(module, data, ckpt_path=checkpoint)
     trainer.save_checkpoint(folder / "checkpoints" / f"step={trainer.global_step}.ckpt")
@@ -159,6 +179,3 @@ def farewell(folder: Path, seconds: float) -> str:
         lines.append(f"look at {sheets[-1]}")
     lines.append("next: evaluate.py scores it, inpaint.py image=me.jpg mask=hole.png uses it")
     return "\n".join(lines)
-
-
-__all__ = ["digest", "fast_precision", "fit", "seed_everything", "trainer"]

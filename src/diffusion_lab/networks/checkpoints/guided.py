@@ -10,11 +10,11 @@ from diffusion_lab.networks.checkpoints.names import (
     Parts,
     State,
     Taken,
-    count,
     empty,
     one_hot_classes,
     pairs,
 )
+from diffusion_lab.networks.checkpoints.recognition import asked_heads, recognise
 from diffusion_lab.networks.classifier import Classifier
 from diffusion_lab.networks.unet import UNet
 
@@ -159,76 +159,6 @@ def from_guided_classifier(state: State, image_size: int, head_width: int = 64, 
     tensors["pool.positions"] = take("out.2.positional_embedding", positions.shape).T.contiguous()
     take.finish()
     return Converted(Classifier, options, tensors)
-
-
-def recognise(state: State, image_size: int, levels: int | None = None) -> dict[str, Any]:
-    """The arguments that the tensors show.
-
-    Args:
-        state: the file's tensors.
-        image_size: in pixels.
-        levels: how many sizes there are; None finds it from the way up.
-    """
-    stages = count(state, "input_blocks.{}.") - 1
-    if stages < 1 or "time_embed.0.weight" not in state:
-        raise ValueError("the file is not of guided-diffusion's layout: it has no 'input_blocks' and 'time_embed'")
-    if levels is None:
-        ascents = count(state, "output_blocks.{}.")
-        if not ascents:
-            raise ValueError(
-                "no 'output_blocks' in the file: it is no denoiser, and no classifier with attention pooling"
-            )
-        depth = next((i for i in range(ascents) if rises(state, i)), ascents - 1)
-    else:
-        depth = (stages + 1) // levels - 1
-    channels = state["time_embed.0.weight"].shape[1]
-    firsts = range(1, stages + 1, depth + 1)  # the first residual block at each size
-    if any(f"input_blocks.{i}.0.in_layers.2.weight" not in state for i in firsts):
-        raise ValueError(f"the file's {stages} stages do not divide into sizes of {depth} residual blocks each")
-    widths = [state[f"input_blocks.{i}.0.in_layers.2.weight"].shape[0] for i in firsts]
-    embed = state["input_blocks.1.0.emb_layers.1.weight"]
-    return {
-        "image_size": image_size,
-        "channels": channels,
-        "multipliers": [exact(width / channels) for width in widths],
-        "depth": depth,
-        "attention": [
-            image_size // 2**level for level, i in enumerate(firsts) if f"input_blocks.{i}.1.qkv.weight" in state
-        ],
-        "middle_attention": "middle_block.1.qkv.weight" in state,
-        "condition_channels": state["input_blocks.0.0.weight"].shape[1] - 3,
-        "out_channels": state["out.2.weight"].shape[0] if "out.2.weight" in state else 0,
-        "scale_shift": embed.shape[0] == 2 * widths[0],
-        "resample_blocks": f"input_blocks.{depth + 1}.0.in_layers.0.weight" in state,
-    }
-
-
-def rises(state: State, index: int) -> bool:
-    """Whether the size doubles after a stage of the way up, by a convolution or a second residual block."""
-    return any(
-        f"output_blocks.{index}.{layer}.{kind}.weight" in state for layer in (1, 2) for kind in ("conv", "in_layers.2")
-    )
-
-
-def exact(ratio: float) -> float | int:
-    """An integer where it is one, for a recipe that reads well."""
-    return int(ratio) if ratio == int(ratio) else ratio
-
-
-def asked_heads(state: State, heads: int | None, head_width: int | None) -> dict[str, int]:
-    """How attention divides into heads.
-
-    Raises:
-        ValueError: unless exactly one of the two is given, where there is attention.
-    """
-    if not any(name.endswith("qkv.weight") for name in state):
-        return {}
-    if (heads is None) == (head_width is None):
-        raise ValueError(
-            "attention heads cannot be seen in the tensors: say either how many (heads) or how wide (head_width); "
-            "OpenAI's 128-px model has 4 heads, its others and RePaint's heads of 64, Janspiry's Palette heads of 32"
-        )
-    return {"heads": heads} if heads is not None else {"head_width": head_width or 0}
 
 
 def rename(

@@ -1,0 +1,87 @@
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hypothesis import given
+from hypothesis import strategies as st
+
+from diffusion_lab.cli import quoted, resumed
+
+ROOT = Path(__file__).parents[1]
+
+
+@given(st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1))
+def test_any_path_reaches_the_config_as_typed(path: str) -> None:
+    argument = quoted(f"image={path}", ["image"])
+    if path in ("null", "auto") or path[0] in "'\"":
+        assert argument == f"image={path}"
+        return
+    (override,) = OverridesParser.create().parse_overrides([argument])
+    assert str(override.value()).replace(r"\${", "${") == path.replace(r"\${", "${")
+    assert not override.is_sweep_override()
+
+
+def run(script: str, *overrides: str, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(ROOT / script), *overrides], capture_output=True, text=True, env={**os.environ, **env}
+    )
+
+
+@pytest.mark.parametrize(
+    ("script", "overrides", "said"),
+    [
+        ("train.py", ["trainer.max_stepz=4"], "there is no setting 'trainer.max_stepz'; there is max_steps"),
+        ("train.py", ["model=unnet"], "Could not find 'model/unnet'"),
+        ("train.py", ["trainer.accelerator=gpu", "trainer.devices=64"], "this machine has"),
+        ("train.py", ["model.attention=[17]"], "attention at [17] pixels never occurs"),
+        ("train.py", ["data=celeba"], "data=celeba needs data.root"),
+        ("train.py", ["resume=nowhere"], "'nowhere' is no run folder"),
+        ("train.py", ["data.batch_size=5000"], "data.batch_size=5000"),
+        ("inpaint.py", ["image=a.png"], "inpaint.py needs mask=..."),
+        ("inpaint.py", ["image=no, such [file]=é.png", "mask=b.png"], "no, such [file]=é.png"),
+        ("evaluate.py", ["inpainter=nowhere"], "no recipe.json in 'nowhere'"),
+    ],
+)
+def test_a_mistake_is_one_sentence(script: str, overrides: list[str], said: str, tmp_path: Path) -> None:
+    extra = [f"paths.logs={tmp_path}"] if script == "train.py" else []
+    result = run(script, *overrides, *extra)
+    assert result.returncode == 1
+    assert said in result.stderr
+    assert "Traceback" not in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_the_traceback_is_there_for_those_who_ask() -> None:
+    assert "Traceback" in run("train.py", "model=unnet", HYDRA_FULL_ERROR="1").stderr
+
+
+def test_help_does_not_wait_for_torch() -> None:
+    probe = (
+        "import runpy, sys; sys.argv = ['train.py', '--help']\n"
+        f"try: runpy.run_path({str(ROOT / 'train.py')!r}, run_name='__main__')\n"
+        "except SystemExit: pass\n"
+        "assert not {'torch', 'lightning', 'numpy', 'wandb'} & set(sys.modules), 'heavy'"
+    )
+    begun = time.monotonic()
+    result = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert time.monotonic() - begun < 20
+
+
+def test_resume_puts_the_old_overrides_before_the_new(tmp_path: Path) -> None:
+    run_folder = tmp_path / "faces" / "a, b=[c]"
+    (run_folder / ".hydra").mkdir(parents=True)
+    (run_folder / ".hydra" / "overrides.yaml").write_text("- model=unet\n- seed=3\n")
+    (run_folder / "checkpoints").mkdir()
+    for asked in (f"resume='{run_folder}'", "resume=auto"):
+        arguments = resumed([asked, "seed=4", f"paths.logs={tmp_path}"])
+        assert arguments[:2] == ["model=unet", "seed=3"]
+        assert arguments[2:4] == ["seed=4", f"paths.logs={tmp_path}"]
+        assert arguments[4] == f"hydra.run.dir='{run_folder}'"
+    assert resumed(["seed=4"]) == ["seed=4"]
+    with pytest.raises(FileNotFoundError, match="found no run"):
+        resumed(["resume=auto", f"paths.logs={tmp_path / 'empty'}"])

@@ -1,0 +1,95 @@
+"""Every option of every group composes, resolves and builds."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf, open_dict
+from torch import nn
+
+from diffusion_lab import recipe
+from diffusion_lab.inpainting import Inpainter
+
+CONF = Path(__file__).parents[1] / "conf"
+OPTIONS = sorted(
+    (path.relative_to(CONF).parts[0], path.relative_to(CONF / path.relative_to(CONF).parts[0]).with_suffix("").as_posix())
+    for path in CONF.glob("*/**/*.yaml")
+    if path.relative_to(CONF).parts[0] not in ("experiment", "local")
+)
+EXPERIMENTS = sorted(path.relative_to(CONF / "experiment").with_suffix("").as_posix() for path in CONF.glob("experiment/**/*.yaml"))
+
+
+@pytest.fixture(autouse=True)
+def conf() -> Iterator[None]:
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield
+    GlobalHydra.instance().clear()
+
+
+def composed(name: str, *overrides: str) -> DictConfig:
+    cfg = compose(name, overrides=list(overrides), return_hydra_config=True)
+    with open_dict(cfg):
+        cfg.hydra.runtime.output_dir = "somewhere"
+    HydraConfig.instance().set_config(cfg)
+    with open_dict(cfg):
+        del cfg.hydra
+    return cfg
+
+
+def plain(node: Any) -> Any:
+    return OmegaConf.to_container(node, resolve=True)
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_option_builds(group: str, option: str, tmp_path: Path) -> None:
+    rooted = [f"data.root={tmp_path}"] if group == "data" and option != "faces" else []
+    masks = [f"mask.folder={tmp_path}"] if (group, option) == ("mask", "folder") else []
+    if masks:
+        from PIL import Image
+
+        Image.new("L", (8, 8), 255).save(tmp_path / "mask.png")
+    cfg = composed("train", f"{group}={option}", *rooted, *masks)
+    node = cfg[group]
+    if group == "model":
+        with torch.device("meta"):
+            assert isinstance(recipe.build(plain(node)), nn.Module)
+    elif group in ("schedule", "objective", "sampler"):
+        assert recipe.build(plain(node)) is not None
+    elif group == "logger":
+        assert set(node) >= {"jsonl"}
+    elif group not in ("paths", "trainer"):
+        assert instantiate(node, _convert_="all") is not None
+
+
+def test_the_default_inpainter_is_rebuilt_from_its_recipe() -> None:
+    cfg = composed("train")
+    assert isinstance(recipe.build(plain(cfg.inpainter)), Inpainter)
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_composes_and_builds(experiment: str, tmp_path: Path) -> None:
+    cfg = composed("train", f"experiment={experiment}")
+    with open_dict(cfg):
+        if "root" in cfg.data:
+            cfg.data.root = str(tmp_path)
+    config = plain(cfg)
+    assert config["name"] != "faces"
+    with torch.device("meta"):
+        recipe.build(config["model"])
+    for part in ("schedule", "objective", "sampler"):
+        recipe.build(config[part])
+    instantiate(cfg.optimizer.learning_rate)
+    instantiate(cfg.data)
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate", "inpaint"])
+def test_every_script_composes_and_names_what_is_missing(name: str) -> None:
+    missing = OmegaConf.missing_keys(composed(name))
+    assert missing == ({"image", "hole"} if name == "inpaint" else set())
