@@ -73,7 +73,10 @@ def command(
     renamed = rename or {}
 
     def decorate(main: Callable[[DictConfig], None]) -> Callable[[], None]:
-        full = os.environ.get(FULL)
+        full: str | None = None
+
+        def restore() -> None:
+            os.environ.pop(FULL, None) if full is None else os.environ.update({FULL: full})
 
         def report(error: Exception) -> NoReturn:
             if full == "1":
@@ -83,8 +86,7 @@ def command(
 
         @functools.wraps(main)
         def task(cfg: DictConfig) -> None:
-            # Children of this process see what the person set, not what `run` needs.
-            os.environ.pop(FULL, None) if full is None else os.environ.update({FULL: full})
+            restore()  # children of this process see what the person set, not what `run` needs
             try:
                 shown = {setting: name for name, setting in renamed.items()}
                 missing = sorted(shown.get(key, key) for key in OmegaConf.missing_keys(cfg))
@@ -95,6 +97,8 @@ def command(
                 report(error)  # here, since Hydra would print of its own what passes through it
 
         def run() -> None:
+            nonlocal full
+            full = os.environ.get(FULL)
             try:
                 arguments = [quoted(argument, paths) for argument in sys.argv[1:]]
                 for name, setting in renamed.items():
@@ -107,6 +111,8 @@ def command(
             except KeyboardInterrupt:
                 print("interrupted", file=sys.stderr)
                 sys.exit(130)
+            finally:
+                restore()
 
         return run
 

@@ -130,9 +130,10 @@ def test_preconditioning_of_unit_data_is_minus_v():
 
 def test_learned_range_reads_the_second_half_as_the_mix():
     x, output = gaussians()
-    said = LearnedRange(Epsilon()).read(torch.cat([output, 2 * torch.ones_like(x) - 1], dim=1), x, of(0.1, 0.2, 0.3))
+    raw = torch.tensor([-1.0, 0.0, 1.0], dtype=torch.float64).reshape(3, 1, 1).expand_as(x)
+    said = LearnedRange(Epsilon()).read(torch.cat([output, raw], dim=1), x, of(0.1, 0.2, 0.3))
     assert said.variance_mix is not None
-    assert said.variance_mix.eq(1).all()
+    assert said.variance_mix[:, 0, 0].tolist() == [0, 0.5, 1]  # beta-tilde, between, beta
     assert torch.equal(said.eps, output)
     with pytest.raises(ValueError, match=r"needs 4 output channels, the network has 2: set model\.out_channels"):
         LearnedRange(Epsilon()).read(output, x, of(0.1, 0.2, 0.3))

@@ -9,6 +9,7 @@ from gaussians import Gaussian, exact_moments
 
 from diffusion_lab.diffusion.denoiser import Condition, Prediction
 from diffusion_lab.diffusion.paths import heun_path, karras_path, repaint_path, uniform_path
+from diffusion_lab.diffusion.process import renoise
 from diffusion_lab.diffusion.sampling import Sampler, sample
 from diffusion_lab.diffusion.schedule import jsd, linear
 from diffusion_lab.diffusion.solvers import Ancestral, DPMSolver, Heun, Solver
@@ -177,6 +178,16 @@ def test_first_stochastic_steps_are_ancestral(solver):
 def test_nothing_is_infinite_between_pure_noise_and_data(solver):
     for levels in ([0.0, 0.3, 0.3, 0.6, 0.6, 1.0], [0.0, 0.0, 0.5, 1.0, 1.0], [0.1, 0.8, 0.4, 0.4, 1.0, 0.2, 1.0]):
         assert bool(steps_of(solver, levels).isfinite().all())
+
+
+@pytest.mark.parametrize("solver", [DPMSolver(0.0), DPMSolver(1.0), Heun()])
+def test_nothing_from_before_a_rise_is_remembered(solver):
+    noise = 0.1 * torch.ones(4, 1, 1, dtype=torch.float64)
+    x = torch.linspace(-1, 1, 4, dtype=torch.float64).reshape(4, 1, 1)
+    up, down = (torch.tensor(levels, dtype=torch.float64) for levels in ([0.1, 0.3, 0.5], [0.2, 0.6, 0.8]))
+    level, lower = up[-1:].expand(4), down[:1].expand(4)
+    apart = run(solver, down)(renoise(run(solver, up)(x, lambda: noise), level, lower, noise), lambda: noise)
+    torch.testing.assert_close(run(solver, torch.cat([up, down]))(x, lambda: noise), apart)
 
 
 def test_memory_can_be_gathered_by_rows():

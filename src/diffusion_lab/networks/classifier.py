@@ -103,6 +103,6 @@ class Classifier(nn.Module):
         """
         if x.shape[-2:] != (self.image_size, self.image_size):
             raise ValueError(f"this classifier needs pictures of {self.image_size} pixels, got {tuple(x.shape[-2:])}")
-        embedding = F.silu(self.embed_level(level_embedding(time, self.channels)))  # (B, 4 channels)
+        embedding = F.silu(self.embed_level(level_embedding(time, self.channels).to(x.dtype)))  # (B, 4 channels)
         h, _ = self.encoder(x, embedding)
         return self.pool(F.silu(self.norm_out(h)))  # type: ignore[no-any-return]

@@ -220,11 +220,11 @@ class UNet(nn.Module):
         if x.shape[-1] % self.divisor or x.shape[-2] % self.divisor:
             sides = tuple(x.shape[-2:])
             raise ValueError(f"this network needs sides that are multiples of {self.divisor}, got {sides}")
-        embedding = self.embed_level(level_embedding(time, self.channels, self.frequency_shift))  # (B, 4 channels)
+        embedding = self.embed_level(level_embedding(time, self.channels, self.frequency_shift).to(x.dtype))
         if self.embed_attributes is not None and attributes is not None:
-            said = ~attributes.isnan()
-            embedding = embedding + self.embed_attributes(torch.cat([attributes.nan_to_num(), said.to(x.dtype)], dim=1))
-        embedding = F.silu(embedding)
+            values, said = attributes.nan_to_num().to(x.dtype), (~attributes.isnan()).to(x.dtype)
+            embedding = embedding + self.embed_attributes(torch.cat([values, said], dim=1))
+        embedding = F.silu(embedding)  # (B, 4 channels)
 
         h, skips = self.encoder(F.pixel_unshuffle(torch.cat([x, condition], dim=1), self.patch), embedding)
         for stage in self.up:
