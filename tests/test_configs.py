@@ -18,11 +18,16 @@ from diffusion_lab.inpainting import Inpainter
 
 CONF = Path(__file__).parents[1] / "conf"
 OPTIONS = sorted(
-    (path.relative_to(CONF).parts[0], path.relative_to(CONF / path.relative_to(CONF).parts[0]).with_suffix("").as_posix())
+    (
+        path.relative_to(CONF).parts[0],
+        path.relative_to(CONF / path.relative_to(CONF).parts[0]).with_suffix("").as_posix(),
+    )
     for path in CONF.glob("*/**/*.yaml")
     if path.relative_to(CONF).parts[0] not in ("experiment", "local")
 )
-EXPERIMENTS = sorted(path.relative_to(CONF / "experiment").with_suffix("").as_posix() for path in CONF.glob("experiment/**/*.yaml"))
+EXPERIMENTS = sorted(
+    path.relative_to(CONF / "experiment").with_suffix("").as_posix() for path in CONF.glob("experiment/**/*.yaml")
+)
 
 
 @pytest.fixture(autouse=True)

@@ -42,7 +42,7 @@ class Inpainter(nn.Module):
 
     def condition(self, image: Tensor, mask: Tensor, fill: Tensor) -> Condition:
         """What the model may see: the known pixels, noise in the hole (Palette, section 4.2)."""
-        return Condition(known=torch.where(mask, fill, image), mask=mask)
+        return Condition(known=torch.where(mask, fill, image), mask=mask, fill=fill)
 
     def network_calls(self, sampler: Sampler | None = None) -> int:
         """How often a picture asks the network."""

@@ -3,6 +3,7 @@
 import signal
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -18,6 +19,8 @@ from torch import Tensor
 from diffusion_lab.data.datamodule import FaceData
 from diffusion_lab.data.examples import Batch, EvaluationExamples
 from diffusion_lab.diffusion.denoiser import Prediction
+from diffusion_lab.diffusion.level_samplers import LossSecondMoment
+from diffusion_lab.diffusion.losses import Levels
 from diffusion_lab.diffusion.sampling import Rows
 from diffusion_lab.metrics.inpainting import Measure
 from diffusion_lab.pictures import masked, save_png, sheet, to_uint8
@@ -198,6 +201,38 @@ class StopCleanly(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         signal.signal(signal.SIGTERM, self.previous or signal.SIG_DFL)
+
+
+class Resample(Callback):
+    """Tells the loss-aware level sampler what each level cost, on every rank the same (iDDPM section 3.3)."""
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        assert isinstance(pl_module, DiffusionModule)
+        sampler = pl_module.levels
+        if not isinstance(sampler, LossSecondMoment):
+            raise ValueError(
+                "callbacks=resample is for objective=hybrid_resampled: this objective's levels do not learn"
+            )
+        mine: Levels = outputs["levels"]
+        told = torch.stack([mine.level, mine.next_level, mine.weight, outputs["losses"].cpu().double()])
+        shares = [told]
+        if trainer.world_size > 1:
+            shares = [torch.empty_like(told) for _ in range(trainer.world_size)]
+            torch.distributed.all_gather_object(shares, told)
+        level, next_level, weight, losses = torch.cat(shares, dim=1)
+        sampler.observe(
+            pl_module.inpainter.denoiser.schedule,
+            replace(mine, level=level, next_level=next_level, weight=weight),
+            losses,
+        )
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["levels"] = pl_module.levels.state_dict()  # type: ignore[union-attr]
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        pl_module.levels.load_state_dict(checkpoint["levels"])  # type: ignore[union-attr]
 
 
 class SameConfig(Callback):

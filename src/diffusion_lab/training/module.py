@@ -11,14 +11,22 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from diffusion_lab.data.datamodule import Batch
-from diffusion_lab.diffusion.losses import DenoisingLoss, LevelSampler
-from diffusion_lab.diffusion.noise import ExampleNoise
+from diffusion_lab.diffusion.losses import Levels, LevelSampler, Loss
+from diffusion_lab.diffusion.noise import ExampleNoise, Noise
 from diffusion_lab.diffusion.process import add_noise
 from diffusion_lab.inpainting import Inpainter
 from diffusion_lab.training.ema import ExponentialAverage
 
 LearningRate = Callable[[int, int], float]
 """(step, steps in all) -> share of the optimiser's learning rate."""
+
+Perturb = Callable[[Tensor, Noise], Tensor]
+"""(eps, more noise) -> the noise that goes into x, while eps stays what is asked for."""
+
+
+def unperturbed(eps: Tensor, noise: Noise) -> Tensor:
+    """Eps as it is."""
+    return eps
 
 
 def warmup_cosine(step: int, steps: int, warmup: int, final: float = 0.0) -> float:
@@ -44,17 +52,19 @@ class DiffusionModule(LightningModule):
         learning_rate: its course over the run.
         ema_decay: of the average that validates, samples and ships.
         max_skipped: steps in a row whose gradient may be non-finite before the run stops.
+        perturb: changes the noise that goes into x (DDPM-IP); None leaves it.
     """
 
     def __init__(
         self,
         inpainter: Inpainter,
         levels: LevelSampler,
-        loss: DenoisingLoss,
+        loss: Loss,
         optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
         learning_rate: LearningRate,
         ema_decay: float = 0.9999,
         max_skipped: int = 10,
+        perturb: Perturb | None = None,
     ) -> None:
         super().__init__()
         self.inpainter = inpainter
@@ -64,32 +74,33 @@ class DiffusionModule(LightningModule):
         self.learning_rate = learning_rate
         self.ema = ExponentialAverage(inpainter.denoiser, ema_decay)
         self.max_skipped = max_skipped
+        self.perturb = perturb or unperturbed
         self.skipped = 0
         self.batches_seen = 0  # where the data goes on after a resume
 
-    def example_losses(self, batch: Batch) -> Tensor:
-        """The loss of each example, ``(B,)``; noise and level follow from its key alone (DDPM algorithm 1)."""
+    def example_losses(self, batch: Batch) -> tuple[Levels, Tensor]:
+        """Levels and loss of each example, ``(B,)``; noise and level follow from its key alone (DDPM algorithm 1)."""
         x_0, mask = batch.image, batch.mask
         noise = ExampleNoise(batch.key, x_0.shape[1:], x_0.device, drawn_on=x_0.device)
         levels = self.levels(self.inpainter.denoiser.schedule, noise.uniform(2))
         eps = noise()
         condition = self.inpainter.condition(x_0, mask, fill=noise())
-        x = add_noise(x_0, eps, levels.level)
+        x = add_noise(x_0, self.perturb(eps, noise), levels.level)
         x = self.inpainter.constrain(x, None, levels.level, levels.level, lambda: eps, condition)
         prediction = self.inpainter.denoiser(x, levels.level, condition)
-        return self.loss(prediction, x_0, eps, levels, mask)
+        return levels, self.loss(prediction, x_0, eps, levels, mask)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         # Dropout draws from the global generator: seeding it by the batch makes a resumed run repeat it.
         torch.manual_seed(int(batch.key[0]))
         self.batches_seen += 1
-        loss = self.example_losses(batch).mean()
-        self.log("train/loss", loss, prog_bar=True)
-        return loss
+        levels, losses = self.example_losses(batch)
+        self.log("train/loss", losses.mean(), prog_bar=True)
+        return {"loss": losses.mean(), "losses": losses.detach(), "levels": levels}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         with self.ema.applied():
-            losses = self.example_losses(batch)
+            _, losses = self.example_losses(batch)
         self.log("val/loss", losses.mean(), batch_size=len(losses), sync_dist=True)
 
     def configure_gradient_clipping(

@@ -14,10 +14,10 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger
 from rich.console import Console
-from torch import nn
 
 from diffusion_lab.data.datamodule import FaceData
 from diffusion_lab.networks.summary import table
+from diffusion_lab.networks.unet import UNet
 from diffusion_lab.training.callbacks import Bar, SameConfig
 from diffusion_lab.training.checkpoints import SafeCheckpointIO, newest_valid
 from diffusion_lab.training.module import DiffusionModule
@@ -113,7 +113,7 @@ def digest(config: Mapping[str, Any]) -> int:
     )
 
 
-def announce(network: nn.Module, data: FaceData, folder: Path, devices: int = 1) -> None:
+def announce(network: UNet, data: FaceData, folder: Path, devices: int = 1) -> None:
     """Prints what is about to be trained, and on what."""
     console = Console()
     console.print(table(network, data.batch_size // devices))
@@ -148,7 +148,9 @@ def fit(
     checkpoint = newest_valid(folder / "checkpoints")
     if trainer.is_global_zero:
         latest(folder)
-        announce(module.inpainter.denoiser.network, data, folder, trainer.world_size)
+        network = module.inpainter.denoiser.network
+        assert isinstance(network, UNet)
+        announce(network, data, folder, trainer.world_size)
         print(
             f"device: {trainer.strategy.root_device}, {trainer.precision}"
             + (f"; resumed from {checkpoint.name}" if checkpoint else ""),
