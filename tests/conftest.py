@@ -1,16 +1,21 @@
 """Small folders in CelebA's format and small models, made on the spot."""
 
 import io
+import runpy
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 
 from diffusion_lab import recipe
 from diffusion_lab.inpainting import Inpainter
+
+ROOT = Path(__file__).parents[1]
 
 UNET = {
     "_target_": "diffusion_lab.networks.unet.UNet",
@@ -88,3 +93,22 @@ def inpainter() -> Inpainter:
         torch.nn.init.normal_(parameter, std=0.05)
     made.recipe = {"model": MODEL, "data": {"name": "none", "crop": "full", "image_size": 16}}
     return made.eval()
+
+
+@pytest.fixture
+def run_script(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Runs a script as the interpreter would, in this process: its exit code, stdout and stderr."""
+
+    def run(script: str, *overrides: str) -> tuple[int, str, str]:
+        GlobalHydra.instance().clear()
+        code = 0
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", [str(ROOT / script), *overrides])
+            try:
+                runpy.run_path(str(ROOT / script), run_name="__main__")
+            except SystemExit as ended:
+                code = int(ended.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run

@@ -1,11 +1,10 @@
-import runpy
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hypothesis import given
@@ -14,6 +13,8 @@ from hypothesis import strategies as st
 from diffusion_lab.cli import quoted, resumed
 
 ROOT = Path(__file__).parents[1]
+
+RunScript = Callable[..., tuple[int, str, str]]
 
 
 @given(st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1))
@@ -25,18 +26,6 @@ def test_any_path_reaches_the_config_as_typed(path: str) -> None:
     (override,) = OverridesParser.create().parse_overrides([argument])
     assert str(override.value()).replace(r"\${", "${") == path.replace(r"\${", "${")
     assert not override.is_sweep_override()
-
-
-def run(capsys: pytest.CaptureFixture[str], script: str, *overrides: str) -> tuple[int, str]:
-    """Runs a script as the interpreter would, in this process; its exit code and what it wrote to stderr."""
-    GlobalHydra.instance().clear()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", [str(ROOT / script), *overrides])
-        try:
-            runpy.run_path(str(ROOT / script), run_name="__main__")
-        except SystemExit as ended:
-            return int(ended.code or 0), capsys.readouterr().err
-    return 0, capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -55,21 +44,19 @@ def run(capsys: pytest.CaptureFixture[str], script: str, *overrides: str) -> tup
     ],
 )
 def test_a_mistake_is_one_sentence(
-    script: str, overrides: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    script: str, overrides: list[str], said: str, tmp_path: Path, run_script: RunScript
 ) -> None:
     extra = [f"paths.logs={tmp_path}", f"paths.cache={tmp_path}"]
-    code, stderr = run(capsys, script, *overrides, *extra)
+    code, _, stderr = run_script(script, *overrides, *extra)
     assert code == 1
     assert said in stderr
     assert len(stderr.strip().splitlines()) == 1
 
 
-def test_the_traceback_is_there_for_those_who_ask(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_traceback_is_there_for_those_who_ask(monkeypatch: pytest.MonkeyPatch, run_script: RunScript) -> None:
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     with pytest.raises(HydraException, match="unnet"):
-        run(capsys, "train.py", "model=unnet")
+        run_script("train.py", "model=unnet")
 
 
 def test_help_does_not_wait_for_torch() -> None:

@@ -77,8 +77,11 @@ def wandb(folder: str, project: str, group: str, offline: bool | None = None) ->
         group: gathers the runs of an experiment or sweep.
         offline: None is offline unless this machine is logged in; offline runs are uploaded by `wandb sync`.
     """
+    import wandb as client
+
     offline = not logged_in() if offline is None else offline
-    os.environ.setdefault("WANDB_SILENT", "true")
+    quiet = client.Settings(silent=True, console="off")
+    client.termsetup(quiet, None)
     Path(folder).mkdir(parents=True, exist_ok=True)
     return WandbLogger(
         name=Path(folder).name,
@@ -89,4 +92,5 @@ def wandb(folder: str, project: str, group: str, offline: bool | None = None) ->
         offline=offline,
         resume=None if offline else "allow",
         log_model=False,
+        settings=quiet,
     )

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger
+from omegaconf import OmegaConf
 from rich.console import Console
 
 from diffusion_lab.data.datamodule import FaceData
@@ -147,6 +148,8 @@ def fit(
     warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
     checkpoint = newest_valid(folder / "checkpoints")
     if trainer.is_global_zero:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(dict(config))))
         latest(folder)
         network = module.inpainter.denoiser.network
         assert isinstance(network, UNet)

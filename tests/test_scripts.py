@@ -1,0 +1,189 @@
+"""The scripts as a person uses them: train, resume, several devices, sweeps, evaluate, inpaint."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from diffusion_lab.training.loggers import read_metrics
+
+ROOT = Path(__file__).parents[1]
+RunScript = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def tiny(faces: Path, tmp_path: Path) -> list[str]:
+    """Overrides that make a run small: 12 steps, a checkpoint after every 4."""
+    return [
+        "data=celeba",
+        f"data.root={faces}",
+        "data.image_size=16",
+        "data.batch_size=4",
+        "model=unet",
+        "model.channels=32",
+        "model.multipliers=[1]",
+        "model.dropout=0.1",
+        "metrics=none",
+        "logger=jsonl",
+        "sampler.steps=2",
+        "trainer.max_steps=12",
+        "trainer.validations=1",
+        "trainer.precision=32-true",
+        "trainer.accelerator=cpu",
+        "trainer.log_every_n_steps=1",
+        "callbacks.checkpoint.every_n_train_steps=4",
+        "callbacks.stop.every_n_steps=1",
+        f"paths.logs={tmp_path / 'logs'}",
+        f"paths.cache={tmp_path / 'cache'}",
+    ]
+
+
+def start(*overrides: str) -> subprocess.Popen[str]:
+    """Train in a process of its own, which dies with all of its ranks when its group is killed."""
+    environment = {k: v for k, v in os.environ.items() if k not in ("LOCAL_RANK", "WORLD_SIZE", "NODE_RANK")}
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *overrides],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        env={**environment, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def wait_for(path: Path, process: subprocess.Popen[str], seconds: float = 120) -> None:
+    until = time.monotonic() + seconds
+    while not list(path.parent.glob(path.name)):
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < until, f"{path} did not come"
+        time.sleep(0.02)
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "inpainter" / "model.safetensors")
+
+
+def test_train_then_kill_and_resume_bit_for_bit(tiny: list[str], tmp_path: Path, run_script: RunScript) -> None:
+    whole, killed = tmp_path / "logs" / "whole, [run]", tmp_path / "logs" / "faces" / "killed é=1"
+    code, out, err = run_script("train.py", *tiny, f"hydra.run.dir={whole}")
+    assert code == 0, err
+    assert f"look at {whole}/samples/0000012.png" in out
+    assert {"inpainter", "checkpoints", "samples", "metrics.jsonl", "config.yaml"} <= {p.name for p in whole.iterdir()}
+    assert [line["step"] for line in read_metrics(whole) if "train/loss" in line] == list(range(12))
+
+    process = start(*tiny, "trainer.max_steps=400", f"hydra.run.dir={killed}")
+    wait_for(killed / "checkpoints" / "step=4.ckpt.sha256", process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    for later in killed.glob("checkpoints/*"):  # a fast machine may have come further than the end
+        if int(later.name.split("=")[1].split(".")[0]) >= 12:
+            later.unlink()
+    code, out, err = run_script("train.py", "resume=auto", "trainer.max_steps=12", f"paths.logs={tmp_path / 'logs'}")
+    assert code == 0, err
+    assert "resumed from step=" in out
+    assert os.path.realpath(tmp_path / "logs" / "latest") == str(killed)
+    one, other = weights(whole), weights(killed)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_two_processes_train_the_same_as_one(tiny: list[str], tmp_path: Path, run_script: RunScript) -> None:
+    alone, both = tmp_path / "logs" / "alone", tmp_path / "logs" / "both"
+    plain = [*tiny, "model.dropout=0", "trainer.validations=2"]
+    process = start(*plain, "trainer.devices=2", f"hydra.run.dir={both}")
+    code, _, err = run_script("train.py", *plain, f"hydra.run.dir={alone}")
+    assert code == 0, err
+    out = process.communicate(timeout=200)[0]
+    assert process.returncode == 0, out
+    values = [[line["val/loss"] for line in read_metrics(run) if "val/loss" in line] for run in (alone, both)]
+    assert values[0] == pytest.approx(values[1], rel=1e-4)
+    one, other = weights(alone), weights(both)
+    for name in one:
+        torch.testing.assert_close(one[name], other[name], rtol=1e-3, atol=1e-4)
+
+
+def test_evaluate_and_inpaint_use_the_newest_run(tiny: list[str], tmp_path: Path, run_script: RunScript) -> None:
+    logs, cache = f"paths.logs={tmp_path / 'logs'}", f"paths.cache={tmp_path / 'cache'}"
+    code, _, err = run_script("train.py", *tiny, "data.image_size=32", "trainer.max_steps=2")
+    assert code == 0, err
+    root = next(override for override in tiny if override.startswith("data.root="))
+    code, out, err = run_script(
+        "evaluate.py", logs, cache, "data=celeba", root, "num_images=3", f"output={tmp_path / 'scores'}", "~masks.half"
+    )
+    assert code == 0, err
+    results = json.loads((tmp_path / "scores" / "results.json").read_text())
+    assert {(row["method"], row["mask"]) for row in results["rows"]} == {
+        (method, mask) for method in ("diffusion", "mean fill", "Telea") for mask in ("center", "free_form")
+    }
+    assert all(row["n"] == 3 and row["fid"] > 0 and row["lpips"] > 0 for row in results["rows"])
+    assert results["protocol"]["crop"] == "center148"
+    assert results["protocol"]["fid_biased"] is True
+    assert {path.name for path in (tmp_path / "scores").iterdir()} == {"results.json", "results.md", "grid.png"}
+
+    photo = np.random.default_rng(0).integers(0, 255, (218, 178, 3), dtype=np.uint8)
+    hole = np.zeros((218, 178), dtype=np.uint8)
+    hole[90:150, 50:120] = 255
+    Image.fromarray(photo).save(tmp_path / "me, [a]=é.png")
+    Image.fromarray(hole).save(tmp_path / "hole.png")
+    code, out, err = run_script(
+        "inpaint.py",
+        logs,
+        f"image={tmp_path / 'me, [a]=é.png'}",
+        f"mask={tmp_path / 'hole.png'}",
+        f"output={tmp_path / 'out, é.png'}",
+        "sampler=ddpm",
+        "sampler.steps=3",
+        "seed=5",
+    )
+    assert code == 0, err
+    assert "3 network calls" in out
+    with Image.open(tmp_path / "out, é.png") as picture:
+        result = np.asarray(picture)
+        assert "synthetic" in picture.info["Comment"]
+    assert np.array_equal(result[hole == 0], photo[hole == 0])
+    assert not np.array_equal(result[hole == 255], photo[hole == 255])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", ["main", "child"])
+def test_sigterm_to_any_rank_ends_all_with_a_checkpoint(tiny: list[str], tmp_path: Path, victim: str) -> None:
+    run = tmp_path / "logs" / "stopped"
+    process = start(*tiny, "trainer.max_steps=100000", "trainer.devices=2", f"hydra.run.dir={run}")
+    wait_for(run / "checkpoints" / "step=4.ckpt", process)
+    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+    os.kill(process.pid if victim == "main" else int(children[0]), signal.SIGTERM)
+    begun = time.monotonic()
+    out = process.communicate(timeout=60)[0]
+    assert process.returncode == 143, out
+    assert time.monotonic() - begun < 30
+    step = int(out.split("stopped by SIGTERM at step ")[1].split(";")[0])
+    assert (run / "checkpoints" / f"step={step}.ckpt").is_file()
+    assert not subprocess.run(["pgrep", "-g", str(process.pid)], capture_output=True, text=True).stdout
+
+
+@pytest.mark.slow
+def test_a_sweep_outlives_a_job_that_fails(tiny: list[str], tmp_path: Path) -> None:
+    """Job 0 fails on two devices; jobs 1 and 2 train their own configuration, and the sweep says what happened."""
+    overrides = [o for o in tiny if not o.startswith("model.channels")]
+    process = start(
+        "-m", *overrides, "model.channels=33,32,64", "model.head_width=32", "trainer.devices=2", "name=sweep"
+    )
+    out = process.communicate(timeout=300)[0]
+    assert process.returncode == 1, out
+    (sweep,) = (tmp_path / "logs" / "sweep").iterdir()
+    assert not (sweep / "0" / "inpainter").exists()
+    for job, channels in (("1", 32), ("2", 64)):
+        recipe = json.loads((sweep / job / "inpainter" / "recipe.json").read_text())
+        assert recipe["model"]["denoiser"]["network"]["channels"] == channels
+        assert weights(sweep / job)["denoiser.network.encoder.conv_in.weight"].shape[0] == channels
+    assert "exit 1" in out
+    assert out.count("well") == 2
