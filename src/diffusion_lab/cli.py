@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
 
@@ -95,6 +96,11 @@ def command(
                 main(cfg)
             except USER_ERRORS as error:
                 report(error)  # here, since Hydra would print of its own what passes through it
+            except (ImportError, RuntimeError) as error:
+                if "torchvision" not in str(error):
+                    raise
+                pair = " and ".join(f"{name} {version(name)}" for name in ("torch", "torchvision"))
+                report(ValueError(f"{pair} do not fit each other ({error}): install a pair that was released together"))
 
         def run() -> None:
             nonlocal full
