@@ -25,14 +25,14 @@ def main(cfg: DictConfig) -> None:
     cfg.data.image_size = cfg.data.image_size or trained_on["image_size"]
     cfg.data.crop._target_ = cfg.data.crop._target_ or f"diffusion_lab.data.crops.{trained_on['crop']}"
     data = instantiate(cfg.data)
-    sampler = instantiate(cfg.get("sampler"))
+    methods = [diffusion(name, inpainter, instantiate(sampler)) for name, sampler in cfg.methods.items()]
     console = Console(quiet=not fabric.is_global_zero)
     console.print(f"Evaluating {folder} on the {cfg.split} split of {data.name}", highlight=False)
     if fabric.is_global_zero:
         data.source.prepare()
     fabric.barrier()
     report = evaluate(
-        [diffusion("diffusion", inpainter, sampler), *instantiate(cfg.baselines, _convert_="all").values()],
+        [*methods, *instantiate(cfg.baselines, _convert_="all").values()],
         data.pictures(cfg.split),
         instantiate(cfg.masks, _convert_="all"),
         extractor=instantiate(cfg.fid.extractor),
@@ -40,6 +40,7 @@ def main(cfg: DictConfig) -> None:
         num_images=cfg.num_images,
         batch_size=cfg.batch_size,
         seed=cfg.seed,
+        completions=cfg.completions,
         reference=data.pictures(cfg.fid.reference) if cfg.fid.reference else None,
         cache=Path(cfg.paths.cache).expanduser() / "features",
         protocol={
@@ -48,7 +49,10 @@ def main(cfg: DictConfig) -> None:
             "crop": data.crop.name,
             "split": cfg.split,
             "inpainter": str(folder),
-            "sampler": OmegaConf.to_container(cfg.sampler) if sampler else inpainter.recipe["model"]["sampler"],
+            "samplers": {
+                name: OmegaConf.to_container(sampler, resolve=True) if sampler else inpainter.recipe["model"]["sampler"]
+                for name, sampler in cfg.methods.items()
+            },
         },
     )
     if fabric.is_global_zero:

@@ -21,13 +21,13 @@ def main(cfg: DictConfig) -> None:
     data = instantiate(cfg.data)
     if cfg.dry_run:
         with torch.device("meta"):  # the largest networks are described without being held in memory
-            announce(recipe.build(config["model"]), data, run_folder())
+            announce(recipe.build(config["model"]), data, run_folder(), instantiate(cfg.summary))
         return
     inpainter = recipe.build(config["inpainter"])
     training = {key: config[key] for key in ("objective", "optimizer", "mask", "seed")}
     inpainter.recipe = recipe.describe(config["inpainter"], data, training)
     module = instantiate(cfg.module, inpainter=inpainter)
-    fit(module, data, instantiate(cfg.trainer), run_folder(), config)
+    fit(module, data, instantiate(cfg.trainer), run_folder(), config, instantiate(cfg.summary), cfg.next)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
+from torch import nn
 
 from diffusion_lab.data import crops
 from diffusion_lab.data.celeba import CelebA
@@ -18,10 +19,12 @@ from diffusion_lab.diffusion.losses import DenoisingLoss, discrete_levels
 from diffusion_lab.diffusion.samplers import ddim
 from diffusion_lab.inpainting import Inpainter
 from diffusion_lab.networks.unet import UNet
+from diffusion_lab.training.ema import Averages, exponential
 from diffusion_lab.training.module import DiffusionModule, warmup_constant
 from diffusion_lab.training.run import trainer
 
 SIZE = 8
+ONE_AVERAGE = partial(exponential, decays=[0.9])
 
 
 @pytest.fixture
@@ -34,7 +37,12 @@ def data(faces: Path, tmp_path: Path) -> FaceData:
 def make_module() -> Callable[..., DiffusionModule]:
     """A fresh module with the same weights each time."""
 
-    def make(lr: float = 2e-3, max_skipped: int = 3, dropout: float = 0.0) -> DiffusionModule:
+    def make(
+        lr: float = 2e-3,
+        max_skipped: int = 3,
+        dropout: float = 0.0,
+        ema: Callable[[nn.Module], Averages] = ONE_AVERAGE,
+    ) -> DiffusionModule:
         seed_everything(0, verbose=False)
         unet = UNet(image_size=SIZE, channels=32, multipliers=[1], depth=1, dropout=dropout)
         inpainter = Inpainter(NetworkDenoiser(unet, schedule.linear(), Epsilon()), ddim(steps=2))
@@ -45,7 +53,7 @@ def make_module() -> Callable[..., DiffusionModule]:
             loss=DenoisingLoss(Epsilon()),
             optimizer=partial(torch.optim.AdamW, lr=lr),
             learning_rate=partial(warmup_constant, warmup=2),
-            ema_decay=0.9,
+            ema=ema,
             max_skipped=max_skipped,
         )
 

@@ -90,7 +90,8 @@ def test_a_checkpoint_holds_nothing_but_tensors_and_plain_values(
     state = SafeCheckpointIO().load_checkpoint(tmp_path / "a.ckpt")  # reads with weights_only
     name = "inpainter.denoiser.network." + next(n for n, _ in module.inpainter.denoiser.network.named_parameters())
     assert torch.equal(state["state_dict"][name], module.state_dict()[name])
-    assert not torch.equal(state["ema"][module.ema.names[-1]], module.ema.parameters[-1])  # raw there, average here
+    average = state["ema"]["averages"]["decay=0.9"][module.ema.names[-1]]
+    assert not torch.equal(average, module.ema.parameters[-1])  # raw there, average here
 
 
 def test_a_gradient_that_is_not_finite_is_skipped(

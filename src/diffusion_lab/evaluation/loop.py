@@ -19,7 +19,7 @@ from diffusion_lab.data.masks import MASK_SET, MaskFn, evaluation_mask
 from diffusion_lab.evaluation.methods import Method
 from diffusion_lab.evaluation.reference import Extractor, PictureSet, add_reference
 from diffusion_lab.evaluation.report import Report, machine
-from diffusion_lab.metrics import LPIPS, FrechetDistance, l1_hole, psnr, ssim
+from diffusion_lab.metrics import LPIPS, FrechetDistance, diversity, l1_hole, psnr, ssim
 from diffusion_lab.pictures import masked, to_float, to_uint8
 
 UNBIASED_ENOUGH = 10_000  # pictures; FID from fewer is too high by an amount that depends on n
@@ -39,6 +39,7 @@ def evaluate(
     reference: PictureSet | None = None,
     cache: Path | None = None,
     examples: int = 2,
+    completions: int = 1,
     protocol: Mapping[str, Any] | None = None,
 ) -> Report:
     """Score methods on the first pictures of a split, with the fixed masks of each kind.
@@ -57,6 +58,8 @@ def evaluate(
         reference: the pictures that FID compares with, all of them; None takes the evaluated ones themselves.
         cache: folder for the features of real pictures; None computes them anew.
         examples: pictures of each mask kind that the grid shows.
+        completions: of each picture; from 2 on, the rows also have `diversity`, the mean LPIPS between them. All other
+            figures are of the first.
         protocol: facts that only the caller knows (data, crop, ...), to stand beside the figures.
 
     ValueError for a number of pictures that the split does not have, or a completion that is not finite.
@@ -70,7 +73,7 @@ def evaluate(
     # MPS has no float64, which every figure needs: there the pictures are measured on the CPU.
     device = torch.device("cpu") if fabric.device.type == "mps" else fabric.device
     fid = FrechetDistance(extractor, keep_real=True).to(device)
-    bench = _Bench(pictures, n, batch_size, seed, fabric, device, fid, LPIPS().to(device), min(examples, n))
+    bench = _Bench(pictures, n, batch_size, seed, fabric, device, fid, LPIPS().to(device), min(examples, n), completions)
     compared, n_compared = (pictures, n) if reference is None else (reference, len(reference))
     rows: list[dict[str, Any]] = []
     changed: dict[str, int] = {}
@@ -119,6 +122,7 @@ def evaluate(
         "seed": seed,
         "known_pixels_changed": changed,
         "batch_size": batch_size,
+        "completions": completions,
         **machine(fabric),
         **(protocol or {}),
     }
@@ -138,6 +142,7 @@ class _Bench:
     fid: FrechetDistance
     perceptual: LPIPS
     shown: int
+    completions: int
 
     @property
     def size(self) -> int:
@@ -152,12 +157,23 @@ class _Bench:
     def holes(self, mask: MaskFn, indices: Tensor) -> Tensor:
         return torch.stack([evaluation_mask(mask, self.size, index) for index in indices.tolist()])
 
+    def spread(self, method: Method, indices: Tensor, first: Tensor, target: Tensor, holes: Tensor) -> Tensor:
+        """How much the completions of each picture differ, float64 (B,); 0 where there is one only."""
+        if self.completions == 1:
+            return torch.zeros(len(indices), dtype=torch.float64, device=self.device)
+        several = [first]
+        for completion in range(1, self.completions):
+            seeds = example_seeds(self.seed, indices, completion)
+            filled, _ = _fill(method, target, holes, seeds, self.fabric.device)
+            several.append(to_uint8(filled).to(self.device))
+        return diversity(self.perceptual, torch.stack(several)).double()
+
     def score(
         self, method: Method, kind: str, mask: MaskFn, advance: Callable[[int], None]
     ) -> tuple[dict[str, Any], int, Tensor]:
         """The row of a method, how many pictures it changed outside the hole, and its column of the grid."""
         self.fid.reset()
-        values = torch.zeros(self.n, 4, dtype=torch.float64, device=self.device)
+        values = torch.zeros(self.n, 5, dtype=torch.float64, device=self.device)
         totals = torch.zeros(2, dtype=torch.float64, device=self.device)  # seconds, pictures changed outside the hole
         column = torch.zeros(self.shown, 3, self.size, self.size, dtype=torch.int32, device=self.device)
         # Each picture on one rank only and none twice; a rank may have none at all.
@@ -171,24 +187,30 @@ class _Bench:
             images, target, holes = (x.to(self.device) for x in (to_uint8(filled), target, holes))
             self.fid.update(images, real=False)
             measures = (self.perceptual, psnr, ssim, l1_hole)
-            scores = torch.stack([measure(images, target, holes).double() for measure in measures], dim=1)
-            values[indices.to(self.device)] = scores
+            scores = [measure(images, target, holes).double() for measure in measures]
+            scores.append(self.spread(method, indices, images, target, holes))
+            values[indices.to(self.device)] = torch.stack(scores, dim=1)
             totals += torch.tensor([seconds, touched], dtype=torch.float64, device=self.device)
             seen = indices < self.shown
             column[indices[seen].to(self.device)] = images[seen.to(self.device)].int()
             advance(len(indices))
         values, totals, column = (_summed(x, self.fabric) for x in (values, totals, column))
         row = _row(method, kind, values, totals[0].item(), self.fid.compute().item())
+        if self.completions > 1:
+            row["diversity"] = values[:, 4].mean().item()
         return row, int(totals[1]), to_float(column.cpu())
 
 
-def example_seeds(seed: int, indices: Tensor) -> Tensor:
-    """The seed of each example, int64 (B,) >= 0, by its index alone.
+def example_seeds(seed: int, indices: Tensor, completion: int = 0) -> Tensor:
+    """The seed of each example, int64 (B,) >= 0, by its index and the number of the completion alone.
 
     >>> torch.equal(example_seeds(0, torch.tensor([3, 5]))[1:], example_seeds(0, torch.tensor([5])))
     True
     """
-    words = [np.random.SeedSequence((seed, i)).generate_state(1, np.uint64)[0] >> 1 for i in indices.tolist()]
+    words = [
+        np.random.SeedSequence((seed, i, completion)[: 3 if completion else 2]).generate_state(1, np.uint64)[0] >> 1
+        for i in indices.tolist()
+    ]
     return torch.tensor([int(word) for word in words], dtype=torch.int64)
 
 
@@ -215,7 +237,7 @@ def _require_finite(filled: Tensor, indices: Tensor, method: Method, kind: str) 
 
 
 def _row(method: Method, kind: str, values: Tensor, seconds: float, fid: float) -> dict[str, Any]:
-    lpips_value, psnr_value, ssim_value, l1_value = values.clamp(max=HIGHEST_PSNR).mean(dim=0).tolist()
+    lpips_value, psnr_value, ssim_value, l1_value, _ = values.clamp(max=HIGHEST_PSNR).mean(dim=0).tolist()
     return {
         "method": method.name,
         "mask": kind,

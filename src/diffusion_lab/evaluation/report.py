@@ -27,6 +27,7 @@ _COLUMNS = (  # key, heading, format, whether more is better (None: neither)
     ("psnr", "PSNR ↑", ".2f", True),
     ("ssim", "SSIM ↑", ".3f", True),
     ("l1_hole", "L1 hole ↓", ".4f", False),
+    ("diversity", "diversity", ".4f", None),
     ("seconds_per_image", "s/pic", ".3f", None),
     ("network_calls", "calls", "d", None),
 )
@@ -58,8 +59,8 @@ class Report:
 
     def markdown(self) -> str:
         """The table, the best of each mask kind in bold, and everything that has to stand beside it."""
-        headings = ["mask", "method", *(self._heading(key, heading) for key, heading, _, _ in _COLUMNS)]
-        lines = [f"# {self.title()}", "", _line(headings), _line(["---", "---", *["---:"] * len(_COLUMNS)])]
+        headings = ["mask", "method", *(self._heading(key, heading) for key, heading, _, _ in self._columns())]
+        lines = [f"# {self.title()}", "", _line(headings), _line(["---", "---", *["---:"] * len(self._columns())])]
         lines += [_line(cells) for cells in self._cells("**{}**")]
         lines += ["", *(note + "\n" for note in self.notes()), "![truth, masked and completed pictures](grid.png)", ""]
         lines += ["| protocol | |", "|---|---|"]
@@ -71,7 +72,7 @@ class Report:
         table = Table(title=self.title(), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))  # 80 columns
         table.add_column("mask", no_wrap=True)
         table.add_column("method", no_wrap=True)
-        for key, heading, _, _ in _COLUMNS:
+        for key, heading, _, _ in self._columns():
             table.add_column(
                 self._heading(key, heading).replace(" ↓", "↓").replace(" ↑", "↑"), justify="right", no_wrap=True
             )
@@ -126,6 +127,10 @@ class Report:
             draw.text((margin - 6, middle), caption, fill="black", font=ImageFont.load_default(12), anchor="rm")
         return canvas
 
+    def _columns(self) -> list[tuple[str, str, str, bool | None]]:
+        """Those that the rows have: diversity was perhaps not asked for."""
+        return [column for column in _COLUMNS if column[0] in self.rows[0]]
+
     def _heading(self, key: str, heading: str) -> str:
         biased = key == "fid" and self.protocol["fid_biased"] and self.protocol["n"] > 1
         return heading.replace("FID", "FID*") if biased else heading
@@ -136,7 +141,7 @@ class Report:
         for row in self.rows:
             rivals = [each for each in self.rows if each["mask"] == row["mask"]]
             cells = [str(row["mask"]), str(row["method"])]
-            for key, _, form, more in _COLUMNS:
+            for key, _, form, more in self._columns():
                 value = row[key]
                 text = "-" if value is None else format(value, form)
                 values = [each[key] for each in rivals if each[key] is not None]

@@ -116,12 +116,14 @@ class Export(Callback):
         folder: of the inpainter.
         monitor: name of a validation metric; None keeps the last.
         lowest: whether the lowest value is the best.
+        average: which of the averages, if the run has several.
     """
 
-    def __init__(self, folder: Path | str, monitor: str | None = None, lowest: bool = True) -> None:
+    def __init__(self, folder: Path | str, monitor: str | None = None, lowest: bool = True, average: int = 0) -> None:
         self.folder = Path(folder)
         self.monitor = monitor
         self.lowest = lowest
+        self.average = average
         self.best: float | None = None
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -147,9 +149,9 @@ class Export(Callback):
             module.inpainter.recipe["training"] = {
                 **module.inpainter.recipe.get("training", {}),
                 "step": trainer.global_step,
-                "ema_decay": module.ema.decay,
+                "average": str(module.ema.decays[self.average]),
             }
-            with module.ema.applied():
+            with module.ema.applied(self.average):
                 module.inpainter.save(self.folder)
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """The LightningModule: forward noising, the loss, the optimiser, and the average of the weights."""
 
 import math
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from lightning.pytorch import LightningModule
@@ -11,17 +12,51 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from diffusion_lab.data.datamodule import Batch
+from diffusion_lab.diffusion.denoiser import Condition, NetworkDenoiser, Prediction
 from diffusion_lab.diffusion.losses import Levels, LevelSampler, Loss
 from diffusion_lab.diffusion.noise import ExampleNoise, Noise
 from diffusion_lab.diffusion.process import add_noise
-from diffusion_lab.inpainting import Inpainter
-from diffusion_lab.training.ema import ExponentialAverage
+from diffusion_lab.diffusion.sampling import Constrain, Rows
+from diffusion_lab.training.ema import Averages
 
 LearningRate = Callable[[int, int], float]
 """(step, steps in all) -> share of the optimiser's learning rate."""
 
 Perturb = Callable[[Tensor, Noise], Tensor]
 """(eps, more noise) -> the noise that goes into x, while eps stays what is asked for."""
+
+
+Diffuse = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(x_0, eps from N(0, 1), level (B,)) -> x ~ q(x | x_0), the forward process."""
+
+
+class Artefact(Protocol):
+    """What training makes: an Inpainter, or another `nn.Module` that completes examples by a denoiser."""
+
+    denoiser: NetworkDenoiser
+    constrain: Constrain
+    recipe: dict[str, Any]
+
+    def condition(self, image: Tensor, mask: Tensor, fill: Tensor) -> Condition:
+        """What the denoiser may see of an example."""
+
+    def network_calls(self) -> int:
+        """How often an example asks the network."""
+
+    def save(self, folder: Path | str) -> None:
+        """Writes weights and recipe."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Of an `nn.Module`."""
+
+    def __call__(
+        self,
+        image: Tensor,
+        mask: Tensor,
+        *,
+        seeds: Tensor,
+        on_step: Callable[[Rows, Prediction], None] | None = None,
+    ) -> Tensor: ...
 
 
 def unperturbed(eps: Tensor, noise: Noise) -> Tensor:
@@ -42,7 +77,7 @@ def warmup_constant(step: int, steps: int, warmup: int) -> float:
 
 
 class DiffusionModule(LightningModule):
-    """Trains the denoiser of an Inpainter.
+    """Trains the denoiser of an Inpainter, or of what is like one.
 
     Args:
         inpainter: whose denoiser is trained.
@@ -50,21 +85,23 @@ class DiffusionModule(LightningModule):
         loss: what its prediction costs.
         optimizer: makes the optimiser of the parameters.
         learning_rate: its course over the run.
-        ema_decay: of the average that validates, samples and ships.
+        ema: makes the averages of the denoiser; the first validates, samples and ships.
         max_skipped: steps in a row whose gradient may be non-finite before the run stops.
         perturb: changes the noise that goes into x (DDPM-IP); None leaves it.
+        diffuse: the forward process; None is the Gaussian one.
     """
 
     def __init__(
         self,
-        inpainter: Inpainter,
+        inpainter: Artefact,
         levels: LevelSampler,
         loss: Loss,
         optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
         learning_rate: LearningRate,
-        ema_decay: float = 0.9999,
+        ema: Callable[[nn.Module], Averages],
         max_skipped: int = 10,
         perturb: Perturb | None = None,
+        diffuse: Diffuse | None = None,
     ) -> None:
         super().__init__()
         self.inpainter = inpainter
@@ -72,9 +109,10 @@ class DiffusionModule(LightningModule):
         self.loss = loss
         self.optimizer = optimizer
         self.learning_rate = learning_rate
-        self.ema = ExponentialAverage(inpainter.denoiser, ema_decay)
+        self.ema = ema(inpainter.denoiser)
         self.max_skipped = max_skipped
         self.perturb = perturb or unperturbed
+        self.diffuse = diffuse or add_noise
         self.skipped = 0
         self.batches_seen = 0  # where the data goes on after a resume
 
@@ -85,7 +123,7 @@ class DiffusionModule(LightningModule):
         levels = self.levels(self.inpainter.denoiser.schedule, noise.uniform(2))
         eps = noise()
         condition = self.inpainter.condition(x_0, mask, fill=noise())
-        x = add_noise(x_0, self.perturb(eps, noise), levels.level)
+        x = self.diffuse(x_0, self.perturb(eps, noise), levels.level)
         x = self.inpainter.constrain(x, None, levels.level, levels.level, lambda: eps, condition)
         prediction = self.inpainter.denoiser(x, levels.level, condition)
         return levels, self.loss(prediction, x_0, eps, levels, mask)

@@ -6,24 +6,34 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.loggers import Logger
 from omegaconf import OmegaConf
 from rich.console import Console
+from rich.table import Table
+from torch import nn
 
-from diffusion_lab.data.datamodule import FaceData
+from diffusion_lab import recipe
 from diffusion_lab.networks.summary import table
-from diffusion_lab.networks.unet import UNet
 from diffusion_lab.training.callbacks import Bar, SameConfig
 from diffusion_lab.training.checkpoints import SafeCheckpointIO, newest_valid
 from diffusion_lab.training.module import DiffusionModule
 
 SEVERAL = "ddp"
+
+Summary = Callable[[Any, int], Table]
+"""(network, examples of a step on one device) -> what there is to say of it before it is trained."""
+
+
+class Data(recipe.Data, Protocol):
+    """A LightningDataModule that says what it holds."""
+
+    batch_size: int
 
 
 def fast_precision(accelerator: str) -> str:
@@ -114,12 +124,12 @@ def digest(config: Mapping[str, Any]) -> int:
     )
 
 
-def announce(network: UNet, data: FaceData, folder: Path, devices: int = 1) -> None:
+def announce(network: nn.Module, data: Data, folder: Path, summary: Summary = table, devices: int = 1) -> None:
     """Prints what is about to be trained, and on what."""
     console = Console()
-    console.print(table(network, data.batch_size // devices))
+    console.print(summary(network, data.batch_size // devices))
     console.print(
-        f"data: {data.name}, crop {data.crop.name}, {data.image_size} px; {data.batch_size} pictures a step, "
+        f"data: {data.name}, crop {data.crop.name}, size {data.image_size}; {data.batch_size} examples a step, "
         f"{data.batch_size // devices} on each of {devices} devices",
         highlight=False,
     )
@@ -128,10 +138,12 @@ def announce(network: UNet, data: FaceData, folder: Path, devices: int = 1) -> N
 
 def fit(
     module: DiffusionModule,
-    data: FaceData,
+    data: Data,
     trainer: Trainer,
     folder: Path,
     config: Mapping[str, Any],
+    summary: Summary = table,
+    advice: str = "",
 ) -> None:
     """Trains to the end, from the newest whole checkpoint of the folder if there is one.
 
@@ -141,6 +153,8 @@ def fit(
         trainer: on which devices.
         folder: of the run.
         config: resolved; ranks that hold different ones refuse to train together.
+        summary: of the network, printed at the start.
+        advice: what to do next, printed at the end.
     """
     trainer.callbacks.insert(0, SameConfig(digest(config)))  # type: ignore[attr-defined]
     # Batches are made faster than they are used; Lightning's advice to use more workers does not hold here.
@@ -151,19 +165,18 @@ def fit(
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(dict(config))))
         latest(folder)
-        network = module.inpainter.denoiser.network
-        assert isinstance(network, UNet)
-        announce(network, data, folder, trainer.world_size)
+        announce(module.inpainter.denoiser.network, data, folder, summary, trainer.world_size)
         print(
             f"device: {trainer.strategy.root_device}, {trainer.precision}"
             + (f"; resumed from {checkpoint.name}" if checkpoint else ""),
             flush=True,
         )
     begun = time.monotonic()
+    assert isinstance(data, LightningDataModule)
     trainer.fit(module, data, ckpt_path=checkpoint)
     trainer.save_checkpoint(folder / "checkpoints" / f"step={trainer.global_step}.ckpt")
     if trainer.is_global_zero:
-        print(farewell(folder, time.monotonic() - begun), flush=True)
+        print(farewell(folder, time.monotonic() - begun, advice), flush=True)
 
 
 def latest(folder: Path) -> None:
@@ -176,11 +189,13 @@ def latest(folder: Path) -> None:
     os.replace(fresh, link)
 
 
-def farewell(folder: Path, seconds: float) -> str:
+def farewell(folder: Path, seconds: float, advice: str) -> str:
     """What a person wants to know at the end of a run."""
     sheets = sorted((folder / "samples").glob("*.png"))
-    lines = [f"trained in {seconds / 60:.1f} min; the inpainter is {folder / 'inpainter'}"]
+    lines = [f"trained in {seconds / 60:.1f} min"]
+    lines += [f"the {made.parent.name} is {made.parent}" for made in sorted(folder.glob("*/recipe.json"))]
     if sheets:
         lines.append(f"look at {sheets[-1]}")
-    lines.append("next: evaluate.py scores it, inpaint.py image=me.jpg mask=hole.png uses it")
+    if advice:
+        lines.append(f"next: {advice}")
     return "\n".join(lines)

@@ -2,6 +2,7 @@
 
 from diffusion_lab.data.masks.boxes import alternate_lines as alternate_lines
 from diffusion_lab.data.masks.boxes import center as center
+from diffusion_lab.data.masks.boxes import everything as everything
 from diffusion_lab.data.masks.boxes import expand as expand
 from diffusion_lab.data.masks.boxes import half as half
 from diffusion_lab.data.masks.boxes import rectangle as rectangle

@@ -10,6 +10,16 @@ from torch import Generator, Tensor
 from diffusion_lab.data.masks.drawing import uniforms, whole_number
 
 
+def everything(size: int, generator: Generator) -> Tensor:
+    """The whole picture: a model that trains on it now and then can also paint without being shown anything.
+
+    Args:
+        size: side of the mask in pixels.
+        generator: not used.
+    """
+    return torch.ones(1, size, size, dtype=torch.bool)
+
+
 def rectangle(size: int, generator: Generator, least: float = 0.25, most: float = 0.5) -> Tensor:
     """One box of random sides and place, inside the picture.
 
