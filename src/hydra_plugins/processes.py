@@ -1,9 +1,9 @@
 """A Hydra launcher that gives every job of a sweep a process of its own.
 
-Hydra's basic launcher runs all jobs in one process. With several devices Lightning then starts each rank with the whole
 Hydra's basic launcher runs all jobs in one process. With several devices Lightning then starts each rank with the
-whole sweep's command line, and ranks of different jobs can meet: a job that fails on one rank pairs its neighbours' ranks
-with the next job's. Here a job is an ordinary single run, in a fresh process, in the folder of the sweep.
+whole sweep's command line, and ranks of different jobs can meet: a job that fails on one rank pairs its neighbours'
+ranks with the next job's. Here a job is an ordinary single run, in a fresh process, in the folder of the sweep.
+"""
 
 import os
 import subprocess

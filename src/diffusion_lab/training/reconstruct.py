@@ -55,7 +55,7 @@ def combination(wanted: Power, step: int, kept: Sequence[tuple[Power, int]]) -> 
     Example:
         >>> weights, error = combination(Power(0.07), 100, [(Power(0.05), 100), (Power(0.10), 100)])
         >>> weights.round(2).tolist(), round(error, 2)
-        ([0.49, 0.51], 0.05)
+        ([0.48, 0.52], 0.05)
     """
     gamma = np.array([profile.gamma for profile, _ in kept])
     steps = np.array([last for _, last in kept]) / step  # in units of the wanted one's, for the numerics
