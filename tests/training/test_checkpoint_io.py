@@ -2,6 +2,7 @@ import os
 import resource
 import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -57,20 +58,22 @@ def test_no_checkpoint_is_none(tmp_path: Path) -> None:
     assert newest_valid(tmp_path) is None
 
 
-@pytest.fixture
+@contextmanager
 def full_disk() -> Iterator[None]:
-    """No file may grow beyond 1 KiB."""
+    """No file may grow beyond 1 KiB; for as short as can be, since pytest's own output may be a file."""
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1024, limit[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limit)
-    signal.signal(signal.SIGXFSZ, handler)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
-def test_a_full_disk_costs_the_new_checkpoint_only(folder: Path, full_disk: None) -> None:
+def test_a_full_disk_costs_the_new_checkpoint_only(folder: Path) -> None:
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    with pytest.warns(UserWarning, match="older ones stand"):
+    with pytest.warns(UserWarning, match="older ones stand"), full_disk():
         SafeCheckpointIO().save_checkpoint({"weights": torch.zeros(10_000)}, folder / "step=3.ckpt")
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
