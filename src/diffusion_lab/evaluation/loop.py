@@ -73,7 +73,9 @@ def evaluate(
     # MPS has no float64, which every figure needs: there the pictures are measured on the CPU.
     device = torch.device("cpu") if fabric.device.type == "mps" else fabric.device
     fid = FrechetDistance(extractor, keep_real=True).to(device)
-    bench = _Bench(pictures, n, batch_size, seed, fabric, device, fid, LPIPS().to(device), min(examples, n), completions)
+    bench = _Bench(
+        pictures, n, batch_size, seed, fabric, device, fid, LPIPS().to(device), min(examples, n), completions
+    )
     compared, n_compared = (pictures, n) if reference is None else (reference, len(reference))
     rows: list[dict[str, Any]] = []
     changed: dict[str, int] = {}
