@@ -57,7 +57,8 @@ def start(*overrides: str) -> subprocess.Popen[str]:
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
-        env={**environment, "OMP_NUM_THREADS": "1"},
+        # Sums over another number of threads round differently.
+        env={**environment, "OMP_NUM_THREADS": str(torch.get_num_threads())},
     )
 
 
