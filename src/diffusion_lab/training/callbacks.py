@@ -62,7 +62,7 @@ class Samples(Callback):
         if trainer.is_global_zero:  # nothing that the first rank does here may wait for the others
             values = self.look(trainer, pl_module, self.measured if self.measures else self.count)
         for name, value in trainer.strategy.broadcast(values).items():
-            pl_module.log(f"val/{name}", value)
+            pl_module.log(f"val/{name}", value, sync_dist=True)  # already the same on every rank
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
