@@ -164,7 +164,7 @@ def fit(
     if trainer.is_global_zero:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(dict(config))))
-        latest(folder)
+        latest(folder, Path(config.get("paths", {}).get("logs", folder.parent.parent)))
         announce(module.inpainter.denoiser.network, data, folder, summary, trainer.world_size)
         print(
             f"device: {trainer.strategy.root_device}, {trainer.precision}"
@@ -179,13 +179,13 @@ def fit(
         print(farewell(folder, time.monotonic() - begun, advice), flush=True)
 
 
-def latest(folder: Path) -> None:
-    """Points `latest`, beside the experiments, at this run."""
-    logs = folder.parent.parent
+def latest(folder: Path, logs: Path) -> None:
+    """Points `latest`, in the folder of logs, at this run."""
+    logs.mkdir(parents=True, exist_ok=True)
     link = logs / "latest"
     fresh = logs / f".latest-{os.getpid()}"
     fresh.unlink(missing_ok=True)
-    fresh.symlink_to(os.path.relpath(folder, logs))
+    fresh.symlink_to(os.path.relpath(folder.absolute(), logs.absolute()))
     os.replace(fresh, link)
 
 
