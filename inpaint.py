@@ -2,7 +2,7 @@
 
 from omegaconf import DictConfig
 
-from diffusion_lab.cli import command
+from diffusion_lab.cli import chosen, command
 
 
 @command("inpaint", paths=["image", "mask", "output", "inpainter", "paths.logs"], rename={"mask": "hole"})
@@ -11,12 +11,12 @@ def main(cfg: DictConfig) -> None:
 
     from hydra.utils import instantiate
 
-    from diffusion_lab.inpainting import Inpainter, newest
+    from diffusion_lab.inpainting import Inpainter
     from diffusion_lab.pictures import save_png
     from diffusion_lab.restoration import as_mask, as_rgb, opened, restore
 
     image, hole = opened(Path(cfg.image), "image"), opened(Path(cfg.hole), "mask")
-    folder = Path(cfg.inpainter) if cfg.inpainter else newest(Path(cfg.paths.logs))
+    folder = chosen(cfg.inpainter, cfg.paths.logs)
     print(f"inpainter: {folder}", flush=True)
     seeds = list(range(cfg.seed, cfg.seed + cfg.num_samples))
     inpainter = Inpainter.load(folder)

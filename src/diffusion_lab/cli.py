@@ -8,13 +8,20 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+    from rich.console import Console
+
+    from diffusion_lab.data.datamodule import FaceData
+    from diffusion_lab.inpainting import Inpainter
 
 FULL = "HYDRA_FULL_ERROR"
 
@@ -159,3 +166,53 @@ def newest_run(arguments: Sequence[str]) -> Path:
             f"resume=auto found no run with checkpoints in '{logs / name}': start one without resume="
         )
     return runs[-1].parent
+
+
+def chosen(inpainter: str | None, logs: str) -> Path:
+    """The inpainter that was asked for; else the newest run's; else the one that comes with the package."""
+    from diffusion_lab.inpainting import newest
+
+    return Path(inpainter) if inpainter else newest(Path(logs))
+
+
+class Subject(NamedTuple):
+    """An inpainter that is to be scored, and on what."""
+
+    inpainter: "Inpainter"
+    data: "FaceData"
+    fabric: "Fabric"
+    console: "Console"
+    output: Path
+    protocol: dict[str, Any]
+
+
+def subject(cfg: DictConfig) -> Subject:
+    """Loads what a scoring script is about: pictures of the size and the crop that the inpainter was trained on."""
+    from hydra.utils import instantiate
+    from lightning.fabric import Fabric
+    from rich.console import Console
+
+    from diffusion_lab.inpainting import Inpainter, shipped
+
+    folder = chosen(cfg.inpainter, cfg.paths.logs)
+    beside = Path(cfg.paths.logs) / "shipped" if folder == shipped() else folder.parent
+    fabric = Fabric(accelerator=cfg.accelerator, devices=cfg.devices)
+    fabric.launch()
+    inpainter = Inpainter.load(folder).to(fabric.device).eval()
+    trained_on = inpainter.recipe["data"]
+    cfg.data.image_size = cfg.data.image_size or trained_on["image_size"]
+    cfg.data.crop._target_ = cfg.data.crop._target_ or f"diffusion_lab.data.crops.{trained_on['crop']}"
+    data = instantiate(cfg.data)
+    console = Console(quiet=not fabric.is_global_zero)
+    console.print(f"Scoring {folder} on the {cfg.split} split of {data.name}", highlight=False)
+    if fabric.is_global_zero:
+        data.source.prepare()
+    fabric.barrier()
+    protocol = {
+        "data": data.name,
+        "trained_on": trained_on["name"],
+        "crop": data.crop.name,
+        "split": cfg.split,
+        "inpainter": str(folder),
+    }
+    return Subject(inpainter, data, fabric, console, Path(cfg.output or beside / "evaluation"), protocol)

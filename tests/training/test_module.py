@@ -8,8 +8,9 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from diffusion_lab.data.datamodule import Batch, FaceData
-from diffusion_lab.training.callbacks import Export, Samples
+from diffusion_lab.training.callbacks import Export
 from diffusion_lab.training.checkpoints import SafeCheckpointIO
+from diffusion_lab.training.looks import Samples
 from diffusion_lab.training.module import DiffusionModule, warmup_constant, warmup_cosine
 from diffusion_lab.training.run import digest, fit
 

@@ -1,16 +1,112 @@
-"""A callback for any model: a function looks at it with its average weights."""
+"""Looking at the model with its average weights: sheets of inpainted faces, or whatever a function draws."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
+from PIL import Image
+from torch import Tensor
 
+from diffusion_lab.data.datamodule import FaceData
+from diffusion_lab.data.examples import Batch, EvaluationExamples
+from diffusion_lab.diffusion.denoiser import Prediction
+from diffusion_lab.diffusion.sampling import Rows
+from diffusion_lab.metrics.inpainting import Measure
+from diffusion_lab.pictures import masked, save_png, sheet, to_uint8
 from diffusion_lab.training.module import DiffusionModule
 
 Look = Callable[[Any, Any, Path], Mapping[str, float]]
 """(model, data, where to draw a picture of them as PNG) -> values by name."""
+
+
+def show(trainer: Trainer, picture: Image.Image | str) -> None:
+    """Hands a picture to the loggers that keep pictures."""
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger):
+            logger.log_image("samples", [picture])
+
+
+class Samples(Callback):
+    """Inpaints the first validation pictures with the average weights, measures the results, and draws them on a sheet.
+
+    Each picture has its own mask and seed, so that sheets and values can be compared over the steps and between runs.
+
+    Args:
+        folder: of the PNGs.
+        count: pictures on a sheet.
+        strip: how many moments of the denoising are shown.
+        every_n_steps: between sheets; None draws one at each validation.
+        measures: of (result, truth, mask), each logged as ``val/<name>`` at each validation.
+        measured: pictures that are measured.
+    """
+
+    def __init__(
+        self,
+        folder: Path | str,
+        count: int = 8,
+        strip: int = 4,
+        every_n_steps: int | None = None,
+        measures: Mapping[str, Measure] | None = None,
+        measured: int = 32,
+    ) -> None:
+        self.folder = Path(folder)
+        self.count = count
+        self.strip = strip
+        self.every_n_steps = every_n_steps
+        self.measures = measures or {}
+        self.measured = measured
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        values: dict[str, float] = {}
+        if trainer.is_global_zero:  # nothing that the first rank does here may wait for the others
+            values = self.look(trainer, pl_module, self.measured if self.measures else self.count)
+        for name, value in trainer.strategy.broadcast(values).items():
+            pl_module.log(f"val/{name}", value, sync_dist=True)  # already the same on every rank
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        if self.every_n_steps and trainer.global_step % self.every_n_steps == 0 and trainer.is_global_zero:
+            self.look(trainer, pl_module, self.count)
+
+    @torch.no_grad()
+    def look(self, trainer: Trainer, module: LightningModule, count: int) -> dict[str, float]:
+        """Inpaints `count` pictures and draws the sheet; the mean of each measure."""
+        assert isinstance(module, DiffusionModule)
+        data: FaceData = trainer.datamodule  # type: ignore[attr-defined]
+        pictures = data.pictures("valid")
+        batch = EvaluationExamples(pictures, data.mask).__getitems__(torch.arange(min(count, len(pictures))))
+        image, mask = batch.image.to(module.device), batch.mask.to(module.device)
+        calls = module.inpainter.network_calls()
+        shown = {round(calls * (i + 1) / (self.strip + 1)) for i in range(self.strip)}
+        moments: list[Tensor] = []
+        seen = 0
+
+        def remember(rows: Rows, prediction: Prediction) -> None:
+            nonlocal seen
+            seen += 1
+            if seen in shown:
+                moments.append(torch.where(mask, rows.x, image))
+
+        training = module.training
+        module.eval()
+        with module.ema.applied(), trainer.precision_plugin.forward_context():
+            result = module.inpainter(image, mask, seeds=batch.index, on_step=remember)
+        module.train(training)
+        columns = [
+            "hole",
+            *[f"{100 * (i + 1) // (len(moments) + 1)} %" for i in range(len(moments))],
+            "result",
+            "truth",
+        ]
+        drawn = sheet(list(zip(masked(image, mask), *moments, result, image, strict=True))[: self.count], columns)
+        save_png(drawn, self.folder / f"{trainer.global_step:07d}.png")
+        show(trainer, drawn)
+        pair = to_uint8(result), to_uint8(image)
+        return {name: float(measure(*pair, mask).mean()) for name, measure in self.measures.items()}
 
 
 class Looks(Callback):
@@ -32,8 +128,6 @@ class Looks(Callback):
             path = self.folder / f"{trainer.global_step:07d}.png"
             with pl_module.ema.applied(), trainer.precision_plugin.forward_context():
                 values = self.look(pl_module.inpainter, trainer.datamodule, path)  # type: ignore[attr-defined]
-            for logger in trainer.loggers:
-                if isinstance(logger, WandbLogger):
-                    logger.log_image("samples", [str(path)])
+            show(trainer, str(path))
         for name, value in trainer.strategy.broadcast(dict(values)).items():
             pl_module.log(f"val/{name}", value)

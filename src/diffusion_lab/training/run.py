@@ -20,9 +20,10 @@ from torch import nn
 
 from diffusion_lab import recipe
 from diffusion_lab.networks.summary import table
-from diffusion_lab.training.callbacks import Bar, SameConfig
+from diffusion_lab.training.callbacks import SameConfig
 from diffusion_lab.training.checkpoints import SafeCheckpointIO, newest_valid
 from diffusion_lab.training.module import DiffusionModule
+from diffusion_lab.training.progress import Bar
 
 SEVERAL = "ddp"
 
@@ -57,8 +58,8 @@ def trainer(
     accumulate_grad_batches: int,
     log_every_n_steps: int,
     deterministic: bool,
-    callbacks: Sequence[Callback],
-    loggers: Sequence[Logger],
+    callbacks: Sequence[Callback | None],
+    loggers: Sequence[Logger | None],
 ) -> Trainer:
     """A Lightning Trainer whose one epoch is the whole run.
 
@@ -75,8 +76,8 @@ def trainer(
         accumulate_grad_batches: batches per step.
         log_every_n_steps: between lines of metrics.
         deterministic: only kernels that repeat bit for bit.
-        callbacks: beside the progress bar.
-        loggers: where numbers go.
+        callbacks: beside the progress bar; None, from ``callbacks.samples=null``, is nobody.
+        loggers: where numbers go; None is nowhere.
 
     Raises:
         ValueError: for a GPU that is not there.
@@ -109,8 +110,8 @@ def trainer(
         log_every_n_steps=min(log_every_n_steps, max_steps),
         deterministic=deterministic,
         use_distributed_sampler=False,  # our samplers know their rank, and do not pad
-        callbacks=[*callbacks, Bar()],
-        logger=list(loggers),
+        callbacks=[*filter(None, callbacks), Bar()],
+        logger=list(filter(None, loggers)),
         plugins=[SafeCheckpointIO()],
         enable_model_summary=False,
     )

@@ -1,0 +1,187 @@
+"""The engine: many requests at different steps of different samplers share one network call."""
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+from torch import Tensor
+
+from diffusion_lab.diffusion.sampling import Sampler
+
+Code = Literal["non_finite_output", "deadline_exceeded", "engine_error", "shutting_down"]
+Stage = Literal["queued", "running"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One request at the model's size, checked already.
+
+    Args:
+        image: ``(3, S, S)`` float32 in [-1, 1]; what lies in the hole is never looked at.
+        mask: ``(1, S, S)`` bool, True = hole.
+        seeds: one per completion.
+        sampler: None is the inpainter's own.
+        previews: how many are wanted on the way, evenly spread.
+        seconds: until the job is given up, from its submission; None is the engine's own limit.
+    """
+
+    image: Tensor
+    mask: Tensor
+    seeds: tuple[int, ...]
+    sampler: Sampler | None = None
+    previews: int = 0
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Queued:
+    """The job waits.
+
+    Args:
+        position: how many jobs wait in front of it.
+    """
+
+    position: int
+
+
+@dataclass(frozen=True)
+class Stepped:
+    """The network was asked once more.
+
+    Args:
+        step: how often by now, from 1.
+        steps: how often in all.
+        preview: ``(n, 3, S, S)`` uint8, what the model sees in the holes now; None between previews.
+    """
+
+    step: int
+    steps: int
+    preview: Tensor | None
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The holes are filled.
+
+    Args:
+        pictures: ``(n, 3, S, S)`` float32 in [-1, 1] on the CPU, equal to the image outside the hole.
+        version: of the model that filled them.
+        network_calls: that each picture took.
+        seconds: since the submission.
+    """
+
+    pictures: Tensor
+    version: str
+    network_calls: int
+    seconds: float
+
+
+Event = Queued | Stepped | Finished
+
+
+class Refused(Exception):
+    """Nothing was computed; the same job may be welcome later.
+
+    Args:
+        message: why.
+        retry_after: seconds after which to try again.
+    """
+
+    def __init__(self, message: str, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class QueueFull(Refused):
+    """As many jobs wait as may."""
+
+
+class NotReady(Refused):
+    """The engine warms up, or is about to end."""
+
+
+class JobFailed(Exception):
+    """This job alone has failed.
+
+    Args:
+        code: for programs.
+        message: for people.
+    """
+
+    def __init__(self, code: Code, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class SwapRefused(Exception):
+    """The new model is not fit to serve; the old one goes on."""
+
+
+@dataclass(frozen=True)
+class Stats:
+    """How the engine stands.
+
+    Args:
+        ready: whether a job would be taken now, but for a full queue.
+        draining: whether it is about to end.
+        queued: jobs that wait.
+        running: jobs whose pictures are being made.
+        heartbeat: seconds since the model's thread last came round; it does so every second when idle, and once a
+            step otherwise.
+    """
+
+    ready: bool
+    draining: bool
+    queued: int
+    running: int
+    heartbeat: float
+
+
+class Measures(Protocol):
+    """What the engine tells of itself, from threads of its own."""
+
+    def waited(self, seconds: float) -> None:
+        """A job left the queue for its first step."""
+
+    def stepped(self, rows: int, seconds: float) -> None:
+        """One step of all running jobs was taken: so many pictures, in so many seconds."""
+
+    def cancelled(self, stage: Stage) -> None:
+        """Whoever asked for a job has gone."""
+
+    def failed(self, code: Code) -> None:
+        """A job has failed."""
+
+
+class Engine(Protocol):
+    """Whatever fills holes: a model in this process, or replicas elsewhere."""
+
+    @property
+    def image_size(self) -> int:
+        """Of the model in service, in pixels."""
+
+    @property
+    def version(self) -> str:
+        """Of the model in service."""
+
+    def submit(self, job: Job) -> AsyncGenerator[Event, None]:
+        """Queued, then stepped for every network call, then finished; closing it gives the job up within one step.
+
+        Raises:
+            Refused: at the first event, if the job is not taken.
+            JobFailed: at any later one.
+        """
+
+    def stats(self) -> Stats:
+        """How it stands now; never waits."""
+
+    async def swap(self, folder: Path) -> str:
+        """Puts the inpainter of a folder into service, and says its version; running jobs end on the old one.
+
+        Raises:
+            SwapRefused: if it is damaged, unfit, or does not do what it is known to do.
+        """
+
+    async def drain(self, seconds: float) -> None:
+        """Takes no more jobs, gives those it has so many seconds to end, fails the rest, and stops."""
