@@ -4,7 +4,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from diffusion_lab.cli import command, resumed, run_folder
+from diffusion_lab.cli import command, kept, resumed, run_folder
 
 
 @command("train", paths=["data.root", "paths.logs", "paths.cache", "hydra.run.dir", "resume"], before=resumed)
@@ -12,6 +12,7 @@ def main(cfg: DictConfig) -> None:
     import torch
     from hydra.utils import instantiate
     from lightning.pytorch import seed_everything
+    from lightning.pytorch.callbacks import LambdaCallback
 
     from diffusion_lab import recipe
     from diffusion_lab.training.run import announce, fit
@@ -27,7 +28,9 @@ def main(cfg: DictConfig) -> None:
     training = {key: config[key] for key in ("objective", "optimizer", "mask", "seed")}
     inpainter.recipe = recipe.describe(config["inpainter"], data, training)
     module = instantiate(cfg.module, inpainter=inpainter)
-    fit(module, data, instantiate(cfg.trainer), run_folder(), config, instantiate(cfg.summary), cfg.next)
+    trainer = instantiate(cfg.trainer)
+    trainer.callbacks.append(LambdaCallback(on_train_start=lambda trainer, _: trainer.is_global_zero and kept()))
+    fit(module, data, trainer, run_folder(), config, instantiate(cfg.summary), cfg.next)
 
 
 if __name__ == "__main__":

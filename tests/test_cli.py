@@ -77,11 +77,12 @@ def test_resume_puts_the_old_overrides_before_the_new(tmp_path: Path) -> None:
     (run_folder / ".hydra").mkdir(parents=True)
     (run_folder / ".hydra" / "overrides.yaml").write_text("- model=unet\n- seed=3\n")
     (run_folder / "checkpoints").mkdir()
-    for asked in (f"resume='{run_folder}'", "resume=auto"):
+    (tmp_path / "latest").symlink_to(run_folder)
+    for asked in (f"resume='{run_folder}'", "resume=auto", f"resume={tmp_path / 'latest'}"):
         arguments = resumed([asked, "seed=4", f"paths.logs={tmp_path}"])
         assert arguments[:2] == ["model=unet", "seed=3"]
         assert arguments[2:4] == ["seed=4", f"paths.logs={tmp_path}"]
-        assert arguments[4] == f"hydra.run.dir='{run_folder}'"
+        assert arguments[4:] == [f"hydra.run.dir='{run_folder}'", "hydra.output_subdir=null"]
     assert resumed(["seed=4"]) == ["seed=4"]
     with pytest.raises(FileNotFoundError, match="found no run"):
         resumed(["resume=auto", f"paths.logs={tmp_path / 'empty'}"])

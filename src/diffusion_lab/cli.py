@@ -119,6 +119,9 @@ def command(
                 sys.argv[1:] = before(arguments) if before else arguments
                 os.environ[FULL] = "1"  # Hydra hands its errors on instead of printing them
                 hydra.main(version_base="1.3", config_path="conf", config_name=config)(task)()
+            except BrokenPipeError:  # whoever read our output has read enough
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                sys.exit(141)
             except USER_ERRORS as error:
                 report(error)
             except KeyboardInterrupt:
@@ -134,11 +137,13 @@ def command(
 
 def run_folder() -> Path:
     """Where this run lives, absolute."""
-    return Path(HydraConfig.get().runtime.output_dir).absolute()
+    return Path(HydraConfig.get().runtime.output_dir).resolve()
 
 
 def resumed(arguments: list[str]) -> list[str]:
     """Puts a resumed run back into its folder, under the overrides that it was started with and then the new ones.
+
+    `kept` writes the new ones down once the run goes on: a mistake among them must not stay with the run.
 
     Raises:
         FileNotFoundError: if there is no such run.
@@ -152,7 +157,16 @@ def resumed(arguments: list[str]) -> list[str]:
     if not overrides.is_file():
         raise FileNotFoundError(f"'{run}' is no run folder (it has no .hydra/overrides.yaml): name one under logs/")
     earlier = [str(override) for override in OmegaConf.load(overrides)]
-    return [*earlier, *rest, quoted(f"hydra.run.dir={run.absolute()}", ["hydra.run.dir"])]
+    place = quoted(f"hydra.run.dir={run.resolve()}", ["hydra.run.dir"])
+    return [*earlier, *rest, place, "hydra.output_subdir=null"]
+
+
+def kept() -> None:
+    """Writes the overrides of this run where `resumed` looks for them."""
+    cfg = HydraConfig.get()
+    if cfg.output_subdir is None:
+        overrides = [str(override) for override in cfg.overrides.task]
+        OmegaConf.save(OmegaConf.create(overrides), run_folder() / ".hydra" / "overrides.yaml")
 
 
 def newest_run(arguments: Sequence[str]) -> Path:

@@ -160,6 +160,7 @@ def fit(
     trainer.callbacks.insert(0, SameConfig(digest(config)))  # type: ignore[attr-defined]
     # Batches are made faster than they are used; Lightning's advice to use more workers does not hold here.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*exists and is not empty.*")  # it is resumed
     warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
     checkpoint = newest_valid(folder / "checkpoints")
     if trainer.is_global_zero:
@@ -186,7 +187,7 @@ def latest(folder: Path, logs: Path) -> None:
     link = logs / "latest"
     fresh = logs / f".latest-{os.getpid()}"
     fresh.unlink(missing_ok=True)
-    fresh.symlink_to(os.path.relpath(folder.absolute(), logs.absolute()))
+    fresh.symlink_to(os.path.relpath(folder.resolve(), logs.resolve()))
     os.replace(fresh, link)
 
 

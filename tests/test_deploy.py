@@ -1,0 +1,101 @@
+"""What can be known of the container files without a container engine."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from diffusion_lab.inpainting import Inpainter
+from diffusion_lab.serving.local import LocalEngine
+from diffusion_lab.serving.measures import Measures
+
+ROOT = Path(__file__).parents[1]
+
+
+def queries() -> list[str]:
+    """Every PromQL expression of the dashboard and of the alerts."""
+    dashboard = json.loads((ROOT / "deploy/grafana/dashboards/service.json").read_text())
+    alerts = yaml.safe_load((ROOT / "deploy/alerts.yml").read_text())
+    return [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]] + [
+        rule["expr"] for group in alerts["groups"] for rule in group["rules"]
+    ]
+
+
+@pytest.fixture(scope="module")
+def metrics() -> dict[str, set[str]]:
+    """Names of the service's series, with their labels, as it shows them after one of each event."""
+    measures = Measures()
+    measures.waited(1.0)
+    measures.stepped(2, 0.1)
+    measures.cancelled("queued")
+    measures.failed("engine_error")
+    measures.answered("/", 200, 0.1)
+    measures.rejected("queue_full")
+    measures.seen(torch.zeros(3, 4, 4), torch.ones(1, 4, 4, dtype=torch.bool))
+
+    text = measures.text().decode()
+    names: dict[str, set[str]] = {}
+    for line in text.splitlines():
+        if match := re.match(r"(\w+)(?:{(.*)})? ", line):
+            names.setdefault(match[1], set()).update(re.findall(r"(\w+)=", match[2] or ""))
+    return names
+
+
+def test_every_query_asks_for_series_that_the_service_has(inpainter: Inpainter, metrics: dict[str, set[str]]) -> None:
+    gauges = {"diffusion_lab_queue_depth", "diffusion_lab_running", "diffusion_lab_ready"}
+    gauges |= {"diffusion_lab_heartbeat_seconds", "diffusion_lab_model_info"}  # of the engine, read below
+    engine, measures = LocalEngine(inpainter, "a@1", max_batch=2), Measures()
+    measures.watch(engine)
+    shown = measures.text().decode()
+    assert all(f"\n{gauge}" in shown for gauge in gauges)
+    for query in queries():
+        for name in re.findall(r"\b(?:diffusion_lab|process)_\w+", query):
+            assert name in metrics or name in gauges, f"'{name}' of '{query}' is not there"
+        for labels in re.findall(r"by \((.*?)\)", query):
+            (name,) = set(re.findall(r"\bdiffusion_lab_\w+", query)) or {""}
+            assert set(labels.replace(" ", "").split(",")) <= metrics[name], query
+
+
+def test_the_files_that_are_mounted_and_copied_exist() -> None:
+    compose = yaml.safe_load((ROOT / "compose.yaml").read_text())
+    mounted = [volume.split(":")[0] for service in compose["services"].values() for volume in service["volumes"]]
+    for path in (path for path in mounted if path.startswith("./deploy")):
+        assert (ROOT / path).exists(), path
+    ignored = (ROOT / ".dockerignore").read_text()
+    for line in (ROOT / "Dockerfile").read_text().splitlines():
+        if line.startswith("COPY") and "--from" not in line:
+            for path in line.split()[1:-1]:
+                assert (ROOT / path).exists(), path
+                assert f"!{path}\n" in ignored, path
+
+
+def test_the_image_runs_as_nobody_in_particular_and_tells_its_health() -> None:
+    last_stage = (ROOT / "Dockerfile").read_text().split("\nFROM ")[-1]
+    assert re.search(r"^USER \d+$", last_stage, re.M)
+    assert "/healthz" in last_stage
+    assert re.search(r"^HEALTHCHECK ", last_stage, re.M)
+    images = re.findall(r"^FROM (\S+)", (ROOT / "Dockerfile").read_text(), re.M)
+    assert all(":" in image and not image.endswith(":latest") for image in images), images
+    compose = yaml.safe_load((ROOT / "compose.yaml").read_text())
+    for service in compose["services"].values():
+        assert "build" in service or re.search(r":v?\d", service["image"])
+
+
+@pytest.mark.slow
+@pytest.mark.network
+def test_the_images_steps_make_a_service_without_the_training(tmp_path: Path) -> None:
+    """The Dockerfile's RUN lines in a virtual environment: it serves, and Lightning and W&B are not there."""
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "lab"], check=True)
+    python = tmp_path / "lab" / "bin" / "python"
+    for step in (["pip>=25.1"], ["torch>=2.11,<3"], ["--group", "service"], ["--no-deps", "."]):
+        subprocess.run([python, "-m", "pip", "install", "-q", *step], cwd=ROOT, check=True)
+    probe = (
+        "import importlib.util as u, diffusion_lab.serving.run; "
+        "print([n for n in ('lightning', 'wandb', 'torchvision', 'torchmetrics') if u.find_spec(n)])"
+    )
+    assert subprocess.run([python, "-c", probe], capture_output=True, text=True, check=True).stdout == "[]\n"
