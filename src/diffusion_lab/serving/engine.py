@@ -1,4 +1,4 @@
-"""The engine: many requests at different steps of different samplers share one network call."""
+"""What an engine is: jobs in, events out. `local.LocalEngine` is a model in this process."""
 
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
@@ -92,6 +92,9 @@ class Refused(Exception):
         super().__init__(message)
         self.retry_after = retry_after
 
+    def __reduce__(self) -> tuple[type["Refused"], tuple[str, int]]:
+        return type(self), (str(self), self.retry_after)  # so that it travels between processes
+
 
 class QueueFull(Refused):
     """As many jobs wait as may."""
@@ -112,6 +115,9 @@ class JobFailed(Exception):
     def __init__(self, code: Code, message: str) -> None:
         super().__init__(message)
         self.code = code
+
+    def __reduce__(self) -> tuple[type["JobFailed"], tuple[Code, str]]:
+        return type(self), (self.code, str(self))
 
 
 class SwapRefused(Exception):

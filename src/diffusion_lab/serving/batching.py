@@ -1,0 +1,221 @@
+"""Jobs at different steps of different samplers in one network call."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffusion_lab.diffusion.denoiser import Condition, Denoiser, Prediction
+from diffusion_lab.diffusion.noise import ExampleNoise
+from diffusion_lab.diffusion.sampling import Rows, Sampler, Wrap, advance, start
+from diffusion_lab.inpainting import Inpainter
+from diffusion_lab.pictures import to_uint8
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Walk:
+    """A job on its way from noise to pictures.
+
+    Args:
+        image: ``(n, 3, S, S)``, the same n times.
+        mask: ``(n, 1, S, S)`` bool.
+        wrap: what the sampler puts around the model.
+        rows: where it stands.
+        step: how often the network was asked.
+        steps: how often it will have been.
+        seen: what the model said last; None before the first step.
+    """
+
+    image: Tensor
+    mask: Tensor
+    wrap: Wrap
+    rows: Rows
+    step: int
+    steps: int
+    seen: Prediction | None = None
+
+    def advanced(self, prediction: Prediction) -> "Walk":
+        """One step on."""
+        return replace(self, rows=advance(self.rows, prediction), step=self.step + 1, seen=prediction)
+
+    def preview(self) -> Tensor:
+        """``(n, 3, S, S)`` uint8: what the model sees in the holes."""
+        assert self.seen is not None
+        return to_uint8(torch.where(self.mask, self.seen.x_0, self.image)).cpu()
+
+    def pictures(self) -> Tensor:
+        """``(n, 3, S, S)``: where it ended; known pixels are the image's."""
+        return torch.where(self.mask, self.rows.x.clamp(-1, 1), self.image).cpu()
+
+
+def begin(inpainter: Inpainter, image: Tensor, mask: Tensor, seeds: Sequence[int], sampler: Sampler | None) -> Walk:
+    """The walk that `Inpainter.forward` would take, before its first step.
+
+    Args:
+        inpainter: whose rules hold.
+        image: ``(3, S, S)``.
+        mask: ``(1, S, S)`` bool.
+        seeds: one per completion.
+        sampler: None is the inpainter's own.
+    """
+    taken = sampler or inpainter.sampler
+    image, mask = image.expand(len(seeds), -1, -1, -1), mask.expand(len(seeds), -1, -1, -1)
+    noise = ExampleNoise(seeds, image.shape[1:], image.device)
+    x_T = noise()
+    condition = inpainter.condition(image, mask, fill=noise())
+    rows = start(x_T, taken.path(inpainter.denoiser.schedule), taken, inpainter.constrain, condition, noise)
+    return Walk(image, mask, taken.wrap, rows, 0, inpainter.network_calls(taken))
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a denoiser is called with."""
+
+    x: Tensor
+    level: Tensor
+    condition: Condition
+
+    def part(self, rows: slice) -> "Question":
+        return Question(self.x[rows], self.level[rows], self.condition.map(lambda tensor: tensor[rows]))
+
+    def kind(self) -> tuple[Any, ...]:
+        """Questions of one kind can be joined."""
+        shapes = ((name, value.shape[1:]) for name, value in vars(self.condition).items() if value is not None)
+        return self.x.shape[1:], self.x.dtype, *shapes
+
+
+class Asked(Exception):
+    """A wrap has come to its question to the model."""
+
+    def __init__(self, question: Question) -> None:
+        super().__init__()
+        self.question = question
+
+
+def joined(questions: Sequence[Question]) -> Question:
+    """One question of several of a kind."""
+    first = questions[0]
+    condition = {
+        name: torch.cat([getattr(question.condition, name) for question in questions])
+        for name, value in vars(first.condition).items()
+        if value is not None
+    }
+    return Question(
+        torch.cat([question.x for question in questions]),
+        torch.cat([question.level for question in questions]),
+        Condition(**condition),
+    )
+
+
+def question_of(walk: Walk) -> Question | None:
+    """What a walk's wrap asks the model first; None if it wants a gradient through the answer."""
+
+    def interrupt(x: Tensor, level: Tensor, condition: Condition) -> Prediction:
+        raise Asked(Question(x, level, condition))
+
+    try:
+        walk.wrap(interrupt)(walk.rows.x, walk.rows.level, walk.rows.condition)
+    except Asked as asked:
+        return None if asked.question.x.requires_grad else asked.question
+    return None  # it never asks
+
+
+def answered(walk: Walk, answer: Prediction, denoiser: Denoiser) -> Prediction:
+    """What a walk's wrap makes of the model's answer; should it ask again, it is answered alone."""
+    answers = [answer]
+
+    def reply(x: Tensor, level: Tensor, condition: Condition) -> Prediction:
+        return answers.pop() if answers else denoiser(x, level, condition)
+
+    return walk.wrap(reply)(walk.rows.x, walk.rows.level, walk.rows.condition)
+
+
+class SharedCalls:
+    """Asks a denoiser for many walks at once.
+
+    A wrap is entered twice: up to its question to the model, which is joined with the others', and again with its part
+    of the answer. So walks share a network call whatever goes around the model. A wrap that differentiates through the
+    model is called as it is, alone.
+
+    Args:
+        most: rows of one network call; halved whenever the memory does not suffice.
+    """
+
+    def __init__(self, most: int) -> None:
+        if most < 1:
+            raise ValueError(f"a network call needs at least 1 row, got {most}")
+        self.most = most
+
+    @torch.no_grad()
+    def __call__(self, denoiser: Denoiser, walks: Sequence[Walk]) -> list[Prediction | Exception]:
+        """What the model says to each walk, or why it cannot; a walk's error is its own."""
+        said: list[Prediction | Exception | None] = [None] * len(walks)
+        kinds: dict[tuple[Any, ...], list[tuple[int, Question]]] = {}
+        for i, walk in enumerate(walks):
+            try:
+                question = question_of(walk)
+                if question is None:
+                    said[i] = walk.wrap(denoiser)(walk.rows.x, walk.rows.level, walk.rows.condition)
+                else:
+                    kinds.setdefault(question.kind(), []).append((i, question))
+            except Exception as error:
+                said[i] = error
+        for members in kinds.values():
+            answers = self.together(denoiser, [question for _, question in members])
+            for (i, _), answer in zip(members, answers, strict=True):
+                try:
+                    said[i] = answer if isinstance(answer, Exception) else answered(walks[i], answer, denoiser)
+                except Exception as error:
+                    said[i] = error
+        return [one for one in said if one is not None]
+
+    def together(self, denoiser: Denoiser, questions: Sequence[Question]) -> list[Prediction | Exception]:
+        """The answers of one joined call; if that fails, of one call each, so that only the guilty suffer."""
+        try:
+            answer = self.ask(denoiser, joined(questions) if len(questions) > 1 else questions[0])
+        except Exception as error:
+            if len(questions) == 1:
+                return [error]
+            log.warning("a call for %d jobs failed and is tried for each alone", len(questions), exc_info=error)
+            return [self.together(denoiser, [question])[0] for question in questions]
+        answers: list[Prediction | Exception] = []
+        end = 0
+        for question in questions:
+            begun, end = end, end + len(question.x)
+            answers.append(answer if len(questions) == 1 else rows_of(answer, slice(begun, end)))
+        return answers
+
+    def ask(self, denoiser: Denoiser, question: Question) -> Prediction:
+        """One answer, in as many network calls as the memory needs."""
+        rows = len(question.x)
+        while True:
+            try:
+                if rows <= self.most:
+                    return denoiser(question.x, question.level, question.condition)
+                parts = [question.part(slice(i, i + self.most)) for i in range(0, rows, self.most)]
+                said = [denoiser(part.x, part.level, part.condition) for part in parts]
+                return Prediction(
+                    **{
+                        name: torch.cat([getattr(one, name) for one in said])
+                        for name, value in vars(said[0]).items()
+                        if value is not None
+                    }
+                )
+            except torch.OutOfMemoryError:
+                tried = min(rows, self.most)
+                if tried == 1:
+                    raise
+            self.most = tried // 2  # out here, where the failed call's tensors are let go of
+            log.warning("out of memory with %d pictures in a network call: at most %d from now on", tried, self.most)
+            if question.x.is_cuda:
+                torch.cuda.empty_cache()
+
+
+def rows_of(prediction: Prediction, rows: slice) -> Prediction:
+    """A part of an answer."""
+    return prediction.map(lambda tensor: tensor[rows])

@@ -1,0 +1,140 @@
+"""What a model must show before it serves: whole files, a model of the right size, and what it is known to do."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from diffusion_lab.diffusion.denoiser import Condition, Prediction
+from diffusion_lab.inpainting import Inpainter
+from diffusion_lab.pictures import to_uint8
+from diffusion_lab.serving.engine import SwapRefused
+
+MOST_LEVELS = 8
+"""How far, in 8-bit levels, the golden picture may be missed: room for another device's rounding."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """What is in service.
+
+    Args:
+        inpainter: in evaluation mode, on its device.
+        version: its name.
+        autocast: of its network calls; None is float32.
+    """
+
+    inpainter: Inpainter
+    version: str
+    autocast: torch.dtype | None
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.inpainter.parameters()).device
+
+    @property
+    def image_size(self) -> int:
+        return int(self.inpainter.recipe["data"]["image_size"])
+
+    def denoise(self, x: Tensor, level: Tensor, condition: Condition) -> Prediction:
+        with torch.autocast(x.device.type, self.autocast, enabled=self.autocast is not None):
+            said: Prediction = self.inpainter.denoiser(x, level, condition)
+        return said
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def version_of(folder: Path) -> str:
+    """How a model is called: name@number in a registry, else the beginning of its weights' SHA-256."""
+    folder = folder.resolve()
+    if (folder / "manifest.json").is_file():
+        return f"{folder.parent.name}@{folder.name}"
+    return digest(folder / "model.safetensors")[:12]
+
+
+def verify(folder: Path) -> None:
+    """Compares the files of a folder with its manifest; without one there is nothing to compare.
+
+    Raises:
+        SwapRefused: if a file is missing or is another one, or the manifest leaves out what is served.
+    """
+    manifest = folder / "manifest.json"
+    if not manifest.is_file():
+        return
+    files = json.loads(manifest.read_text())["files"]
+    if unnamed := {"model.safetensors", "recipe.json"} - set(files):
+        raise SwapRefused(f"the manifest of '{folder}' does not name {', '.join(sorted(unnamed))}")
+    for name, wanted in files.items():
+        if Path(name).name != name or not (folder / name).is_file():
+            raise SwapRefused(f"'{name}' of the manifest is not in '{folder}'")
+        if digest(folder / name) != wanted:
+            raise SwapRefused(f"'{folder / name}' is not the file that the manifest describes: use another copy")
+
+
+def checked(
+    folder: Path, device: torch.device, image_size: int | None = None, autocast: torch.dtype | None = None
+) -> Model:
+    """The model of a folder, fit to serve.
+
+    Args:
+        folder: holds `model.safetensors` and `recipe.json`; `manifest.json` and `golden.safetensors` are held against
+            them where they are.
+        device: where it will serve.
+        image_size: that it must have; None is any. Jobs are cut to the size of the model in service.
+        autocast: that it will serve with.
+
+    Raises:
+        SwapRefused: if it is not fit, with the reason.
+    """
+    try:
+        verify(folder)
+        inpainter = Inpainter.load(folder)
+        for name, tensor in inpainter.state_dict().items():
+            if not bool(tensor.isfinite().all()):
+                raise SwapRefused(f"'{name}' of '{folder}' holds values that are no numbers")
+        model = Model(inpainter.to(device), version_of(folder), autocast)
+        if image_size not in (None, model.image_size):
+            raise SwapRefused(
+                f"'{folder}' is for {model.image_size} px and the service for {image_size}: serve it on its own"
+            )
+        with torch.no_grad():
+            try_out(model)
+            if (folder / "golden.safetensors").is_file():
+                compare(model, folder / "golden.safetensors")
+    except SwapRefused:
+        raise
+    except Exception as error:  # whatever a damaged folder makes of our code
+        raise SwapRefused(f"'{folder}' cannot serve: {str(error) or type(error).__name__}") from error
+    return model
+
+
+def try_out(model: Model) -> None:
+    """One network call, halfway: does it answer, with a picture of numbers?"""
+    size = model.image_size
+    x = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0)).to(model.device)
+    hole = torch.ones(1, 1, size, size, dtype=torch.bool, device=model.device)
+    said = model.denoise(x, torch.full((1,), 0.5, dtype=torch.float64), Condition(known=x, mask=hole, fill=x))
+    if said.x_0.shape != x.shape or not bool(said.x_0.isfinite().all()):
+        raise SwapRefused(f"the model answers {tuple(said.x_0.shape)} or no numbers where {tuple(x.shape)} was asked")
+
+
+def compare(model: Model, golden: Path) -> None:
+    """Makes the picture that the model is known to make of seed 0."""
+    known = load_file(golden, device=str(model.device))
+    with torch.autocast(model.device.type, model.autocast, enabled=model.autocast is not None):
+        made = model.inpainter(known["image"], known["mask"], seeds=[0])
+    if not bool(made.isfinite().all()):
+        raise SwapRefused(f"the picture of '{golden}' comes out with values that are no numbers")
+    missed = int((to_uint8(made).int() - to_uint8(known["output"]).int()).abs().max())
+    if missed > MOST_LEVELS:
+        raise SwapRefused(
+            f"the picture of '{golden}' comes out up to {missed} levels of 255 away, where {MOST_LEVELS} are allowed"
+        )

@@ -1,0 +1,49 @@
+"""Jobs in an engine's hands, and how their events reach whoever awaits them."""
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from diffusion_lab.serving.engine import Event, Job
+
+
+@dataclass(eq=False)
+class Ticket:
+    """A job in the engine's hands.
+
+    Args:
+        job: what is asked for.
+        calls: of the network that each of its pictures takes.
+        submitted: on the monotonic clock.
+        deadline: likewise.
+        loop: where its events are awaited.
+        events: on their way there.
+        position: of its last `Queued`.
+        gone: whether nobody waits any more: it has ended, or was given up.
+    """
+
+    job: Job
+    calls: int
+    submitted: float
+    deadline: float
+    loop: asyncio.AbstractEventLoop
+    events: asyncio.Queue[Event | Exception] = field(default_factory=asyncio.Queue)
+    position: int = -1
+    gone: bool = False
+
+    @property
+    def rows(self) -> int:
+        return len(self.job.seeds)
+
+
+def post(events: Sequence[tuple[Ticket, Event | Exception]]) -> None:
+    """Hands events to the loops that await them, once for each loop."""
+
+    def deliver(mine: Sequence[tuple[Ticket, Event | Exception]]) -> None:
+        for ticket, event in mine:
+            ticket.events.put_nowait(event)
+
+    for loop in {ticket.loop for ticket, _ in events}:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens
+            loop.call_soon_threadsafe(deliver, [(ticket, event) for ticket, event in events if ticket.loop is loop])
