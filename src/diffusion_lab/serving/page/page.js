@@ -1,0 +1,706 @@
+/** The page: a picture, a hole, a run, its results. Everything that a person sees is one of five views. */
+
+import { aligned, EyePicker } from "./align.js";
+import { Editor, Mask, noise } from "./editor.js";
+import * as service from "./service.js";
+import * as sources from "./sources.js";
+
+const STEPS = [2, 5, 10, 15, 20, 25, 30, 40, 50, 75, 100, 150, 200, 250, 500, 1000];
+const COUNTS = [1, 2, 4, 8];
+const PREVIEWS = 30;
+const MOST_RUNS = 24;
+const MOST_SEED = 2 ** 31 - 1;
+const NAMES = { ddim: "DDIM", ddpm: "DDPM", heun: "Heun", palette: "Palette", repaint: "RePaint", dps: "DPS", mcg: "MCG" };
+
+const $ = (id) => document.getElementById(id);
+const calm = matchMedia("(prefers-reduced-motion: reduce)");
+const dark = matchMedia("(prefers-color-scheme: dark)");
+
+let about = null; // what the service is
+let picture = null;
+let original = null; // the photo that `picture` was aligned from
+let run = null; // the one in progress
+let shown = null; // the run whose results are on the stage
+let chosen = 0; // which of its completions
+const runs = []; // the newest first
+
+// ---------------------------------------------------------------------------------------------------- views, words
+
+function setView(view) {
+  const held = document.activeElement;
+  $("main").dataset.view = view;
+  document.body.dataset.view = view;
+  for (const part of document.querySelectorAll("[data-in]")) part.inert = !part.dataset.in.split(" ").includes(view);
+  $("settings").inert = view === "running";
+  $("hole").tabIndex = view === "painting" ? 0 : -1;
+  for (const button of document.querySelectorAll("#history button")) button.disabled = view === "running";
+  if (held !== document.body && held?.closest("[inert]")) {
+    const next = { empty: "choose", painting: "hole", aligning: "eyes", running: "cancel", done: "fill" }[view];
+    $(next).focus({ preventScroll: true });
+  }
+}
+
+const view = () => $("main").dataset.view;
+
+/** For those who listen: what has just happened. */
+const say = (text) => ($("say").textContent = text);
+
+let noticeTimer = 0;
+
+/** A message on top of the page; `seconds` counts down to its action. */
+function notify(text, { label = "", action = null, seconds = 0, kind = "error" } = {}) {
+  clearInterval(noticeTimer);
+  const button = $("notice-action");
+  $("notice").hidden = false;
+  $("notice").dataset.kind = kind;
+  $("notice-text").textContent = text;
+  button.hidden = action === null;
+  const go = () => {
+    hush();
+    action();
+  };
+  button.onclick = go;
+  let left = seconds;
+  const show = () => (button.textContent = left > 0 ? `${label} (${left})` : label);
+  show();
+  if (seconds > 0) {
+    noticeTimer = setInterval(() => {
+      left -= 1;
+      if (left <= 0) go();
+      else show();
+    }, 1000);
+  }
+}
+
+function hush() {
+  clearInterval(noticeTimer);
+  $("notice").hidden = true;
+  $("notice-text").textContent = "";
+}
+
+/** Tells a person what went wrong, and offers `again` where that makes sense. */
+function explain(error, again) {
+  if (error instanceof service.Unreachable) {
+    notify(`The service does not answer.${picture ? " Your picture and your hole are kept." : ""}`, {
+      label: "Try again",
+      action: again,
+      kind: "offline",
+    });
+  } else if (error instanceof service.Refused && error.status === 401) {
+    askKey(again);
+  } else if (error instanceof service.Refused && [429, 503].includes(error.status)) {
+    const busy = error.status === 429;
+    notify(busy ? "Many people are painting right now." : "The service is not ready yet.", {
+      label: busy ? "Try again" : "Ask again",
+      action: again,
+      seconds: Math.min(60, Math.max(1, error.retryAfter ?? 5)),
+      kind: "busy",
+    });
+  } else notify(error.message || "Something went wrong.", { label: "Try again", action: again });
+}
+
+function askKey(again) {
+  $("key-form").onsubmit = () => {
+    service.key.set($("key").value.trim());
+    $("key").value = "";
+    again();
+  };
+  $("key-dialog").showModal();
+}
+
+// ------------------------------------------------------------------------------------------------------ the picture
+
+const stem = (name) => name.replace(/\.[^.]*$/, "") || "picture";
+
+/** Opens a file; faces that are `known` to be aligned are not to be aligned again. */
+async function take(blob, name, known = false) {
+  try {
+    if (!about) throw new service.Unreachable();
+    const fresh = await sources.opened(blob, stem(name), about.limits);
+    original = null;
+    show({ ...fresh, aligned: known });
+    if (fresh.note) notify(fresh.note, { kind: "note" });
+    else hush();
+  } catch (error) {
+    explain(error, error instanceof service.Unreachable ? () => connect().then(() => take(blob, name, known)) : null);
+  }
+}
+
+/** Puts a picture on the stage, with a hole to paint. */
+function show(fresh, mask = null) {
+  picture = fresh;
+  shown = null;
+  for (const button of document.querySelectorAll("#history button")) button.removeAttribute("aria-current");
+  $("frame").style.setProperty("--width", fresh.width);
+  $("frame").style.setProperty("--height", fresh.height);
+  $("before").src = fresh.image.src;
+  $("after").hidden = true;
+  editor.open(mask ?? new Mask(fresh.width, fresh.height));
+  $("align-reset").hidden = original === null;
+  setView("painting");
+  changed();
+}
+
+async function takeSample(file) {
+  try {
+    const answer = await fetch(new URL(`page/samples/${file}`, document.baseURI));
+    await take(await answer.blob(), "face.jpg", true);
+  } catch {
+    explain(new service.Unreachable(), () => takeSample(file));
+  }
+}
+
+let stopCamera = null;
+
+async function openCamera() {
+  try {
+    stopCamera = await sources.startCamera($("video"));
+    $("camera-dialog").showModal();
+  } catch {
+    notify("The camera cannot be used: it is missing, in use, or not allowed.");
+  }
+}
+
+function closeCamera() {
+  stopCamera?.();
+  stopCamera = null;
+  $("camera-dialog").close();
+}
+
+async function align(left, right) {
+  const from = original ?? picture;
+  const place = (eye) => ({ x: eye.x * from.width, y: eye.y * from.height });
+  if (Math.hypot((right.x - left.x) * from.width, (right.y - left.y) * from.height) < 4) {
+    explain(new Error("The two eyes are the same place: click one, then the other."), null);
+    return;
+  }
+  const canvas = aligned(sources.pixels(from), place(left), place(right), 2 * about.image_size);
+  const fresh = await sources.fromCanvas(canvas, from.name, about.limits);
+  original = from;
+  show({ ...fresh, aligned: true });
+  say("The face is aligned.");
+  focusHole();
+}
+
+function startAligning() {
+  const whole = original ?? picture; // eyes are always marked on the whole photo
+  $("frame").style.setProperty("--width", whole.width);
+  $("frame").style.setProperty("--height", whole.height);
+  $("before").src = whole.image.src;
+  $("align-side").textContent = "left";
+  eyes.start();
+  setView("aligning");
+  $("eyes").focus({ preventScroll: true });
+  describe();
+}
+
+function stopAligning() {
+  show(picture, editor.mask);
+  focusHole();
+}
+
+const focusHole = () => $("hole").focus({ preventScroll: true });
+
+// --------------------------------------------------------------------------------------------------------- the hole
+
+const editor = new Editor($("hole"), $("ring"));
+const eyes = new EyePicker(
+  $("eyes"),
+  () => {
+    $("align-side").textContent = "right";
+    say("Now the eye on the right.");
+  },
+  align,
+  stopAligning,
+);
+
+function changed() {
+  const { mask } = editor;
+  $("undo").disabled = !mask.undoable;
+  $("redo").disabled = !mask.redoable;
+  for (const id of ["clear", "export"]) $(id).disabled = mask.area === 0;
+  if (document.activeElement.disabled) focusHole(); // a disabled button hears no keys
+  describe();
+}
+
+/** Says what to do next, and lets the button be pressed when there is something to fill. */
+function describe() {
+  const part = editor.mask?.area ?? 0;
+  const percent = part > 0 && part < 0.01 ? "less than 1" : Math.round(100 * part);
+  let hint = `The hole is ${percent} % of the picture.`;
+  if (view() === "aligning") hint = "The face is turned and cropped so that the model sees it as it learned faces.";
+  else if (part === 0 && picture?.aligned === false) hint = "Align the face if it is turned or small, then paint.";
+  else if (part === 0) hint = "Paint over what should be made anew.";
+  else if (part === 1) hint = "Leave some of the face to go by.";
+  $("hint").textContent = hint;
+  $("fill").disabled = view() === "aligning" || part === 0 || part === 1;
+  $("fill").textContent = view() === "done" ? "Fill again" : "Fill the hole";
+}
+
+async function importMask(file) {
+  try {
+    const image = await sources.decoded(file);
+    editor.change((mask) => mask.load(image));
+    URL.revokeObjectURL(image.src);
+  } catch (error) {
+    explain(error, null);
+  }
+}
+
+function save(blob, name) {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(blob);
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+}
+
+// ----------------------------------------------------------------------------------------------------- the settings
+
+const drawSeed = () => crypto.getRandomValues(new Uint32Array(1))[0] % 1_000_000; // short enough to be told
+
+function steps() {
+  const { steps: usual, least, most } = about.samplers[$("sampler").value];
+  const offered = STEPS.filter((n) => n >= least && n <= most);
+  return [...new Set([...offered, usual])].sort((a, b) => a - b);
+}
+
+function showSteps() {
+  const count = steps()[$("steps").valueAsNumber];
+  $("steps-text").textContent = count;
+  $("steps").setAttribute("aria-valuetext", `${count} steps`);
+  $("steps").style.setProperty("--part", $("steps").valueAsNumber / Math.max(1, $("steps").max));
+}
+
+function setSteps(wanted) {
+  const offered = steps();
+  const nearest = offered.reduce((a, b) => (Math.abs(b - wanted) < Math.abs(a - wanted) ? b : a));
+  $("steps").max = offered.length - 1;
+  $("steps").value = offered.indexOf(nearest);
+  showSteps();
+}
+
+function showSize() {
+  $("size").value = editor.size;
+  $("size").setAttribute("aria-valuetext", `${Math.round(editor.size / 10.24)} % of the picture`);
+  $("size").style.setProperty("--part", (editor.size - 24) / (320 - 24));
+}
+
+/** Pixels of the picture over which a filling fades in: two of the model's, which are larger. */
+const softness = () =>
+  Math.min(about.limits.feather, Math.round((2 * Math.min(picture.width, picture.height)) / about.image_size));
+
+const settings = () => ({
+  num_samples: Number(document.querySelector("[name=count]:checked").value),
+  steps: steps()[$("steps").valueAsNumber],
+  sampler: $("sampler").value,
+  seed: Math.min(MOST_SEED, Math.max(0, Math.floor($("seed").valueAsNumber || 0))),
+  feather: $("soft").checked ? softness() : 0,
+});
+
+function setSettings({ num_samples, steps: count, sampler, seed, feather }) {
+  const box = document.querySelector(`[name=count][value="${num_samples}"]`);
+  if (box) box.checked = true;
+  if (about.samplers[sampler]) $("sampler").value = sampler;
+  setSteps(count);
+  $("seed").value = seed;
+  $("soft").checked = feather > 0;
+}
+
+function offer() {
+  $("model").textContent = `${about.version} · ${about.image_size} px`;
+  const taught = about.trained_on ? `, trained on ${about.trained_on}` : "";
+  $("model").title = `The model in service: ${about.image_size} × ${about.image_size} pixels${taught}.`;
+  $("model").hidden = false;
+  const offered = COUNTS.filter((n) => n <= about.limits.num_samples);
+  $("counts").replaceChildren(
+    ...offered.map((n) => {
+      const label = document.createElement("label");
+      const input = Object.assign(document.createElement("input"), { type: "radio", name: "count", value: n });
+      input.checked = n === Math.min(4, offered.at(-1));
+      label.append(input, String(n));
+      return label;
+    }),
+  );
+  $("sampler").replaceChildren(
+    ...Object.keys(about.samplers).map((name) => {
+      const label = NAMES[name] ?? name.replaceAll("_", " ");
+      const option = new Option(name === about.default_sampler ? `${label} (the model's own)` : label, name);
+      option.selected = name === about.default_sampler;
+      return option;
+    }),
+  );
+  setSteps(about.samplers[$("sampler").value].steps);
+}
+
+// ---------------------------------------------------------------------------------------------------------- the run
+
+const clock = (seconds) => (seconds < 1 ? "almost there" : `about ${Math.ceil(seconds)} s left`);
+
+function progress(text, part = null, left = "") {
+  $("progress-text").textContent = text;
+  $("eta").textContent = left;
+  if (part === null) $("progress").removeAttribute("value");
+  else $("progress").value = part;
+}
+
+/** Thumbnails of the completions, which the previews fill and results replace. */
+function tiles(seeds) {
+  $("completions").replaceChildren(
+    ...seeds.map((seed, k) => {
+      const button = document.createElement("button");
+      button.type = "button";
+      button.append(Object.assign(document.createElement("img"), { alt: "", src: picture.image.src }));
+      button.setAttribute("aria-label", `Completion ${k + 1}, seed ${seed}`);
+      button.title = `Seed ${seed}`;
+      button.addEventListener("click", () => choose(k));
+      return button;
+    }),
+  );
+  $("completions").hidden = seeds.length < 2;
+}
+
+function choose(k) {
+  chosen = k;
+  for (const [i, button] of [...$("completions").children].entries()) {
+    button.setAttribute("aria-pressed", String(i === k));
+  }
+  const source = shown ? shown.results[k].url : run?.previews[k];
+  if (source) {
+    $("after").src = source;
+    $("after").hidden = false;
+  }
+  if (shown) {
+    const { settings: s, results, seconds, version } = shown;
+    const name = NAMES[s.sampler] ?? s.sampler.replaceAll("_", " ");
+    $("result-text").textContent =
+      `Seed ${results[k].seed} · ${name}, ${s.steps} steps` + (seconds ? ` · ${seconds.toFixed(1)} s` : "");
+    $("result-text").title = `Model ${version}`;
+  }
+}
+
+function onStep({ step, steps: most, previews }, mine) {
+  mine.started ??= performance.now();
+  const each = (performance.now() - mine.started) / Math.max(1, step - 1);
+  progress(`Step ${step} of ${most}`, step / most, step > 1 ? clock(((most - step) * each) / 1000) : "");
+  if (!previews?.length) return;
+  clearInterval(mine.shimmer);
+  mine.previews = previews;
+  for (const [k, source] of previews.entries()) $("completions").children[k].firstChild.src = source;
+  $("after").src = previews[chosen];
+  $("after").hidden = false;
+}
+
+/** Waits, but no longer than until a person cancels. */
+const unlessAborted = (promise, signal) =>
+  new Promise((done, fail) => {
+    signal.addEventListener("abort", () => fail(new DOMException("", "AbortError")));
+    promise.then(done, fail);
+  });
+
+/** Fills the hole, with another seed if `anew`. */
+async function fill(anew) {
+  hush();
+  if (anew) $("seed").value = drawSeed();
+  const wanted = settings();
+  $("seed").value = wanted.seed;
+  const control = new AbortController();
+  const mine = { picture, mask: editor.mask, original, settings: wanted, control, id: null, previews: [] };
+  run = mine;
+  shown = null;
+  chosen = 0;
+  $("after").hidden = true;
+  tiles(Array.from({ length: wanted.num_samples }, (_, k) => wanted.seed + k));
+  choose(0);
+  progress("Sending");
+  setView("running");
+  $("frame").scrollIntoView({ block: "nearest", behavior: calm.matches ? "instant" : "smooth" });
+  say("Filling the hole.");
+  mine.shimmer = setInterval(() => calm.matches || editor.refresh(true), 120);
+  try {
+    const mask = await mine.mask.blob(picture.width, picture.height);
+    mine.maskBlob = mask;
+    const previews = Math.min(PREVIEWS, about.limits.previews);
+    const submitted = service.submit(mine.picture.blob, mask, wanted, previews);
+    // Never broken off: without its id a job could not be cancelled.
+    submitted.then(({ id }) => control.signal.aborted && service.cancel(id)).catch(() => {});
+    const job = await unlessAborted(submitted, control.signal);
+    mine.id = job.id;
+    for await (const { name, data } of service.events(job.id, control.signal)) {
+      if (name === "queued") progress(data.position > 0 ? `Waiting, ${data.position} before you` : "Starting");
+      else if (name === "step") onStep(data, mine);
+      else if (name === "failed") throw new Error(data.error?.message ?? "The service could not fill this hole.");
+      else if (name === "canceled") throw new DOMException("", "AbortError");
+      else if (name === "completed") await finish(mine, data);
+    }
+  } catch (error) {
+    if (view() === "running") {
+      setView("painting");
+      changed();
+    }
+    if (error.name === "AbortError") {
+      if (mine.id !== null) service.cancel(mine.id).catch(() => {});
+      say("Cancelled.");
+    } else {
+      explain(error, () => fill(false)); // the same seed: it has not been seen yet
+    }
+  } finally {
+    clearInterval(mine.shimmer);
+    if (run === mine) run = null;
+  }
+}
+
+async function finish(mine, job) {
+  progress("Fetching", 1);
+  const blobs = await Promise.all(job.images.map((_, k) => service.result(mine.id, k, mine.control.signal)));
+  const results = blobs.map((blob, k) => ({ blob, seed: job.images[k].seed, url: URL.createObjectURL(blob) }));
+  const kept = { ...mine, results, seconds: job.seconds, version: job.model_version };
+  runs.unshift(kept);
+  for (const old of runs.splice(MOST_RUNS)) for (const { url } of old.results) URL.revokeObjectURL(url);
+  listRuns();
+  const best = chosen;
+  present(kept);
+  choose(best);
+  say(`Done. ${results.length === 1 ? "One completion" : `${results.length} completions`} to look at.`);
+}
+
+/** Shows the results of a run, and makes its picture, hole and settings the current ones. */
+function present(kept) {
+  ({ picture, original } = kept);
+  shown = kept;
+  $("frame").style.setProperty("--width", picture.width);
+  $("frame").style.setProperty("--height", picture.height);
+  $("before").src = picture.image.src;
+  editor.open(kept.mask);
+  setSettings(kept.settings);
+  tiles(kept.results.map(({ seed }) => seed));
+  for (const [k, { url }] of kept.results.entries()) $("completions").children[k].firstChild.src = url;
+  $("compare").value = 10;
+  compare();
+  setView("done");
+  choose(0);
+  changed();
+  for (const button of document.querySelectorAll("#history button")) {
+    button.setAttribute("aria-current", String(runs[button.dataset.run] === kept));
+  }
+}
+
+function compare() {
+  $("frame").style.setProperty("--split", `${$("compare").value}%`);
+  $("compare").setAttribute("aria-valuetext", `${$("compare").value} % before`);
+}
+
+function listRuns() {
+  $("history-box").hidden = runs.length === 0;
+  $("history").replaceChildren(
+    ...runs.map((kept, i) => {
+      const item = document.createElement("li");
+      const button = document.createElement("button");
+      button.type = "button";
+      button.dataset.run = i;
+      const count = kept.results.length;
+      button.setAttribute("aria-label", `Run ${runs.length - i}: seed ${kept.settings.seed}, ${count} completions`);
+      button.append(Object.assign(document.createElement("img"), { alt: "", src: kept.results[0].url }));
+      if (count > 1) button.append(Object.assign(document.createElement("span"), { textContent: count }));
+      button.addEventListener("click", () => {
+        hush();
+        present(kept);
+      });
+      item.append(button);
+      return item;
+    }),
+  );
+}
+
+const resultName = () => `${picture.name}-seed${shown.results[chosen].seed}.png`;
+
+function showCurl() {
+  // One completion alone is what a command line asks for most: the one on the stage.
+  const asked = { ...shown.settings, num_samples: 1, seed: shown.results[chosen].seed };
+  $("curl-text").textContent = service.curl(`picture.${picture.ending}`, asked);
+  $("curl-copy").textContent = "Copy";
+  $("curl-dialog").showModal();
+}
+
+async function copyCurl() {
+  try {
+    await navigator.clipboard.writeText($("curl-text").textContent);
+    $("curl-copy").textContent = "Copied";
+  } catch {
+    getSelection().selectAllChildren($("curl-text")); // not allowed: the person presses Ctrl+C
+    $("curl-copy").textContent = "Selected: press Ctrl+C";
+  }
+  say("The command is copied.");
+}
+
+// ----------------------------------------------------------------------------------------------------- what is wired
+
+const on = (id, event, action) => $(id).addEventListener(event, action);
+const click = (id, action) => on(id, "click", action);
+
+click("choose", () => $("file").click());
+function startAnew() {
+  run?.control.abort();
+  hush();
+  setView("empty");
+  $("choose").focus({ preventScroll: true });
+}
+click("new", startAnew);
+click("brand", (event) => {
+  event.preventDefault(); // a load of the page would lose the history
+  startAnew();
+});
+on("file", "change", ({ target }) => {
+  if (target.files[0]) take(target.files[0], target.files[0].name);
+  target.value = "";
+});
+for (const sample of document.querySelectorAll(".sample")) {
+  sample.addEventListener("click", () => takeSample(sample.dataset.sample));
+}
+$("camera").hidden = !sources.hasCamera();
+click("camera", openCamera);
+click("camera-close", closeCamera);
+on("camera-dialog", "close", () => stopCamera && closeCamera());
+click("shoot", async () => {
+  const canvas = sources.shot($("video"));
+  closeCamera();
+  original = null;
+  show({ ...(await sources.fromCanvas(canvas, "camera", about.limits)), aligned: false });
+});
+
+document.addEventListener("paste", (event) => {
+  const file = sources.pictureIn(event.clipboardData);
+  if (file && view() !== "running") take(file, file.name);
+});
+document.addEventListener("dragover", (event) => {
+  event.preventDefault();
+  $("drop").hidden = view() === "running" || !event.dataTransfer.types.includes("Files");
+});
+document.addEventListener("dragleave", (event) => {
+  if (event.relatedTarget === null) $("drop").hidden = true;
+});
+document.addEventListener("drop", (event) => {
+  event.preventDefault();
+  $("drop").hidden = true;
+  const file = sources.pictureIn(event.dataTransfer);
+  if (view() === "running") return;
+  if (file) take(file, file.name);
+  else explain(new Error("That is not a picture."), null);
+});
+
+for (const tool of document.querySelectorAll("[name=tool]")) {
+  tool.addEventListener("change", () => (editor.tool = tool.value));
+}
+on("size", "input", () => {
+  editor.size = $("size").valueAsNumber;
+  showSize();
+});
+editor.addEventListener("change", changed);
+editor.addEventListener("size", showSize);
+editor.addEventListener("tool", () => (document.querySelector(`[name=tool][value=${editor.tool}]`).checked = true));
+click("undo", () => editor.change((mask) => mask.undo()));
+click("redo", () => editor.change((mask) => mask.redo()));
+click("invert", () => editor.change((mask) => mask.invert()));
+click("clear", () => editor.change((mask) => mask.clear()));
+click("import", () => $("mask-file").click());
+on("mask-file", "change", ({ target }) => {
+  if (target.files[0]) importMask(target.files[0]);
+  target.value = "";
+});
+click("export", async () => save(await editor.mask.blob(picture.width, picture.height), `${picture.name}-mask.png`));
+on("hole", "keydown", (event) => view() === "painting" && editor.press(event) && event.preventDefault());
+document.addEventListener("keydown", (event) => {
+  if (view() !== "painting" || !(event.ctrlKey || event.metaKey) || event.target.type === "number") return;
+  const name = { z: event.shiftKey ? "redo" : "undo", y: "redo" }[event.key.toLowerCase()];
+  if (!name) return;
+  event.preventDefault();
+  editor.change((mask) => mask[name]());
+});
+
+click("align", startAligning);
+click("align-cancel", stopAligning);
+click("align-reset", () => {
+  const whole = original;
+  original = null;
+  show(whole);
+  focusHole();
+});
+
+on("steps", "input", showSteps);
+on("sampler", "change", () => setSteps(about.samplers[$("sampler").value].steps));
+click("dice", () => {
+  $("seed").value = drawSeed();
+  $("repeat").checked = true; // who draws a seed wants this one
+});
+on("seed", "input", () => ($("repeat").checked = true));
+on("form", "submit", (event) => {
+  event.preventDefault();
+  if (!run && !$("fill").disabled) fill(!$("repeat").checked);
+});
+click("cancel", () => run?.control.abort());
+addEventListener("pagehide", () => run?.id && service.cancel(run.id).catch(() => {}));
+
+on("compare", "input", compare);
+click("edit", () => {
+  shown = null;
+  setView("painting");
+  changed();
+});
+click("download", () => save(shown.results[chosen].blob, resultName()));
+click("continue", async () => {
+  const { blob } = shown.results[chosen];
+  const { aligned: known } = picture;
+  original = null;
+  show({ ...(await sources.opened(blob, picture.name, about.limits)), aligned: known });
+});
+click("curl", showCurl);
+click("curl-copy", copyCurl);
+click("curl-close", () => $("curl-dialog").close());
+click("save-picture", () => save(picture.blob, `picture.${picture.ending}`));
+click("save-mask", () => save(shown.maskBlob, "mask.png"));
+click("forget", () => {
+  for (const { results } of runs.splice(0)) for (const { url } of results) URL.revokeObjectURL(url);
+  listRuns();
+  if (view() === "done") show(picture, editor.mask);
+});
+click("notice-close", hush);
+
+function showTheme() {
+  const chosenTheme = document.documentElement.dataset.theme ?? (dark.matches ? "dark" : "light");
+  $("theme").setAttribute("aria-pressed", String(chosenTheme === "dark"));
+}
+click("theme", () => {
+  const theme = $("theme").getAttribute("aria-pressed") === "true" ? "light" : "dark";
+  document.documentElement.dataset.theme = theme;
+  try {
+    localStorage.setItem("theme", theme);
+  } catch {
+    // Then it holds for this page alone.
+  }
+  showTheme();
+});
+dark.addEventListener("change", showTheme);
+
+async function connect() {
+  try {
+    about = await service.info();
+    offer();
+    hush();
+  } catch (error) {
+    explain(error, connect);
+    if (error instanceof service.Unreachable) setTimeout(() => about ?? connect(), 4000);
+  }
+}
+
+/** A hole on one of the samples, which comes and goes: what this page is for. */
+function drawPatch() {
+  const context = $("patch").getContext("2d");
+  context.drawImage(noise(getComputedStyle($("patch")).color), 0, 0, $("patch").width * 1.6, $("patch").width * 1.6);
+}
+
+setView("empty");
+drawPatch();
+showTheme();
+showSize();
+$("seed").value = drawSeed();
+connect();
