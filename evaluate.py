@@ -14,7 +14,8 @@ def main(cfg: DictConfig) -> None:
     from diffusion_lab.evaluation import diffusion, evaluate
 
     inpainter, data, fabric, console, output, protocol = subject(cfg)
-    methods = [diffusion(name, inpainter, instantiate(sampler)) for name, sampler in cfg.methods.items()]
+    wanted = instantiate(cfg.attributes)
+    methods = [diffusion(name, inpainter, instantiate(sampler), wanted) for name, sampler in cfg.methods.items()]
     report = evaluate(
         [*methods, *instantiate(cfg.baselines, _convert_="all").values()],
         data.pictures(cfg.split),
@@ -29,6 +30,7 @@ def main(cfg: DictConfig) -> None:
         cache=Path(cfg.paths.cache).expanduser() / "features",
         protocol={
             **protocol,
+            "attributes": dict(wanted or {}),
             "samplers": {
                 name: OmegaConf.to_container(sampler, resolve=True) if sampler else inpainter.recipe["model"]["sampler"]
                 for name, sampler in cfg.methods.items()

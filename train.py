@@ -29,7 +29,8 @@ def main(cfg: DictConfig) -> None:
     inpainter.recipe = recipe.describe(config["inpainter"], data, training)
     module = instantiate(cfg.module, inpainter=inpainter)
     trainer = instantiate(cfg.trainer)
-    trainer.callbacks.append(LambdaCallback(on_train_start=lambda trainer, _: trainer.is_global_zero and kept()))
+    if trainer.is_global_zero:
+        trainer.callbacks.append(LambdaCallback(on_train_start=lambda *_: kept()))
     fit(module, data, trainer, run_folder(), config, instantiate(cfg.summary), cfg.next)
 
 

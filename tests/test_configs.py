@@ -52,6 +52,29 @@ def plain(node: Any) -> Any:
     return OmegaConf.to_container(node, resolve=True)
 
 
+def guide(folder: Path) -> list[str]:
+    """A classifier on disk, and the overrides that guide by it."""
+    model = {
+        "_target_": "diffusion_lab.classifying.AttributeClassifier",
+        "denoiser": {
+            "_target_": "diffusion_lab.diffusion.guidance.NetworkClassifier",
+            "network": {
+                "_target_": "diffusion_lab.networks.classifier.Classifier",
+                "image_size": 8,
+                "outputs": 2,
+                "channels": 8,
+                "multipliers": [1],
+                "head_width": 8,
+            },
+            "schedule": {"_target_": "diffusion_lab.diffusion.schedule.linear"},
+        },
+    }
+    made = recipe.build(model)
+    made.recipe = {"model": model, "data": {"attributes": ["Smiling", "Young"]}}
+    made.save(folder / "classifier")
+    return [f"sampler.classifier='{folder}/classifier'", "sampler.attributes={Young: 0}"]
+
+
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_option_builds(group: str, option: str, tmp_path: Path) -> None:
     rooted = [f"data.root={tmp_path}"] if group == "data" and option != "faces" else []
@@ -64,12 +87,14 @@ def test_every_option_builds(group: str, option: str, tmp_path: Path) -> None:
         methods = composed("evaluate", f"methods={option}").methods
         assert all(sampler is None or recipe.build(plain(sampler)) is not None for sampler in methods.values())
         return
-    cfg = composed("train", f"{group}={option}", *rooted, *masks)
-    node = cfg[group]
+    guides = guide(tmp_path) if option.startswith("classifier_guided") else []
+    model = ["model=classifier"] if (group, option) == ("artefact", "classifier") else []
+    cfg = composed("train", f"{group}={option}", *rooted, *masks, *guides, *model)
+    node = cfg["inpainter" if group == "artefact" else group]
     if group == "model":
         with torch.device("meta"):
             assert isinstance(recipe.build(plain(node)), nn.Module)
-    elif group in ("schedule", "objective", "sampler"):
+    elif group in ("schedule", "objective", "sampler", "artefact"):
         assert recipe.build(plain(node)) is not None
     elif group == "logger":
         assert set(node) >= {"jsonl"}

@@ -118,6 +118,17 @@ def test_figures_are_means_over_pictures(report: Report) -> None:
     assert row["l1_hole"] == pytest.approx(l1_hole(images, target, holes).mean().item(), rel=1e-9)
 
 
+def test_the_protocol_knows_the_pictures_by_their_pixels() -> None:
+    def digest(faces: Faces, n: int) -> str:
+        report = evaluate([mean_fill()], faces, {"center": center}, extractor=Pixels(), num_images=n)
+        return str(report.protocol["pictures_sha256"])
+
+    other = Faces()
+    other.images[4, 0, 0, 0] ^= 1
+    assert digest(other, 4) == digest(Faces(), 4)
+    assert digest(other, 5) != digest(Faces(), 5)
+
+
 def test_batch_size_does_not_change_the_figures(report: Report) -> None:
     again = evaluate([mean_fill(), Method("noise", noise)], Faces(), MASKS, extractor=Pixels(), batch_size=8)
     expected = [row for i, row in enumerate(figures(report)) if i % 5 in (1, 4)]
@@ -137,7 +148,12 @@ def test_files(report: Report, tmp_path: Path) -> None:
     folder = tmp_path / "deep" / "résultats, [1]=a"
     assert sorted(file.name for file in folder.iterdir()) == ["grid.png", "results.json", "results.md"]
     saved = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    assert list(saved) == ["rows", "protocol"]
+    assert list(saved) == ["rows", "protocol", "pictures"]
+    for row, each in zip(saved["rows"], saved["pictures"], strict=True):
+        assert (each["mask"], each["method"]) == (row["mask"], row["method"])
+        for figure in FIGURES[1:]:
+            assert len(each[figure]) == 8
+            assert sum(each[figure]) / 8 == pytest.approx(row[figure], rel=1e-5)
     assert saved["rows"] == [dict(row) for row in report.rows]
     facts = saved["protocol"]
     assert (facts["n"], facts["fid_biased"], facts["mask_set"], facts["extractor"]) == (8, True, 1, "pixels")
@@ -178,7 +194,9 @@ def test_the_table_is_printed(report: Report) -> None:
 def test_a_failed_save_leaves_what_was_there(report: Report, tmp_path: Path) -> None:
     report.save(tmp_path)
     before = (tmp_path / "results.json").read_text()
-    broken = Report(report.rows, {**report.protocol, "data": object()}, report.examples, report.methods)
+    broken = Report(
+        report.rows, {**report.protocol, "data": object()}, report.examples, report.methods, report.pictures
+    )
     with pytest.raises(TypeError):
         broken.save(tmp_path)
     assert (tmp_path / "results.json").read_text() == before

@@ -72,3 +72,26 @@ def test_network_calls_are_what_the_network_sees(inpainter: Inpainter) -> None:
     inpainter(image, mask, seeds=[0, 1], sampler=ddpm(steps=7))
     handle.remove()
     assert len(calls) == inpainter.network_calls(ddpm(steps=7)) == 7
+
+
+def test_attributes_reach_the_network_by_name(inpainter: Inpainter) -> None:
+    network = inpainter.denoiser.network
+    told = []
+    handle = network.register_forward_pre_hook(lambda module, inputs: told.append(inputs[3]))
+    inpainter.recipe["data"]["attributes"] = ["Smiling", "Young"]
+    wanted = inpainter.attributes({"Young": 0})
+    assert wanted[0].isnan().tolist() == [True, False]
+    image, mask = faces(2)
+    with pytest.raises(ValueError, match=r"told 0 attributes, and 2 were given"):
+        inpainter(image, mask, seeds=[0, 1], attributes=wanted.expand(2, -1))
+    torch.testing.assert_close(told[0], wanted.expand(2, -1), equal_nan=True)
+    inpainter(image, mask, seeds=[0, 1])
+    assert told[-1] is None
+    handle.remove()
+    with pytest.raises(ValueError, match="no attribute 'Bald'; it knows Smiling, Young"):
+        inpainter.attributes({"Bald": 1})
+
+
+def test_an_inpainter_that_was_told_nothing_says_so(inpainter: Inpainter) -> None:
+    with pytest.raises(ValueError, match="it was trained without any: see labels="):
+        inpainter.attributes({"Young": 1})

@@ -1,5 +1,7 @@
 import json
 import os
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from diffusion_lab import recipe
 from diffusion_lab.inpainting import Inpainter, newest, shipped
+from diffusion_lab.networks.checkpoints.__main__ import arguments
 
 
 def test_a_folder_is_the_inpainter(inpainter: Inpainter, tmp_path: Path) -> None:
@@ -107,3 +110,21 @@ def test_half_precision_weights_load(inpainter: Inpainter, tmp_path: Path) -> No
 def test_the_recipe_is_json(inpainter: Inpainter, tmp_path: Path) -> None:
     inpainter.save(tmp_path / "a")
     assert json.loads((tmp_path / "a" / "recipe.json").read_text())["model"] == inpainter.recipe["model"]
+
+
+@pytest.mark.parametrize("name", ["celeba 256.pt", "ddpm-celebahq-256"])
+def test_weights_of_another_project_are_answered_with_the_command_that_converts_them(tmp_path: Path, name: str) -> None:
+    weights = tmp_path / name
+    if weights.suffix:
+        weights.touch()
+    else:
+        weights.mkdir()
+        (weights / "config.json").touch()
+    with pytest.raises(ValueError, match="as another project wrote them") as refused:
+        Inpainter.load(weights)
+    said = re.search(r"python -m diffusion_lab\.networks\.checkpoints (.+?) and name inpainter=", str(refused.value))
+    assert said is not None
+    asked = arguments(shlex.split(said[1]))
+    assert asked.file == weights
+    assert asked.output == weights.with_name(f"{weights.stem}-inpainter")
+    assert asked.schedule == "linear"

@@ -89,7 +89,11 @@ def test_train_then_kill_and_resume_bit_for_bit(tiny: list[str], tmp_path: Path,
     for later in killed.glob("checkpoints/*"):  # a fast machine may have come further than the end
         if int(later.name.split("=")[1].split(".")[0]) >= 12:
             later.unlink()
-    code, out, err = run_script("train.py", "resume=auto", "trainer.max_steps=12", f"paths.logs={tmp_path / 'logs'}")
+    logs = f"paths.logs={tmp_path / 'logs'}"
+    code, out, err = run_script("train.py", "resume=auto", "trainer.max_steps=12", "model.channels=64", logs)
+    assert code == 1
+    assert "resume with the model that the run was started with" in err
+    code, out, err = run_script("train.py", f"resume={tmp_path / 'logs' / 'latest'}", "trainer.max_steps=12", logs)
     assert code == 0, err
     assert "resumed from step=" in out
     assert os.path.realpath(tmp_path / "logs" / "latest") == str(killed)

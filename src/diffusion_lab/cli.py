@@ -217,7 +217,8 @@ def subject(cfg: DictConfig) -> Subject:
     cfg.data.image_size = cfg.data.image_size or trained_on["image_size"]
     cfg.data.crop._target_ = cfg.data.crop._target_ or f"diffusion_lab.data.crops.{trained_on['crop']}"
     data = instantiate(cfg.data)
-    console = Console(quiet=not fabric.is_global_zero)
+    wide = None if sys.stdout.isatty() else 120  # a file has no edge at 80 columns that would cut the table
+    console = Console(quiet=not fabric.is_global_zero, width=wide)
     console.print(f"Scoring {folder} on the {cfg.split} split of {data.name}", highlight=False)
     if fabric.is_global_zero:
         data.source.prepare()

@@ -1,6 +1,6 @@
 """The Inpainter: one way through the code for "fill this hole in this picture"."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +40,23 @@ class Inpainter(nn.Module):
         self.constrain = constrain
         self.recipe: dict[str, Any] = {}
 
-    def condition(self, image: Tensor, mask: Tensor, fill: Tensor) -> Condition:
-        """What the model may see: the known pixels, noise in the hole (Palette, section 4.2)."""
-        return Condition(known=torch.where(mask, fill, image), mask=mask, fill=fill)
+    def condition(self, image: Tensor, mask: Tensor, fill: Tensor, attributes: Tensor | None = None) -> Condition:
+        """What the model may see: the known pixels, noise in the hole (Palette, section 4.2), what the face is like."""
+        return Condition(torch.where(mask, fill, image), mask, attributes, fill)
+
+    def attributes(self, wanted: Mapping[str, float]) -> Tensor:
+        """What a face shall be like, as `forward` is told it; what is not named is not said.
+
+        Args:
+            wanted: 1 for an attribute that the face has, 0 for one that it has not, by name.
+
+        Returns:
+            ``(1, A)``, NaN where not said.
+
+        Raises:
+            ValueError: for a name that the model was not trained with.
+        """
+        return recipe.asked(self.recipe, wanted)
 
     def network_calls(self, sampler: Sampler | None = None) -> int:
         """How often a picture asks the network."""
@@ -55,6 +69,7 @@ class Inpainter(nn.Module):
         *,
         seeds: Sequence[int] | Tensor,
         sampler: Sampler | None = None,
+        attributes: Tensor | None = None,
         on_step: Callable[[Rows, Prediction], None] | None = None,
     ) -> Tensor:
         """Fills the holes.
@@ -64,6 +79,7 @@ class Inpainter(nn.Module):
             mask: ``(B, 1, H, W)`` bool, True = hole.
             seeds: one per example; the same seed draws the same noise in any company.
             sampler: None is the model's own.
+            attributes: ``(B, A)``, what the faces shall be like (see `attributes`); None says nothing.
             on_step: called after every network call.
 
         Returns:
@@ -71,7 +87,7 @@ class Inpainter(nn.Module):
         """
         noise = ExampleNoise(seeds, image.shape[1:], image.device)
         x_T = noise()
-        condition = self.condition(image, mask, fill=noise())
+        condition = self.condition(image, mask, noise(), attributes)
         x_0 = sample(
             self.denoiser,
             sampler or self.sampler,

@@ -1,5 +1,6 @@
 """Pictures at the borders: PIL, uint8 and files on one side, tensors in [-1, 1] on the other."""
 
+import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,8 +46,8 @@ def masked(x: Tensor, mask: Tensor, grey: float = 0.3) -> Tensor:
     return torch.where(mask, torch.full_like(x, grey), x)
 
 
-def save_png(picture: Image.Image, path: Path) -> None:
-    """Writes a PNG whose metadata says that a model made it; an interrupted write leaves what was there."""
+def png(picture: Image.Image) -> bytes:
+    """A PNG whose metadata says that a model made it, and nothing else."""
     info = PngInfo()
     info.add_text("Software", "diffusion_lab")
     info.add_text("Comment", "This picture was made, in part or whole, by a model: it is synthetic.")
@@ -56,11 +57,20 @@ def save_png(picture: Image.Image, path: Path) -> None:
         '<rdf:Description xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" '
         f'Iptc4xmpExt:DigitalSourceType="{SYNTHETIC}"/></rdf:RDF></x:xmpmeta>',
     )
+    stream = io.BytesIO()
+    picture.save(stream, "PNG", pnginfo=info)
+    return stream.getvalue()
+
+
+def save_png(picture: Image.Image, path: Path) -> None:
+    """Writes `png`; an interrupted write leaves what was there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        picture.save(fresh, "PNG", pnginfo=info)
+        fresh.write_bytes(png(picture))
         os.replace(fresh, path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
     finally:
         fresh.unlink(missing_ok=True)
 

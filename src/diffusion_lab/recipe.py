@@ -2,18 +2,21 @@
 
 import importlib
 import json
+import math
 import os
+import shlex
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 PACKAGE = "diffusion_lab"
 
@@ -35,6 +38,9 @@ class Data(Protocol):
 
     @property
     def crop(self) -> Named: ...
+
+    @property
+    def attributes(self) -> Sequence[str]: ...
 
 
 def find(target: str) -> Any:
@@ -89,10 +95,32 @@ def describe(model: Mapping[str, Any], data: Data, training: Mapping[str, Any]) 
     """
     return {
         "model": model,
-        "data": {"name": data.name, "crop": data.crop.name, "image_size": data.image_size},
+        "data": {
+            "name": data.name,
+            "crop": data.crop.name,
+            "image_size": data.image_size,
+            "attributes": list(data.attributes),
+        },
         "training": dict(training),
         "versions": {name: version(name) for name in ("diffusion-lab", "torch", "torchvision")},
     }
+
+
+def asked(recipe: Mapping[str, Any], wanted: Mapping[str, float]) -> Tensor:
+    """Attributes by name as a model of that recipe is told them: ``(1, A)``, NaN where not said.
+
+    Raises:
+        ValueError: for a name that the model was not trained with.
+
+    Example:
+        >>> asked({"data": {"attributes": ["Smiling", "Young"]}}, {"Young": 1})
+        tensor([[nan, 1.]])
+    """
+    names = recipe["data"].get("attributes", [])
+    if unknown := [name for name in wanted if name not in names]:
+        known = f"it knows {', '.join(names)}" if names else "it was trained without any: see labels="
+        raise ValueError(f"the model knows no attribute '{unknown[0]}'; {known}")
+    return torch.tensor([[float(wanted.get(name, math.nan)) for name in names]])
 
 
 def save(model: nn.Module, recipe: Mapping[str, Any], folder: Path) -> None:
@@ -108,7 +136,10 @@ def save(model: nn.Module, recipe: Mapping[str, Any], folder: Path) -> None:
     old = fresh.with_name(fresh.name + "-old")
     try:
         state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-        save_file(state, fresh / "model.safetensors")
+        try:
+            save_file(state, fresh / "model.safetensors")
+        except SafetensorError as error:
+            raise OSError(f"'{folder}' was not written ({error}); what stood there stands") from None
         (fresh / "recipe.json").write_text(json.dumps(recipe, indent=2) + "\n")
         for path in (*fresh.iterdir(), fresh):
             descriptor = os.open(path, os.O_RDONLY)
@@ -128,10 +159,12 @@ def read(folder: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: if there is none.
-        ValueError: if it is not JSON.
+        ValueError: if it is not JSON, or the weights of another project.
     """
     path = folder / "recipe.json"
     if not path.is_file():
+        if folder.is_file() or (folder / "config.json").is_file():
+            raise ValueError(foreign(folder))
         raise FileNotFoundError(
             f"no recipe.json in '{folder}': name the inpainter/ folder of a run, or train one with train.py"
         )
@@ -140,6 +173,29 @@ def read(folder: Path) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         raise ValueError(f"'{path}' is not JSON ({error}): the folder is damaged, use another copy") from None
     return recipe
+
+
+def foreign(weights: Path) -> str:
+    """What to do with the weights of another project: the command that makes a folder of ours of them.
+
+    Example:
+        >>> print(foreign(Path("celebahq.pt")))  # doctest: +NORMALIZE_WHITESPACE
+        'celebahq.pt' holds weights as another project wrote them; make an inpainter of them first with
+        python -m diffusion_lab.networks.checkpoints celebahq.pt --output celebahq-inpainter
+        --schedule linear --image-size 256 --head-width 64
+        and name inpainter=celebahq-inpainter
+        (these are the values of guided-diffusion's 256-pixel models and RePaint's; for others see
+        docs/foreign_weights.md)
+    """
+    output = weights.with_name(f"{weights.name if weights.is_dir() else weights.stem}-inpainter")
+    said = "--schedule linear" if weights.is_dir() else "--schedule linear --image-size 256 --head-width 64"
+    paths = f"{shlex.quote(str(weights))} --output {shlex.quote(str(output))}"
+    command = f"python -m {PACKAGE}.networks.checkpoints {paths} {said}"
+    known = "diffusers' DDPM models" if weights.is_dir() else "guided-diffusion's 256-pixel models and RePaint's"
+    return (
+        f"'{weights}' holds weights as another project wrote them; make an inpainter of them first with {command} "
+        f"and name inpainter={output} (these are the values of {known}; for others see docs/foreign_weights.md)"
+    )
 
 
 def load(folder: Path) -> nn.Module:

@@ -8,11 +8,12 @@ from diffusion_lab.diffusion import process
 from diffusion_lab.diffusion.denoiser import Condition, Epsilon, NetworkDenoiser, Prediction
 from diffusion_lab.diffusion.guidance import (
     ClassifierFree,
-    ClassifierGradient,
     ClassifierGuidance,
     Clip,
     DynamicThreshold,
+    NetworkClassifier,
     ShiftMean,
+    after_step,
 )
 from diffusion_lab.diffusion.paths import karras_path, log_snr_path, uniform_path
 from diffusion_lab.diffusion.sampling import Sampler, sample
@@ -91,7 +92,7 @@ def test_guidance_of_the_mean_moves_it_as_well(mix):
     sampler = Sampler(
         lambda s: uniform_path(s, 300),
         Ancestral(1.0, mix),
-        lambda model: ClassifierGradient(model, classifier, 1.0),
+        lambda model: ClassifierGuidance(model, classifier, 1.0, after_step),
         ShiftMean(mix),
     )
     assert weight_of(sampler) == pytest.approx(WEIGHT, abs=ERROR + 0.01)
@@ -168,7 +169,7 @@ def test_the_mean_shift_is_algorithm_1_written_out(mix):
         said = mixture(x, level, condition)
         return Prediction(said.x_0, said.eps, learned)
 
-    found = ClassifierGradient(model, classifier, 2.0)(x, level, Condition())
+    found = ClassifierGuidance(model, classifier, 2.0, after_step)(x, level, Condition())
     step = 1e-6
     slope = (classifier(x + step, level, Condition()) - classifier(x - step, level, Condition())) / (2 * step)
     beta = 1 - 0.2 / 0.6
@@ -181,3 +182,49 @@ def test_the_mean_shift_is_algorithm_1_written_out(mix):
     eps = mixture(x, level, Condition()).eps
     torch.testing.assert_close(said.eps, eps - math.sqrt(0.8) * 2.0 * slope[:, None], rtol=1e-6, atol=1e-8)
     torch.testing.assert_close(process.add_noise(said.x_0, said.eps, level), x)
+
+
+class Sums(torch.nn.Module):
+    """Logits by a formula: the sums of each half of the picture, and the time."""
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        left, right = x.chunk(2, dim=-1)
+        return torch.stack([left.sum((1, 2, 3)), right.sum((1, 2, 3)) + 0 * time], dim=1)
+
+
+def test_the_log_probability_is_the_sum_over_what_is_asked():
+    model = NetworkClassifier(Sums(), linear())
+    x = torch.randn(3, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    level = torch.full((3,), 0.5, dtype=torch.float64)
+    asked = torch.tensor([[1.0, 0.0], [math.nan, 1.0], [math.nan, math.nan]])
+    chance = model.logits(x, level).sigmoid()
+    expected = torch.stack([(chance[0, 0] * (1 - chance[0, 1])).log(), chance[1, 1].log(), torch.tensor(0.0)])
+    torch.testing.assert_close(model(x, level, Condition(attributes=asked)), expected)
+    x.requires_grad_()
+    model(x, level, Condition(attributes=asked)).sum().backward()
+    assert x.grad is not None
+    assert x.grad.isfinite().all()
+    assert x.grad[2].abs().sum() == 0
+    with pytest.raises(ValueError, match=r"knows 2 attributes, and 5 were given: set model\.outputs=5"):
+        model(x, level, Condition(attributes=torch.ones(3, 5)))
+    with pytest.raises(ValueError, match="needs attributes to ask for"):
+        model(x, level, Condition())
+
+
+def test_clean_known_pixels_reach_the_classifier_as_noisy_as_the_hole():
+    model = NetworkClassifier(Sums(), linear())
+    generator = torch.Generator().manual_seed(0)
+    x, fill = torch.randn(2, 1, 3, 4, 4, generator=generator)
+    level = torch.full((1,), 0.3, dtype=torch.float64)
+    mask = torch.zeros(1, 1, 4, 4, dtype=torch.bool)
+    mask[..., :2] = True
+    known = torch.where(mask, fill, 0.7)
+    seen = torch.where(mask, x, process.add_noise(known, fill, level))
+    leaf = x.clone().requires_grad_()
+    condition = Condition(known, mask, torch.tensor([[1.0, 1.0]]), fill)
+    said = model(leaf, level, condition)
+    torch.testing.assert_close(said, model(seen, level, Condition(attributes=condition.attributes)))
+    said.sum().backward()
+    assert leaf.grad is not None
+    assert (leaf.grad[..., 2:] == 0).all()  # nothing but the hole is guided
+    assert (leaf.grad[..., :2] != 0).all()

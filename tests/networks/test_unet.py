@@ -177,3 +177,13 @@ def test_rescale_keeps_the_variance_of_a_sum():
     x, embedding = torch.randn(1, 32, 4, 4), torch.zeros(1, 8)
     torch.testing.assert_close(sums[0](x, embedding), x)  # a residual block starts as its shortcut
     torch.testing.assert_close(sums[1](x, embedding), x / 2**0.5)
+
+
+def test_saying_nothing_is_saying_that_no_attribute_is_known(awake):
+    unet = awake(UNet(16, 32, (1, 1), 1, attributes=3, condition_channels=0))
+    x, time = torch.randn(2, 3, 16, 16), torch.tensor([3.0, 700.0])
+    unsaid = torch.full((2, 3), torch.nan)
+    assert torch.equal(unet(x, x[:, :0], time), unet(x, x[:, :0], time, unsaid))
+    assert not torch.allclose(unet(x, x[:, :0], time), unet(x, x[:, :0], time, torch.zeros(2, 3)))
+    with pytest.raises(ValueError, match=r"told 3 attributes, and 2 were given: train it with model\.attributes=2"):
+        unet(x, x[:, :0], time, torch.zeros(2, 2))

@@ -1,10 +1,12 @@
 """Batches of faces for Lightning, the same whatever the number of devices or workers and wherever a run was resumed."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 import torch
 from lightning.pytorch import LightningDataModule
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from diffusion_lab.data.batches import EvaluationBatches, TrainingBatches
@@ -12,6 +14,7 @@ from diffusion_lab.data.cache import Pictures, build
 from diffusion_lab.data.crops import Crop
 from diffusion_lab.data.examples import Batch as Batch
 from diffusion_lab.data.examples import EvaluationExamples, TrainingExamples
+from diffusion_lab.data.labels import Labels
 from diffusion_lab.data.masks import MaskFn
 from diffusion_lab.data.source import Source, split_number
 
@@ -51,6 +54,7 @@ class FaceData(LightningDataModule):
         num_workers: processes per device that make batches; 0 makes them in the main process, which is fast enough
             for small pictures.
         flip: mirror every other training picture.
+        labels: says which attributes the faces have, for models that are told them; None says nothing.
     """
 
     def __init__(
@@ -64,6 +68,7 @@ class FaceData(LightningDataModule):
         cache: Path | str,
         num_workers: int = 0,
         flip: bool = True,
+        labels: Labels | None = None,
     ) -> None:
         super().__init__()
         if image_size < 1:
@@ -72,7 +77,7 @@ class FaceData(LightningDataModule):
         self.source, self.crop, self.image_size = source, crop, image_size
         self.batch_size, self.mask, self.seed = batch_size, mask, seed
         self.cache = Path(cache).expanduser()
-        self.num_workers, self.flip = num_workers, flip
+        self.num_workers, self.flip, self.labels = num_workers, flip, labels
         self._pictures: dict[str, Pictures] = {}
 
     def prepare_data(self) -> None:
@@ -93,6 +98,22 @@ class FaceData(LightningDataModule):
             self._pictures[split] = Pictures(build(self.source, split, self.crop, self.image_size, self.cache))
         return self._pictures[split]
 
+    @property
+    def attributes(self) -> Sequence[str]:
+        """Names of the attributes that batches say of their faces; a model's recipe keeps them.
+
+        Raises:
+            OSError: the source is not there, or has no attributes.
+        """
+        if self.labels is None:
+            return ()
+        self.source.prepare()
+        return self.labels.names(self.source)
+
+    def attributes_of(self, split: str) -> Tensor | None:
+        """float32 (N, attributes) of a split; None without labels."""
+        return None if self.labels is None else self.labels(self.source, self.crop, self.pictures, split)
+
     def train_dataloader(self) -> DataLoader[Batch]:
         """The batches that are left of the whole run; without a trainer those of the first epoch."""
         pictures = self.pictures("train")
@@ -103,7 +124,8 @@ class FaceData(LightningDataModule):
                 stop = self.trainer.max_steps * self.trainer.accumulate_grad_batches
         rank, world = self._place()
         batches = TrainingBatches(len(pictures), self.batch_size, self.seed, start, stop, rank, world)
-        return self._loader(TrainingExamples(pictures, self.mask, self.seed, self.flip), batches)
+        examples = TrainingExamples(pictures, self.mask, self.seed, self.flip, self.attributes_of("train"))
+        return self._loader(examples, batches)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """The validation pictures of this rank, each once, with masks that never change."""
@@ -117,7 +139,7 @@ class FaceData(LightningDataModule):
         pictures = self.pictures(split)
         rank, world = self._place()
         batches = EvaluationBatches(len(pictures), max(1, self.batch_size // world), rank, world)
-        return self._loader(EvaluationExamples(pictures, self.mask), batches)
+        return self._loader(EvaluationExamples(pictures, self.mask, self.attributes_of(split)), batches)
 
     def _place(self) -> tuple[int, int]:
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)

@@ -19,6 +19,7 @@ class Batch(NamedTuple):
     mask: Tensor  # bool (B, 1, H, W), True = hole
     index: Tensor  # type: ignore[assignment]  # hides tuple.index; int64 (B,) place of the picture in its split
     key: Tensor  # int64 (B,) >= 0, a hash of (seed, epoch, index): seeds noise and level of the example
+    attributes: Tensor  # float32 (B, A), 1 where one holds; A is 0 where nothing is known of the faces
 
 
 class TrainingExamples(Dataset[Batch]):
@@ -29,10 +30,14 @@ class TrainingExamples(Dataset[Batch]):
         mask: draws the holes.
         seed: of the run.
         flip: mirror every other picture.
+        attributes: (N, A) of all pictures; None where nothing is known of them.
     """
 
-    def __init__(self, pictures: Pictures, mask: MaskFn, seed: int, flip: bool) -> None:
+    def __init__(
+        self, pictures: Pictures, mask: MaskFn, seed: int, flip: bool, attributes: Tensor | None = None
+    ) -> None:
         self.pictures, self.mask, self.seed, self.flip = pictures, mask, seed, flip
+        self.attributes = _unknown(pictures) if attributes is None else attributes
 
     def __getitems__(self, draw: Draw) -> Batch:
         """The whole batch of a draw."""
@@ -43,7 +48,8 @@ class TrainingExamples(Dataset[Batch]):
             pixels = mirror(pixels, torch.tensor([flip % 2 == 1 for _, _, flip in words]))
         size, generator = pixels.shape[-1], Generator()
         mask = torch.stack([self.mask(size, generator.manual_seed(word)) for _, word, _ in words])
-        return Batch(to_float(pixels), mask, draw.indices, torch.tensor([key for key, _, _ in words]))
+        keys = torch.tensor([key for key, _, _ in words])
+        return Batch(to_float(pixels), mask, draw.indices, keys, self.attributes[draw.indices])
 
     def __len__(self) -> int:
         """Number of pictures."""
@@ -56,17 +62,20 @@ class EvaluationExamples(Dataset[Batch]):
     Args:
         pictures: the validation or test split.
         mask: draws the holes.
+        attributes: (N, A) of all pictures; None where nothing is known of them.
     """
 
-    def __init__(self, pictures: Pictures, mask: MaskFn) -> None:
+    def __init__(self, pictures: Pictures, mask: MaskFn, attributes: Tensor | None = None) -> None:
         self.pictures, self.mask = pictures, mask
+        self.attributes = _unknown(pictures) if attributes is None else attributes
 
     def __getitems__(self, indices: Tensor) -> Batch:
         """The whole batch of those indices."""
         pixels = self.pictures[indices]
         numbers: list[int] = indices.tolist()
         mask = torch.stack([evaluation_mask(self.mask, pixels.shape[-1], index) for index in numbers])
-        return Batch(to_float(pixels), mask, indices, torch.tensor([_words(1, index)[0] for index in numbers]))
+        keys = torch.tensor([_words(1, index)[0] for index in numbers])
+        return Batch(to_float(pixels), mask, indices, keys, self.attributes[indices])
 
     def __len__(self) -> int:
         """Number of pictures."""
@@ -92,6 +101,11 @@ def to_float(pixels: Tensor) -> Tensor:
         tensor([-1.,  1.])
     """
     return pixels.float().sub_(127.5).mul_(1 / 127.5)  # exact at both ends, and twice as fast as dividing
+
+
+def _unknown(pictures: Pictures) -> Tensor:
+    """No attributes, of so many pictures."""
+    return torch.empty(len(pictures), 0)
 
 
 def _words(count: int, *entropy: int) -> list[int]:

@@ -74,6 +74,11 @@ class Folder:
         """
         return (self.root / name).read_bytes()
 
+    @property
+    def attribute_names(self) -> Sequence[str]:
+        """Not known of a folder."""
+        return ()
+
     def attributes(self, split: str) -> None:
         """Not known of a folder."""
 

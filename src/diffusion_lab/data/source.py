@@ -37,6 +37,10 @@ class Source(Protocol):
     def read(self, name: str) -> bytes:
         """The encoded picture of that name."""
 
+    @property
+    def attribute_names(self) -> Sequence[str]:
+        """Names of the attributes; empty where they are not known."""
+
     def attributes(self, split: str) -> Tensor | None:
         """Bool (N, attributes) of the pictures of a split; None where they are not known."""
 

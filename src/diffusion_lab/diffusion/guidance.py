@@ -4,15 +4,20 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-from diffusion_lab.diffusion.denoiser import Condition, Denoiser, Prediction
+from diffusion_lab.diffusion.denoiser import Condition, Denoiser, Prediction, by_time
 from diffusion_lab.diffusion.noise import Noise
-from diffusion_lab.diffusion.process import along, eps_from_x_0, x_0_from_eps
+from diffusion_lab.diffusion.process import add_noise, along, eps_from_x_0, x_0_from_eps
+from diffusion_lab.diffusion.schedule import NoiseSchedule
 from diffusion_lab.diffusion.solvers import step_variance
 
 LogProbability = Callable[[Tensor, Tensor, Condition], Tensor]
 """(x, level (B,), condition) -> log p(what is asked for | x), (B,): a classifier of noisy pictures."""
+
+Heed = Callable[[Prediction, Tensor, Tensor, Tensor], Prediction]
+"""(prediction, x, level, gradient of a log-probability) -> the prediction that heeds it."""
 
 
 def seeing(prediction: Prediction, x: Tensor, x_0: Tensor, level: Tensor) -> Prediction:
@@ -82,49 +87,46 @@ class ClassifierFree:
 
 
 class ClassifierGuidance:
-    """Classifier guidance in eps (Dhariwal & Nichol 2021, algorithm 2): eps - scale sigma grad log p(y | x).
-
-    Works with any solver; the network is asked once.
+    """Classifier guidance (Dhariwal & Nichol 2021): the model is asked once, and heeds scale grad log p(y | x).
 
     Args:
         denoiser: what is wrapped.
         classifier: log p(y | x) of noisy pictures, differentiable in x.
         scale: 1 is Bayes' rule, more exaggerates.
+        heed: what becomes of the gradient: `in_eps` (algorithm 2, any solver), or `after_step` (algorithm 1), with
+            `ShiftMean` as a constraint.
     """
 
-    def __init__(self, denoiser: Denoiser, classifier: LogProbability, scale: float = 1.0) -> None:
+    def __init__(
+        self, denoiser: Denoiser, classifier: LogProbability, scale: float = 1.0, heed: Heed | None = None
+    ) -> None:
         self.denoiser = denoiser
         self.classifier = classifier
         self.scale = scale
+        self.heed = heed or in_eps
 
     def __call__(self, x: Tensor, level: Tensor, condition: Condition) -> Prediction:
         prediction = self.denoiser(x, level, condition)
-        (sigma,) = along(x, (1 - level).sqrt())
-        eps = prediction.eps - self.scale * sigma * gradient(self.classifier, x, level, condition)
-        return replace(prediction, x_0=x_0_from_eps(x, eps, level), eps=eps)
+        with torch.enable_grad():  # sampling's `no_grad` is lifted for it
+            leaf = x.detach().requires_grad_()
+            (uphill,) = torch.autograd.grad(self.classifier(leaf, level, condition).sum(), leaf)
+        return self.heed(prediction, x, level, self.scale * uphill)
 
 
-class ClassifierGradient:
-    """Classifier guidance of the mean (Dhariwal & Nichol 2021, algorithm 1): the gradient that `ShiftMean` applies.
+def in_eps(prediction: Prediction, x: Tensor, level: Tensor, gradient: Tensor) -> Prediction:
+    """Eps - sigma gradient (Dhariwal & Nichol 2021, algorithm 2), and the x_0 that agrees with it."""
+    (sigma,) = along(x, (1 - level).sqrt())
+    eps = prediction.eps - sigma * gradient
+    return replace(prediction, x_0=x_0_from_eps(x, eps, level), eps=eps)
 
-    Args:
-        denoiser: what is wrapped.
-        classifier: log p(y | x) of noisy pictures, differentiable in x.
-        scale: 1 is Bayes' rule, more exaggerates.
-    """
 
-    def __init__(self, denoiser: Denoiser, classifier: LogProbability, scale: float = 1.0) -> None:
-        self.denoiser = denoiser
-        self.classifier = classifier
-        self.scale = scale
-
-    def __call__(self, x: Tensor, level: Tensor, condition: Condition) -> Prediction:
-        prediction = self.denoiser(x, level, condition)
-        return replace(prediction, gradient=self.scale * gradient(self.classifier, x, level, condition))
+def after_step(prediction: Prediction, x: Tensor, level: Tensor, gradient: Tensor) -> Prediction:
+    """The prediction as it is, and the gradient beside it for `ShiftMean` (Dhariwal & Nichol 2021, algorithm 1)."""
+    return replace(prediction, gradient=gradient)
 
 
 class ShiftMean:
-    """Moves the step's mean by its variance times the guide's gradient: a constraint for `ClassifierGradient`.
+    """Moves the step's mean by its variance times the guide's gradient: a constraint for `after_step`.
 
     Args:
         variance_mix: which variance the solver's step has; see `solvers.Ancestral`, whose eta is 1 here.
@@ -147,9 +149,53 @@ class ShiftMean:
         return x + step_variance(x, prediction, level, next_level, self.variance_mix) * prediction.gradient
 
 
-def gradient(log_probability: LogProbability, x: Tensor, level: Tensor, condition: Condition) -> Tensor:
-    """Of each example's log-probability with respect to x; sampling's `no_grad` is lifted for it."""
-    with torch.enable_grad():
-        x = x.detach().requires_grad_()
-        (found,) = torch.autograd.grad(log_probability(x, level, condition).sum(), x)
-    return found
+class NetworkClassifier(nn.Module):
+    """A network that says of noisy pictures which attributes they have, and how it is told the level.
+
+    It is a `LogProbability`: what it is trained to raise is what it guides by.
+
+    Args:
+        network: called as ``network(x, time (B,))``; ``(B, attributes)`` logits.
+        schedule: the schedule whose levels it is told.
+        told: turns a level into the network's time input.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        schedule: NoiseSchedule,
+        told: Callable[[NoiseSchedule, Tensor], Tensor] = by_time,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.schedule = schedule
+        self.told = told
+
+    def logits(self, x: Tensor, level: Tensor) -> Tensor:
+        """``(B, attributes)`` float32; their sigmoid is the chance of each."""
+        time = self.told(self.schedule, level).to(device=x.device, dtype=torch.float32)
+        return self.network(x, time).float()  # type: ignore[no-any-return]
+
+    def forward(self, x: Tensor, level: Tensor, condition: Condition) -> Tensor:
+        """Log-probability of the condition's attributes, ``(B,)``; those that are NaN are not asked for.
+
+        Known pixels may stand clean in x; they are noised as the hole is, since it only ever saw pictures that were
+        noisy all over. So nothing but the hole is guided.
+
+        Raises:
+            ValueError: for attributes that are not said, or not as many as the network knows.
+        """
+        if condition.attributes is None:
+            raise ValueError("a classifier needs attributes to ask for: say which, or train with labels=measured")
+        if condition.known is not None and condition.mask is not None and condition.fill is not None:
+            x = torch.where(condition.mask, x, add_noise(condition.known, condition.fill, level))
+        logits = self.logits(x, level)
+        if logits.shape != condition.attributes.shape:
+            raise ValueError(
+                f"this classifier knows {logits.shape[1]} attributes, and {condition.attributes.shape[1]} were given: "
+                f"set model.outputs={condition.attributes.shape[1]}"
+            )
+        asked = ~condition.attributes.isnan()
+        wanted = condition.attributes.nan_to_num()
+        chances = wanted * F.logsigmoid(logits) + (1 - wanted) * F.logsigmoid(-logits)
+        return torch.where(asked, chances, 0).sum(1)

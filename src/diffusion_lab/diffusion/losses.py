@@ -148,6 +148,13 @@ class BoundLoss:
         return levels.weight.to(error) * error
 
 
+class AttributeLoss:
+    """What a classifier of noisy pictures costs: minus the log-probability that it gave to what is true, in nats."""
+
+    def __call__(self, prediction: Tensor, x_0: Tensor, eps: Tensor, levels: Levels, mask: Tensor) -> Tensor:
+        return -levels.weight.to(prediction) * prediction
+
+
 class HybridLoss:
     """L_simple for the mean and a little of the bound for the learned variance alone (iDDPM eq. 16).
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -78,6 +79,7 @@ def evaluate(
     )
     compared, n_compared = (pictures, n) if reference is None else (reference, len(reference))
     rows: list[dict[str, Any]] = []
+    each: list[dict[str, Any]] = []
     changed: dict[str, int] = {}
     grid: list[tuple[str, list[Tensor]]] = []
     work = len(range(fabric.global_rank, n_compared, fabric.world_size))
@@ -103,14 +105,18 @@ def evaluate(
             columns = bench.truth(mask)
             for method in methods:
                 progress.update(task, description=f"{kind}: {method.name}")
-                row, touched, completed = bench.score(method, kind, mask, advance)
+                row, values, touched, completed = bench.score(method, kind, mask, advance)
                 rows.append(row)
+                each.append({"mask": kind, "method": method.name, **values})
                 columns.append(completed)
+                if fabric.is_global_zero and not progress.console.is_terminal:  # where there is no bar to look at
+                    print(f"{kind}: {method.name}: {n} pictures at {row['seconds_per_image']:.3f} s", flush=True)
                 if touched:
                     changed[f"{kind}: {method.name}"] = touched
             grid += [(kind, list(pictures_of_row)) for pictures_of_row in zip(*columns, strict=True)]
     facts = {
         "n": n,
+        "pictures_sha256": _digest(pictures, n),
         "fid_biased": n < UNBIASED_ENOUGH,
         "fid_reference": "the evaluated pictures themselves" if reference is None else "another split",
         "fid_reference_n": n_compared,
@@ -128,7 +134,7 @@ def evaluate(
         **machine(fabric),
         **(protocol or {}),
     }
-    return Report(rows, facts, grid, [method.name for method in methods])
+    return Report(rows, facts, grid, [method.name for method in methods], each)
 
 
 @dataclass(frozen=True)
@@ -172,8 +178,8 @@ class _Bench:
 
     def score(
         self, method: Method, kind: str, mask: MaskFn, advance: Callable[[int], None]
-    ) -> tuple[dict[str, Any], int, Tensor]:
-        """The row of a method, how many pictures it changed outside the hole, and its column of the grid."""
+    ) -> tuple[dict[str, Any], dict[str, list[float]], int, Tensor]:
+        """A method's row, its figures of each picture, how many it changed outside the hole, its column of the grid."""
         self.fid.reset()
         values = torch.zeros(self.n, 5, dtype=torch.float64, device=self.device)
         totals = torch.zeros(2, dtype=torch.float64, device=self.device)  # seconds, pictures changed outside the hole
@@ -200,7 +206,7 @@ class _Bench:
         row = _row(method, kind, values, totals[0].item(), self.fid.compute().item())
         if self.completions > 1:
             row["diversity"] = values[:, 4].mean().item()
-        return row, int(totals[1]), to_float(column.cpu())
+        return row, _of_each(values), int(totals[1]), to_float(column.cpu())
 
 
 def example_seeds(seed: int, indices: Tensor, completion: int = 0) -> Tensor:
@@ -236,6 +242,21 @@ def _require_finite(filled: Tensor, indices: Tensor, method: Method, kind: str) 
     broken = indices[~filled.flatten(1).isfinite().all(dim=1)].tolist()
     if broken:
         raise ValueError(f"{method.name} made values that are not finite of picture {broken[0]} with the {kind} mask.")
+
+
+def _of_each(values: Tensor) -> dict[str, list[float]]:
+    """The figures of each picture, in order, to six digits: two evaluations of the same pictures compare in pairs."""
+    capped = values.clamp(max=HIGHEST_PSNR).T.tolist()
+    measures = ("lpips", "psnr", "ssim", "l1_hole")
+    return {name: [float(f"{x:.6g}") for x in column] for name, column in zip(measures, capped, strict=False)}
+
+
+def _digest(pictures: PictureSet, n: int) -> str:
+    """The sha256 of the evaluated pictures' pixels, the same on every machine that decodes them alike."""
+    sha256 = hashlib.sha256()
+    for start in range(0, n, 1024):
+        sha256.update(pictures[list(range(start, min(start + 1024, n)))].numpy().tobytes())
+    return sha256.hexdigest()
 
 
 def _row(method: Method, kind: str, values: Tensor, seconds: float, fid: float) -> dict[str, Any]:

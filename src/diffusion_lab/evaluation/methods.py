@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,11 +32,18 @@ class Method:
     network_calls: int = 0
 
 
-def diffusion(name: str, inpainter: Inpainter, sampler: Sampler | None = None) -> Method:
-    """An inpainter as a method; None samples as its recipe says."""
+def diffusion(
+    name: str,
+    inpainter: Inpainter,
+    sampler: Sampler | None = None,
+    attributes: Mapping[str, float] | None = None,
+) -> Method:
+    """An inpainter as a method; None samples as its recipe says, and says nothing of what the faces shall be like."""
+    told = inpainter.attributes(attributes) if attributes else None
 
     def fill(image: Tensor, mask: Tensor, seeds: Tensor) -> Tensor:
-        completed: Tensor = inpainter(image, mask, seeds=seeds, sampler=sampler)
+        wanted = None if told is None else told.to(image.device).expand(len(image), -1)
+        completed: Tensor = inpainter(image, mask, seeds=seeds, sampler=sampler, attributes=wanted)
         return completed
 
     return Method(name, fill, inpainter.network_calls(sampler))

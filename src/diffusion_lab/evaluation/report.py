@@ -42,12 +42,14 @@ class Report:
         protocol: what must be known to compare the figures with others.
         examples: caption and pictures of each row of the grid: (3, H, W) in [-1, 1], truth, masked, then the methods'.
         methods: names of the methods, in the order of those pictures.
+        pictures: the figures of each picture, one entry per row, for comparisons in pairs.
     """
 
     rows: Sequence[Mapping[str, Any]]
     protocol: Mapping[str, Any]
     examples: Sequence[tuple[str, Sequence[Tensor]]]
     methods: Sequence[str]
+    pictures: Sequence[Mapping[str, Any]]
 
     def save(self, folder: Path) -> None:
         """Write grid.png, results.md and results.json, each whole or not at all; call it on one rank only."""
@@ -55,7 +57,12 @@ class Report:
         save_png(self.grid(), folder / "grid.png")
         _write(folder / "results.md", self.markdown())
         facts = {"rows": [dict(row) for row in self.rows], "protocol": dict(self.protocol)}
-        _write(folder / "results.json", json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        head = json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False).removesuffix("\n}")
+        lines = ",\n".join(
+            "    " + json.dumps(dict(each), ensure_ascii=False, allow_nan=False) for each in self.pictures
+        )
+        # A line per row, not per number.
+        _write(folder / "results.json", f'{head},\n  "pictures": [\n{lines}\n  ]\n}}\n')
 
     def markdown(self) -> str:
         """The table, the best of each mask kind in bold, and everything that has to stand beside it."""

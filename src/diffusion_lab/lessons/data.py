@@ -1,7 +1,7 @@
 """The data of the lessons: the swiss roll and the heartbeat, drawn by a formula whose likelihood is known."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import cast
 
@@ -89,7 +89,8 @@ class Examples(Dataset[Batch]):
             for index in indices.tolist()
         ]
         x = self.examples[indices]
-        return Batch(x, torch.ones_like(x, dtype=torch.bool), indices, torch.tensor(words, dtype=torch.int64))
+        keys = torch.tensor(words, dtype=torch.int64)
+        return Batch(x, torch.ones_like(x, dtype=torch.bool), indices, keys, torch.empty(len(x), 0))
 
 
 class DrawnData(LightningDataModule):
@@ -111,6 +112,7 @@ class DrawnData(LightningDataModule):
         super().__init__()
         self.name, self.draw, self.image_size, self.batch_size, self.seed = name, draw, image_size, batch_size, seed
         self.crop = Crop("none")
+        self.attributes: Sequence[str] = ()
         self.counts = {"train": train, "valid": valid, "test": valid}
 
     @cached_property

@@ -88,6 +88,11 @@ class Classifier(nn.Module):
         self.norm_out = blocks.norm(widths[-1])
         self.pool = AttentionPool(widths[-1], sizes[-1], blocks.head_count(widths[-1]), outputs)
 
+    def example(self) -> tuple[Tensor, ...]:
+        """What `forward` takes of one picture, on the meta device."""
+        x = torch.empty(1, 3, self.image_size, self.image_size, device="meta")
+        return x, torch.empty(1, device="meta")
+
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         """What it sees.
 

@@ -12,6 +12,7 @@ from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
 from diffusion_lab.networks.blocks import Attention, Stage
+from diffusion_lab.networks.classifier import Classifier
 from diffusion_lab.networks.unet import UNet
 
 TRAINED_BYTES = 20
@@ -41,7 +42,7 @@ class Summary:
         return TRAINED_BYTES * self.parameters + batch_size * self.activations
 
 
-def summarise(network: UNet) -> Summary:
+def summarise(network: UNet | Classifier) -> Summary:
     """Follows one picture through a network, on the meta device wherever the network itself is.
 
     Example:
@@ -49,13 +50,9 @@ def summarise(network: UNet) -> Summary:
         >>> dict(found.attention)
         {16: 5, 8: 6}
     """
-    size = network.image_size
     parameters = {name: torch.empty_like(p, device="meta") for name, p in network.named_parameters()}
-    inputs = (
-        torch.empty(1, 3, size, size, device="meta", requires_grad=True),
-        torch.empty(1, network.condition_channels, size, size, device="meta"),
-        torch.empty(1, device="meta"),
-    )
+    x, *others = network.example()
+    inputs = (x.requires_grad_(), *others)
     weights = {p.untyped_storage()._cdata for p in parameters.values()}
     kept: dict[int, Tensor] = {}  # by storage: a tensor that two layers keep is kept once
     attention: Counter[int] = Counter()
@@ -86,7 +83,7 @@ def summarise(network: UNet) -> Summary:
     )
 
 
-def table(network: UNet, batch_size: int) -> Table:
+def table(network: UNet | Classifier, batch_size: int) -> Table:
     """What the start of a run prints.
 
     Args:

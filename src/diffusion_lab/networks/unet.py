@@ -161,6 +161,7 @@ class UNet(nn.Module):
         self.image_size = image_size
         self.condition_channels = condition_channels
         self.patch = patch
+        self.attributes = attributes
         self.channels = channels
         self.frequency_shift = frequency_shift
         self.checkpointing = checkpointing
@@ -202,6 +203,12 @@ class UNet(nn.Module):
         if channels_last:
             self.to(memory_format=torch.channels_last)
 
+    def example(self) -> tuple[Tensor, ...]:
+        """What `forward` takes of one picture, on the meta device."""
+        shape = (self.image_size, self.image_size)
+        x, condition = (torch.empty(1, channels, *shape, device="meta") for channels in (3, self.condition_channels))
+        return x, condition, torch.empty(1, device="meta")
+
     def forward(self, x: Tensor, condition: Tensor, time: Tensor, attributes: Tensor | None = None) -> Tensor:
         """What the network says of x.
 
@@ -215,14 +222,20 @@ class UNet(nn.Module):
             ``(B, out_channels, H, W)``.
 
         Raises:
-            ValueError: for sides that do not halve as often as this network halves them.
+            ValueError: for sides that do not halve as often as this network halves, or attributes of another number.
         """
         if x.shape[-1] % self.divisor or x.shape[-2] % self.divisor:
             sides = tuple(x.shape[-2:])
             raise ValueError(f"this network needs sides that are multiples of {self.divisor}, got {sides}")
         embedding = self.embed_level(level_embedding(time, self.channels, self.frequency_shift).to(x.dtype))
-        if self.embed_attributes is not None and attributes is not None:
-            values, said = attributes.nan_to_num().to(x.dtype), (~attributes.isnan()).to(x.dtype)
+        if attributes is not None and attributes.shape[1] != self.attributes:
+            raise ValueError(
+                f"this network is told {self.attributes} attributes, and {attributes.shape[1]} were given: "
+                f"train it with model.attributes={attributes.shape[1]}"
+            )
+        if self.embed_attributes is not None:
+            told = x.new_full((len(x), self.attributes), torch.nan) if attributes is None else attributes
+            values, said = told.nan_to_num().to(x.dtype), (~told.isnan()).to(x.dtype)
             embedding = embedding + self.embed_attributes(torch.cat([values, said], dim=1))
         embedding = F.silu(embedding)  # (B, 4 channels)
 

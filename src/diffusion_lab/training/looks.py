@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -16,7 +16,7 @@ from diffusion_lab.diffusion.denoiser import Prediction
 from diffusion_lab.diffusion.sampling import Rows
 from diffusion_lab.metrics.inpainting import Measure
 from diffusion_lab.pictures import masked, save_png, sheet, to_uint8
-from diffusion_lab.training.module import DiffusionModule
+from diffusion_lab.training.module import Completing, DiffusionModule
 
 Look = Callable[[Any, Any, Path], Mapping[str, float]]
 """(model, data, where to draw a picture of them as PNG) -> values by name."""
@@ -80,7 +80,8 @@ class Samples(Callback):
         pictures = data.pictures("valid")
         batch = EvaluationExamples(pictures, data.mask).__getitems__(torch.arange(min(count, len(pictures))))
         image, mask = batch.image.to(module.device), batch.mask.to(module.device)
-        calls = module.inpainter.network_calls()
+        inpainter = cast(Completing, module.inpainter)
+        calls = inpainter.network_calls()
         shown = {round(calls * (i + 1) / (self.strip + 1)) for i in range(self.strip)}
         moments: list[Tensor] = []
         seen = 0
@@ -94,7 +95,7 @@ class Samples(Callback):
         training = module.training
         module.eval()
         with module.ema.applied(), trainer.precision_plugin.forward_context():
-            result = module.inpainter(image, mask, seeds=batch.index, on_step=remember)
+            result = inpainter(image, mask, seeds=batch.index, on_step=remember)
         module.train(training)
         columns = [
             "hole",

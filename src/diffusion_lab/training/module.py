@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from lightning.pytorch import LightningModule
@@ -12,11 +12,12 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from diffusion_lab.data.datamodule import Batch
-from diffusion_lab.diffusion.denoiser import Condition, NetworkDenoiser, Prediction
+from diffusion_lab.diffusion.denoiser import Condition, Prediction
 from diffusion_lab.diffusion.losses import Levels, LevelSampler, Loss
 from diffusion_lab.diffusion.noise import ExampleNoise, Noise
 from diffusion_lab.diffusion.process import add_noise
 from diffusion_lab.diffusion.sampling import Constrain, Rows
+from diffusion_lab.diffusion.schedule import NoiseSchedule
 from diffusion_lab.training.ema import Averages
 
 LearningRate = Callable[[int, int], float]
@@ -30,24 +31,41 @@ Diffuse = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(x_0, eps from N(0, 1), level (B,)) -> x ~ q(x | x_0), the forward process."""
 
 
-class Artefact(Protocol):
-    """What training makes: an Inpainter, or another `nn.Module` that completes examples by a denoiser."""
+class Trained(Protocol):
+    """What has the parameters: a `NetworkDenoiser`, or a `NetworkClassifier`, which is called as one."""
 
-    denoiser: NetworkDenoiser
+    network: nn.Module
+    schedule: NoiseSchedule
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Of an `nn.Module`."""
+
+    def __call__(self, x: Tensor, level: Tensor, condition: Condition) -> Any:
+        """What the loss is made of."""
+
+
+class Artefact(Protocol):
+    """What training makes: an Inpainter, a classifier, or another `nn.Module` around a denoiser."""
+
+    denoiser: Trained
     constrain: Constrain
     recipe: dict[str, Any]
 
-    def condition(self, image: Tensor, mask: Tensor, fill: Tensor) -> Condition:
+    def condition(self, image: Tensor, mask: Tensor, fill: Tensor, attributes: Tensor | None = None) -> Condition:
         """What the denoiser may see of an example."""
-
-    def network_calls(self) -> int:
-        """How often an example asks the network."""
 
     def save(self, folder: Path | str) -> None:
         """Writes weights and recipe."""
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """Of an `nn.Module`."""
+
+
+class Completing(Artefact, Protocol):
+    """An artefact that fills in what is missing."""
+
+    def network_calls(self) -> int:
+        """How often an example asks the network."""
 
     def __call__(
         self,
@@ -89,6 +107,7 @@ class DiffusionModule(LightningModule):
         max_skipped: steps in a row whose gradient may be non-finite before the run stops.
         perturb: changes the noise that goes into x (DDPM-IP); None leaves it.
         diffuse: the forward process; None is the Gaussian one.
+        unsaid: share of the examples whose attributes are not said, for classifier-free guidance (Ho & Salimans 2022).
     """
 
     def __init__(
@@ -102,6 +121,7 @@ class DiffusionModule(LightningModule):
         max_skipped: int = 10,
         perturb: Perturb | None = None,
         diffuse: Diffuse | None = None,
+        unsaid: float = 0.1,
     ) -> None:
         super().__init__()
         self.inpainter = inpainter
@@ -109,10 +129,11 @@ class DiffusionModule(LightningModule):
         self.loss = loss
         self.optimizer = optimizer
         self.learning_rate = learning_rate
-        self.ema = ema(inpainter.denoiser)
+        self.ema = ema(cast(nn.Module, inpainter.denoiser))
         self.max_skipped = max_skipped
         self.perturb = perturb or unperturbed
         self.diffuse = diffuse or add_noise
+        self.unsaid = unsaid
         self.skipped = 0
         self.batches_seen = 0  # where the data goes on after a resume
 
@@ -122,11 +143,18 @@ class DiffusionModule(LightningModule):
         noise = ExampleNoise(batch.key, x_0.shape[1:], x_0.device, drawn_on=x_0.device)
         levels = self.levels(self.inpainter.denoiser.schedule, noise.uniform(2))
         eps = noise()
-        condition = self.inpainter.condition(x_0, mask, fill=noise())
+        condition = self.inpainter.condition(x_0, mask, noise(), self.said(batch.attributes, noise))
         x = self.diffuse(x_0, self.perturb(eps, noise), levels.level)
         x = self.inpainter.constrain(x, None, levels.level, levels.level, lambda: eps, condition)
         prediction = self.inpainter.denoiser(x, levels.level, condition)
         return levels, self.loss(prediction, x_0, eps, levels, mask)
+
+    def said(self, attributes: Tensor, noise: ExampleNoise) -> Tensor | None:
+        """The attributes as the denoiser is told them, ``(B, A)``; a row of NaN is left out. None if there are none."""
+        if not attributes.shape[1]:
+            return None
+        silent = noise.uniform(1).to(attributes.device) < self.unsaid
+        return attributes.masked_fill(silent, torch.nan)
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         # Dropout draws from the global generator: seeding it by the batch makes a resumed run repeat it.
@@ -179,5 +207,20 @@ class DiffusionModule(LightningModule):
         checkpoint["batches_seen"] = self.batches_seen
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Goes on where the checkpoint stands.
+
+        Raises:
+            ValueError: for a checkpoint of another architecture.
+        """
+        mine = {name: value.shape for name, value in self.state_dict().items()}
+        its = {name: value.shape for name, value in checkpoint["state_dict"].items()}
+        wrong = sorted(
+            {*mine.keys() ^ its.keys(), *(name for name in mine.keys() & its.keys() if mine[name] != its[name])}
+        )
+        if wrong:
+            raise ValueError(
+                f"the checkpoint is of another architecture: {len(wrong)} tensors are missing, left over or misshapen, "
+                f"the first is '{wrong[0]}': resume with the model that the run was started with"
+            )
         self.ema.load_state_dict(checkpoint["ema"])
         self.batches_seen = checkpoint["batches_seen"]

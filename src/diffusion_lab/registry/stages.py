@@ -1,0 +1,141 @@
+"""Work in stages, of which each is done once, however often the whole is cut short and called again."""
+
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+from diffusion_lab.registry.gate import now
+from diffusion_lab.registry.versions import parsed, write
+
+STATE = "pipeline.json"
+
+
+class Stages:
+    """What of a run is done, kept in its folder.
+
+    Args:
+        folder: of the run; made if need be.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.done: dict[str, Any] = {}
+
+    @contextlib.contextmanager
+    def alone(self, arguments: Sequence[str]) -> Iterator[None]:
+        """Keeps a second call out of the folder as long as this one lasts, or a script that it started.
+
+        Args:
+            arguments: of this call, kept for those that go on with it.
+
+        Raises:
+            ValueError: if another one is at work.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self.folder / ".pipeline.lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ValueError(f"another call, or a script that it started, is at work in '{self.folder}'") from None
+            os.set_inheritable(descriptor, True)  # a script that outlives a killed pipeline keeps the folder locked
+            self._lock = descriptor
+            path = self.folder / STATE
+            self.done = dict(parsed(path)["done"]) if path.is_file() else {}
+            self.arguments = list(arguments)
+            self._save()
+            yield
+        finally:
+            os.close(descriptor)
+
+    def once(self, stage: str, work: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
+        """Does a stage, or says what came of it when it was done.
+
+        Args:
+            stage: its name.
+            work: may be done twice, if the process is killed between its end and the note of it; returns plain JSON.
+        """
+        if stage in self.done:
+            print(f"{stage}: done {self.done[stage]['at']}", flush=True)
+        else:
+            print(f"{stage}: begins", flush=True)
+            self.done[stage] = {**work(), "at": now()}
+            self._save()
+        facts: Mapping[str, Any] = self.done[stage]
+        return facts
+
+    def forget(self, stage: str) -> None:
+        """Lets a stage be done again."""
+        self.done.pop(stage, None)
+        self._save()
+
+    def call(self, script: Path, overrides: Sequence[str]) -> None:
+        """Runs a script as a person would; it is told to stop when this process is.
+
+        Raises:
+            ValueError: if it ends with an error, which it has said itself.
+        """
+        process = subprocess.Popen([sys.executable, str(script), *overrides], pass_fds=[self._lock])
+        with _terminable():
+            try:
+                code = process.wait()
+            finally:
+                if process.poll() is None:
+                    process.terminate()  # training saves a checkpoint first
+                    process.wait()
+        if code != 0:
+            raise ValueError(
+                f"{script.name} ended with exit code {code}, as it says above; then go on by "
+                f"pipeline.py resume={self.folder}"
+            )
+
+    def _save(self) -> None:
+        facts = {"arguments": self.arguments, "done": self.done}
+        write(self.folder / STATE, json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
+
+
+def earlier(folder: Path) -> Sequence[str]:
+    """The arguments of the call that began a run.
+
+    Raises:
+        FileNotFoundError: if none did.
+    """
+    path = folder / STATE
+    if not path.is_file():
+        raise FileNotFoundError(f"'{folder}' has no {STATE}: name a folder that pipeline.py made")
+    arguments: Sequence[str] = parsed(path)["arguments"]
+    return arguments
+
+
+def newest(logs: Path) -> Path:
+    """The run below a folder of logs whose pipeline was at work last.
+
+    Raises:
+        FileNotFoundError: if there is none.
+    """
+    found = sorted(logs.glob(f"*/*/{STATE}"), key=lambda path: path.stat().st_mtime_ns)
+    if not found:
+        raise FileNotFoundError(f"resume=auto found no run of pipeline.py in '{logs}': start one without resume=")
+    return found[-1].parent
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM ends the block as an exception would, with the exit code that a shell expects."""
+
+    def stop(number: int, frame: FrameType | None) -> NoReturn:
+        sys.exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

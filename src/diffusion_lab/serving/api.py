@@ -1,0 +1,361 @@
+"""The service as an ASGI app: `create_app` makes one of an engine."""
+
+import base64
+import io
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from fastapi import APIRouter, Depends, FastAPI, Request, Response
+from fastapi.responses import FileResponse, JSONResponse
+from fastapi.staticfiles import StaticFiles
+from PIL import Image
+from pydantic import BaseModel
+
+from diffusion_lab.serving import errors, jobs, openai
+from diffusion_lab.serving.desk import Desk, Filled, JobSettings, Limits, Offer, Settings
+from diffusion_lab.serving.engine import Engine
+from diffusion_lab.serving.errors import Mistake, declared
+from diffusion_lab.serving.measures import Measures
+from diffusion_lab.serving.requests import read_form, unless_gone
+from diffusion_lab.serving.security import Guard, Keys
+
+PAGE = Path(__file__).with_name("page")
+STALE = 60.0
+"""Seconds without a sign of the model's thread after which the service is unwell: no network call takes as long."""
+
+DESCRIPTION = """
+White is the hole in masks; only there does a picture change, at its full size. The OpenAI-style endpoint is the
+exception: transparent is the hole there.
+
+Every error is `{"error": {"code", "message", "param"}}`. A 429 or 503 has a Retry-After header, in seconds. Every
+answer carries an X-Request-ID, one's own if one was sent.
+"""
+
+
+class FilledImage(BaseModel):
+    """A completion."""
+
+    seed: int
+    b64_png: str
+
+
+class Completions(BaseModel):
+    """What `/v1/inpaint` answers as JSON."""
+
+    images: list[FilledImage]
+    model_version: str
+    network_calls: int
+    seconds: float
+
+
+class SamplerInfo(BaseModel):
+    """A sampler: its steps unless asked otherwise, and how many it takes at least and at most."""
+
+    steps: int
+    least: int
+    most: int
+
+
+class LimitsInfo(BaseModel):
+    """What a request may ask for."""
+
+    pixels: int
+    bytes: int
+    num_samples: int
+    steps: int
+    feather: int
+    previews: int
+
+
+class Info(BaseModel):
+    """What the service is."""
+
+    version: str
+    image_size: int
+    trained_on: str
+    samplers: dict[str, SamplerInfo]
+    default_sampler: str
+    limits: LimitsInfo
+
+
+class Version(BaseModel):
+    """What runs here."""
+
+    model: str
+    diffusion_lab: str
+
+
+class Health(BaseModel):
+    """How the service is."""
+
+    status: Literal["ok"] = "ok"
+
+
+def create_app(
+    engine: Engine,
+    offers: Mapping[str, Offer],
+    *,
+    limits: Limits | None = None,
+    keys: Keys | None = None,
+    measures: Measures | None = None,
+    trained_on: str = "",
+) -> FastAPI:
+    """The service in front of an engine.
+
+    Args:
+        engine: fills the holes.
+        offers: samplers that may be asked for, the model's own first.
+        limits: of requests; None are the usual ones.
+        keys: that open it; None lets everybody in.
+        measures: the same that the engine tells; None makes some.
+        trained_on: name of the data, for people.
+    """
+    limits, measures = limits or Limits(), measures or Measures()
+    measures.watch(engine)
+    desk = Desk(engine, offers, limits, measures)
+    store = jobs.Jobs(desk)
+    locks = [Depends(keys)] if keys is not None and keys.hashes else []
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        await store.close()
+
+    app = FastAPI(
+        title="diffusion_lab",
+        version=version("diffusion_lab"),
+        summary="Fills holes in pictures of faces by a diffusion model.",
+        description=DESCRIPTION,
+        docs_url=None,  # its page loads scripts from elsewhere
+        redoc_url=None,
+        lifespan=lifespan,
+        # Spans and metrics go wherever an OpenTelemetry SDK in this process sends them; without one they cost nothing.
+        telemetry={"exclude": lambda scope: scope["path"] in ("/healthz", "/readyz", "/metrics")},
+    )
+    app.add_middleware(
+        Guard,
+        most_bytes=limits.bytes,
+        most_arriving=limits.arriving,
+        seconds=limits.seconds,
+        measures=measures,
+    )
+    errors.install(app)
+    app.include_router(inpainting(desk, trained_on, locks))
+    app.include_router(openai.router(desk, locks))
+    app.include_router(jobs.router(desk, store, described(desk.bounded(JobSettings)), locks))
+    app.include_router(operations(engine, measures))
+    app.mount("/page", StaticFiles(directory=PAGE, check_dir=False), name="page")
+    return app
+
+
+def inpainting(desk: Desk, trained_on: str, locks: list[Any]) -> APIRouter:
+    """`/v1/inpaint` and `/v1/info`."""
+    routes = APIRouter(prefix="/v1", tags=["inpainting"], dependencies=locks)
+    settings = desk.bounded(Settings)
+    closed = [401] if locks else []
+    headers = {
+        "X-Seed": {"schema": {"type": "integer"}},
+        "X-Model-Version": {"schema": {"type": "string"}},
+        "X-Network-Calls": {"schema": {"type": "integer"}},
+    }
+    answers: dict[int | str, dict[str, Any]] = {
+        200: {
+            "model": Completions,
+            "description": "The filled picture as PNG, or all completions as JSON",
+            "content": {"image/png": {"schema": {"type": "string", "contentMediaType": "image/png"}}},
+            "headers": {name: {**header, "description": "of a PNG"} for name, header in headers.items()},
+        },
+        **declared(400, *closed, 406, 408, 413, 415, 422, 429, 500, 503, 504),
+    }
+
+    @routes.post(
+        "/inpaint",
+        response_class=Response,
+        responses=answers,
+        openapi_extra=described(settings),
+        summary="Fill the hole of a picture",
+    )
+    async def inpaint(request: Request) -> Response:
+        """White is the hole. One completion comes as PNG unless `Accept` asks for JSON; several come as JSON.
+
+        A client that leaves gives its place up.
+        """
+        form = await read_form(request, ("image", "mask"))
+        asked = form.validated(settings)
+        as_json = wants_json(request.headers.get("accept", "*/*"), asked.num_samples)
+        order = await desk.take(form.needed("image"), form.needed("mask"), asked)
+        filled = await unless_gone(request, desk.fill(order))
+        return as_completions(filled) if as_json else as_png(filled)
+
+    @routes.get("/info", responses=declared(*closed), summary="What the service offers")
+    async def info() -> Info:
+        """The model, the samplers, and the limits of a request."""
+        most = desk.limits.steps
+        return Info(
+            version=desk.engine.version,
+            image_size=desk.engine.image_size,
+            trained_on=trained_on,
+            samplers={
+                name: SamplerInfo(steps=offer.steps, least=offer.least, most=most)
+                for name, offer in desk.offers.items()
+            },
+            default_sampler=next(iter(desk.offers)),
+            limits=LimitsInfo(**{name: getattr(desk.limits, name) for name in LimitsInfo.model_fields}),
+        )
+
+    return routes
+
+
+def operations(engine: Engine, measures: Measures) -> APIRouter:
+    """Health, version, measures and the page; open to all."""
+    routes = APIRouter(tags=["operations"])
+
+    @routes.get("/healthz", responses=declared(503), summary="Is it alive?")
+    async def healthz() -> Health:
+        """Whether the process answers and the model's thread comes round."""
+        silent = engine.stats().heartbeat
+        if silent > STALE:
+            raise Mistake(503, "not_ready", f"the model's thread has been silent for {silent:.0f} s", retry_after=30)
+        return Health()
+
+    @routes.get("/readyz", responses=declared(503), summary="Does it take jobs?")
+    async def readyz() -> Health:
+        """Whether a job would be taken now; a load balancer asks this."""
+        stats = engine.stats()
+        if not stats.ready:
+            doing = "ends" if stats.draining else "warms up"
+            raise Mistake(503, "not_ready", f"the service {doing}", retry_after=5)
+        return Health()
+
+    @routes.get("/version", summary="What runs here?")
+    async def what() -> Version:
+        """The model's version and the software's."""
+        return Version(model=engine.version, diffusion_lab=version("diffusion_lab"))
+
+    @routes.get(
+        "/metrics",
+        response_class=Response,
+        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+        summary="For Prometheus",
+    )
+    def metrics() -> Response:
+        """What the service measures of itself; `diffusion_lab.serving.measures` says what each is."""
+        return Response(measures.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @routes.get("/", include_in_schema=False)
+    async def page() -> FileResponse:
+        return FileResponse(PAGE / "index.html", headers={"Cache-Control": "no-cache"})
+
+    return routes
+
+
+def wants_json(accept: str, count: int) -> bool:
+    """Whether completions are to come as JSON.
+
+    Args:
+        accept: the header.
+        count: of completions.
+
+    Raises:
+        Mistake: if they can come neither as JSON nor as PNG.
+
+    Example:
+        >>> wants_json("*/*", 1), wants_json("*/*", 2), wants_json("image/png;q=.5, application/json", 1)
+        (False, True, True)
+    """
+    weights: dict[str, float] = {}
+    for part in accept.split(","):
+        kind, *options = (piece.strip().lower() for piece in part.split(";"))
+        weight = next((option[2:] for option in options if option.startswith("q=")), "1")
+        try:
+            weights[kind] = float(weight)
+        except ValueError:
+            weights[kind] = 0.0
+
+    def weight_of(kind: str) -> float:
+        named = (kind, kind.partition("/")[0] + "/*", "*/*")
+        return next((weights[name] for name in named if name in weights), 0.0)
+
+    json, png = weight_of("application/json"), weight_of("image/png") if count == 1 else 0.0
+    if json == png == 0:
+        message = "answers come as application/json" + (" or image/png" if count == 1 else ": several fit in no PNG")
+        raise Mistake(406, "not_acceptable", message, "Accept")
+    return json > png
+
+
+def as_png(filled: Filled) -> Response:
+    """The only picture, as a PNG."""
+    headers = {
+        "X-Seed": str(filled.seeds[0]),
+        "X-Model-Version": filled.finished.version,
+        "X-Network-Calls": str(filled.finished.network_calls),
+    }
+    return Response(filled.pictures[0], media_type="image/png", headers=headers)
+
+
+def as_completions(filled: Filled) -> Response:
+    """All pictures, as JSON."""
+    images = [
+        FilledImage(seed=seed, b64_png=base64.b64encode(content).decode())
+        for seed, content in zip(filled.seeds, filled.pictures, strict=True)
+    ]
+    done = Completions(
+        images=images,
+        model_version=filled.finished.version,
+        network_calls=filled.finished.network_calls,
+        seconds=round(filled.finished.seconds, 3),
+    )
+    return JSONResponse(done.model_dump(), headers={"X-Model-Version": filled.finished.version})
+
+
+def example(kind: Literal["image", "mask"]) -> str:
+    """A picture of 16x16 pixels, or its mask, as a data URI: small enough for the documentation."""
+    pixels = np.zeros((16, 16, 3), dtype=np.uint8)
+    if kind == "mask":
+        pixels[5:11, 4:12] = 255
+    else:
+        pixels[...] = np.linspace(60, 220, 16)[:, None, None]
+    stream = io.BytesIO()
+    Image.fromarray(pixels).convert("L" if kind == "mask" else "RGB").save(stream, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"
+
+
+def described(settings: type[Settings]) -> dict[str, Any]:
+    """OpenAPI's description of a request with an image and a mask, as multipart or JSON."""
+    schema = settings.model_json_schema()
+    properties: dict[str, Any] = schema["properties"]
+
+    def body(image: dict[str, Any]) -> dict[str, Any]:
+        files = {
+            "image": {**image, "description": "PNG, JPEG or WebP of any size"},
+            "mask": {**image, "description": "of the same size; white is the hole, from middle grey on"},
+        }
+        return {
+            "type": "object",
+            "required": ["image", "mask"],
+            "properties": {**files, **properties},
+            "additionalProperties": False,
+        }
+
+    form = body({"type": "string", "contentMediaType": "application/octet-stream"})
+    json = body({"type": "string", "contentEncoding": "base64"})
+    picture = {"contentType": "image/png, image/jpeg, image/webp"}
+    examples = {
+        "small": {
+            "summary": "A grey ramp with a hole",
+            "value": {"image": example("image"), "mask": example("mask"), "num_samples": 1, "steps": 2, "seed": 7},
+        }
+    }
+    return {
+        "requestBody": {
+            "required": True,
+            "content": {
+                "multipart/form-data": {"schema": form, "encoding": {"image": picture, "mask": picture}},
+                "application/json": {"schema": json, "examples": examples},
+            },
+        }
+    }

@@ -1,0 +1,358 @@
+"""The desk between HTTP and the engine: uploads are read, checked and cut; fillings are pasted back and encoded."""
+
+import asyncio
+import base64
+import io
+import secrets
+import weakref
+from collections.abc import AsyncGenerator, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar, TypeVarTuple
+
+import torch
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, create_model, field_validator
+from torch import Tensor
+
+from diffusion_lab import recipe
+from diffusion_lab.diffusion import samplers
+from diffusion_lab.diffusion.sampling import Sampler
+from diffusion_lab.pictures import png, to_float
+from diffusion_lab.restoration import Cut, TooLarge, as_mask, as_rgb, cut_out, opened, paste_back
+from diffusion_lab.serving.engine import Engine, Event, Finished, Job, JobFailed, QueueFull, Refused
+from diffusion_lab.serving.errors import Mistake
+from diffusion_lab.serving.measures import Measures
+
+Asked = TypeVar("Asked", bound="Settings")
+Made = TypeVar("Made")
+Given = TypeVarTuple("Given")
+
+FORMATS = ("PNG", "JPEG", "WEBP")
+"""What is read: each decoder that is open to the world is one more that may have a fault."""
+MOST_SEED = 2**53 - 1024
+"""Seeds and their successors are exact in JSON, whose readers often keep numbers as doubles."""
+PREVIEW = 512
+"""The longer side of a preview, at most."""
+CODERS = 2
+"""Threads that decode and encode: each may hold a whole picture several times over."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much one request may ask for, and all of them together.
+
+    Args:
+        bytes: of a body.
+        pixels: of a picture, looked at before it is decoded.
+        num_samples: completions.
+        steps: of a sampler.
+        feather: pixels.
+        previews: of a job.
+        arriving: bytes of the bodies that are being worked on.
+        held: pixels of the pictures that wait for their fillings.
+        seconds: within which a body has to arrive.
+    """
+
+    bytes: int = 32 * 2**20
+    pixels: int = 25_000_000
+    num_samples: int = 8
+    steps: int = 1000
+    feather: int = 64
+    previews: int = 50
+    arriving: int = 256 * 2**20
+    held: int = 200_000_000
+    seconds: float = 60.0
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A sampler that may be asked for.
+
+    Args:
+        make: of a number of steps.
+        steps: unless asked otherwise.
+        least: steps.
+    """
+
+    make: Callable[[int], Sampler]
+    steps: int
+    least: int = 1
+
+
+OFFERS: Mapping[str, Offer] = {
+    "ddpm": Offer(samplers.ddpm, 10),
+    "ddim": Offer(samplers.ddim, 50),
+    "dpm_solver": Offer(samplers.dpm_solver, 20, least=2),
+    "heun": Offer(samplers.heun, 18, least=2),
+}
+"""Samplers that know the model as it was trained; those that hide the known pixels from it are for comparisons."""
+
+
+def offered(model_recipe: Mapping[str, Any]) -> dict[str, Offer]:
+    """The samplers of a service, the model's own first, with the steps and settings of its recipe.
+
+    Args:
+        model_recipe: of the inpainter, as its folder holds it.
+    """
+    own = model_recipe["model"].get("sampler", {})
+    name = str(own.get("_target_", "")).rpartition(".")[2]
+    if "steps" not in own:
+        return dict(OFFERS)
+    least = OFFERS[name].least if name in OFFERS else 2
+    mine = Offer(lambda steps: recipe.build({**own, "steps": steps}), int(own["steps"]), least)
+    return {name: mine, **{other: offer for other, offer in OFFERS.items() if other != name}}
+
+
+class Settings(BaseModel):
+    """How a hole is to be filled."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    num_samples: int = Field(1, ge=1, description="completions, with the seeds seed, seed + 1, ...")
+    steps: int | None = Field(None, ge=1, description="of the sampler; null: as many as it has of itself")
+    sampler: str | None = Field(None, description="null: the model's own")
+    seed: int | None = Field(
+        None, ge=0, le=MOST_SEED, description="the same one makes the same pictures; null: a random one"
+    )
+    feather: int = Field(0, ge=0, description="pixels inside the hole over which the filling fades in from its border")
+
+    @field_validator("num_samples", "steps", "seed", "feather", "previews", mode="before", check_fields=False)
+    @classmethod
+    def whole(cls, value: object, info: ValidationInfo) -> object:
+        """Numbers are numbers in JSON; in a form, where all is text, they are digits."""
+        text = (info.context or {}).get("text", False)
+        if isinstance(value, bool) or (isinstance(value, str) and not (text and value.isdecimal())):
+            raise ValueError("must be a whole number")
+        return value
+
+
+class JobSettings(Settings):
+    """The same for a job, which can be watched."""
+
+    previews: int = Field(0, ge=0, description="pictures on the way, evenly spread")
+
+
+@dataclass(frozen=True, eq=False)
+class Order:
+    """A request that was found good.
+
+    Args:
+        cut: of its picture.
+        job: for the engine.
+        feather: of the paste.
+        small: the same picture for previews.
+    """
+
+    cut: Cut
+    job: Job
+    feather: int
+    small: Cut = field(repr=False)
+
+    @property
+    def pixels(self) -> int:
+        return self.cut.size[0] * self.cut.size[1]
+
+
+@dataclass(frozen=True)
+class Filled:
+    """What became of an order.
+
+    Args:
+        pictures: encoded, one per seed.
+        seeds: theirs.
+        finished: what the engine said.
+    """
+
+    pictures: list[bytes]
+    seeds: tuple[int, ...]
+    finished: Finished
+
+
+class Desk:
+    """Turns uploads into jobs of an engine, and what it says of them into pictures.
+
+    Args:
+        engine: fills the holes.
+        offers: samplers by name.
+        limits: of requests.
+        measures: is told what comes in.
+    """
+
+    def __init__(self, engine: Engine, offers: Mapping[str, Offer], limits: Limits, measures: Measures) -> None:
+        self.engine = engine
+        self.offers = offers
+        self.limits = limits
+        self.measures = measures
+        self._held = 0
+        # An executor lets go of what it has done; the framework's idle threads keep the last picture.
+        self._coders = ThreadPoolExecutor(CODERS, thread_name_prefix="coder")
+
+    def bounded(self, settings: type[Asked]) -> type[Asked]:
+        """Settings within the bounds of this service, for validation and for OpenAPI."""
+        most = vars(self.limits)
+        fields: dict[str, Any] = {}
+        for name, given in settings.model_fields.items():
+            if name == "sampler":
+                kind: Any = Literal[tuple(self.offers)] | None
+                fields[name] = (kind, Field(None, description=given.description))
+            elif name in most:
+                least = 1 if name in ("num_samples", "steps") else 0
+                bounds = Field(given.default, ge=least, le=most[name], description=given.description)
+                fields[name] = (given.annotation, bounds)
+        return create_model(settings.__name__, __base__=settings, **fields)
+
+    async def take(
+        self, image: bytes, mask: bytes | None, settings: Settings, *, previews: int = 0, transparent: bool = False
+    ) -> Order:
+        """Reads the pictures of a request and makes a job of them.
+
+        Args:
+            image: encoded.
+            mask: encoded, of the same size; None takes the transparency of the image.
+            settings: already validated.
+            previews: pictures on the way.
+            transparent: whether the hole is where the mask is transparent, instead of white.
+
+        Raises:
+            Mistake: if a picture cannot be read, or is too large, or the mask does not fit.
+        """
+        sampler = self._sampler(settings)
+        seed = secrets.randbits(32) if settings.seed is None else settings.seed
+        seeds = tuple(range(seed, seed + settings.num_samples))
+        cut, small = await self._beside(self._read, image, mask, transparent)
+        job = Job(cut.image, cut.hole, seeds, sampler, previews)
+        order = Order(cut, job, settings.feather, small)
+        if self._held + order.pixels > self.limits.held:
+            self.measures.rejected("memory")
+            raise Mistake(429, "queue_full", "too many large pictures wait already", retry_after=5)
+        self._held += order.pixels
+        # They count for as long as they are in memory, whoever holds them and however that ends.
+        weakref.finalize(order, self._let_go, order.pixels).atexit = False
+        return order
+
+    async def events(self, order: Order) -> AsyncGenerator[Event, None]:
+        """What the engine says of an order; closing it gives the job up.
+
+        Raises:
+            Refused: at the first event, if the engine does not take it.
+            JobFailed: at any later one.
+        """
+        taken = False
+        try:
+            async with aclosing(self.engine.submit(order.job)) as events:
+                async for event in events:
+                    if not taken:
+                        self.measures.seen(order.job.image, order.job.mask)
+                        taken = True
+                    yield event
+        except Refused as refused:
+            self.measures.rejected("queue_full" if isinstance(refused, QueueFull) else "not_ready")
+            raise
+
+    async def fill(self, order: Order, encode: Callable[[Image.Image], bytes] = png) -> Filled:
+        """Sees an order through to its pictures."""
+        async with aclosing(self.events(order)) as events:
+            async for event in events:
+                if isinstance(event, Finished):
+                    return await self.finish(order, event, encode)
+        raise JobFailed("engine_error", "the engine ended without a result")
+
+    async def finish(self, order: Order, finished: Finished, encode: Callable[[Image.Image], bytes] = png) -> Filled:
+        """Pastes the fillings back into the picture."""
+
+        def paste(filled: Tensor) -> bytes:
+            return encode(paste_back(order.cut, filled, order.feather))
+
+        pictures = [await self._beside(paste, filled) for filled in finished.pictures.cpu()]
+        return Filled(pictures, order.job.seeds, finished)
+
+    async def preview(
+        self, order: Order, preview: Tensor, encode: Callable[[Image.Image], bytes], small: bool = True
+    ) -> list[bytes]:
+        """Pastes what the model sees on the way, ``(n, 3, S, S)`` uint8, into the picture or its small copy."""
+        cut = order.small if small else order.cut
+
+        def paste() -> list[bytes]:
+            return [encode(paste_back(cut, to_float(seen.cpu()))) for seen in preview]
+
+        return await self._beside(paste)
+
+    @property
+    def held(self) -> int:
+        """Pixels of the pictures that wait for their fillings."""
+        return self._held
+
+    async def _beside(self, work: Callable[[*Given], Made], *given: *Given) -> Made:
+        """Some work on a thread that may be busy with pictures, while the loop goes on."""
+        return await asyncio.get_running_loop().run_in_executor(self._coders, work, *given)
+
+    def _let_go(self, pixels: int) -> None:
+        self._held -= pixels
+
+    def _sampler(self, settings: Settings) -> Sampler | None:
+        if settings.sampler is None and settings.steps is None:
+            return None
+        name = settings.sampler or next(iter(self.offers))
+        offer = self.offers[name]
+        steps = settings.steps or offer.steps
+        if steps < offer.least:
+            raise Mistake(422, "invalid_request", f"steps: {name} takes {offer.least} at least", "steps")
+        return offer.make(steps)
+
+    def _read(self, image: bytes, mask: bytes | None, transparent: bool) -> tuple[Cut, Cut]:
+        """The picture around its hole, and a small copy of it."""
+        picture = self._opened(image, "image")
+        if mask is None:
+            hole = alpha_mask(picture, "image")
+        else:
+            shape = self._opened(mask, "mask")
+            hole = alpha_mask(shape, "mask") if transparent else as_mask(shape)
+        try:
+            cut = cut_out(as_rgb(picture), hole, self.engine.image_size)
+        except ValueError as error:
+            raise Mistake(400, "invalid_mask", str(error), "mask") from None
+        return cut, cut.within(PREVIEW)
+
+    def _opened(self, content: bytes, what: str) -> Image.Image:
+        try:
+            return opened(content, what, self.limits.pixels, FORMATS)
+        except TooLarge as error:
+            raise Mistake(413, "too_large", str(error), what) from None
+        except ValueError as error:
+            raise Mistake(400, f"invalid_{what}", str(error), what) from None
+
+
+def alpha_mask(picture: Image.Image, what: str) -> Tensor:
+    """``(1, H, W)`` bool: wholly transparent is the hole.
+
+    Raises:
+        Mistake: if nothing says how transparent the picture is, or nothing is wholly transparent.
+    """
+    if not picture.has_transparency_data:
+        advice = (
+            "send a mask, or an image whose hole is transparent"
+            if what == "image"
+            else "save it as PNG with the hole transparent (alpha 0), or send mask_mode=white if white is the hole"
+        )
+        raise Mistake(400, "no_alpha", f"the {what} has no alpha channel: {advice}", what)
+    alpha = picture.convert("RGBA").getchannel("A")
+    hole = torch.frombuffer(bytearray(alpha.tobytes()), dtype=torch.uint8).view(1, alpha.height, alpha.width) == 0
+    if not bool(hole.any()):
+        raise Mistake(
+            400, "invalid_mask", f"the {what} is transparent (alpha 0) nowhere: there is nothing to fill", what
+        )
+    return hole
+
+
+def webp(picture: Image.Image) -> bytes:
+    """A small WebP, for previews."""
+    stream = io.BytesIO()
+    picture.save(stream, "WEBP", quality=80, method=0)
+    return stream.getvalue()
+
+
+def data_uri(content: bytes, kind: str) -> str:
+    """A picture as a text."""
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

@@ -1,0 +1,191 @@
+"""Starts the service, keeps it on the model that a name points at, and ends it without dropping a job."""
+
+import asyncio
+import logging
+import signal
+import socket
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+import uvicorn
+from fastapi import FastAPI
+
+from diffusion_lab import recipe
+from diffusion_lab.serving.api import create_app
+from diffusion_lab.serving.desk import Limits, offered
+from diffusion_lab.serving.engine import Engine, SwapRefused
+from diffusion_lab.serving.local import LocalEngine
+from diffusion_lab.serving.measures import Measures
+from diffusion_lab.serving.security import Keys, check_open
+from diffusion_lab.serving.swapping import checked
+
+log = logging.getLogger(__name__)
+
+LINGER = 5
+"""Seconds that answers have to be read once all jobs have ended."""
+
+
+def local(
+    folder: Path,
+    measures: Measures,
+    device: str = "auto",
+    max_batch: int = 16,
+    max_queue: int = 64,
+    seconds: float = 600.0,
+) -> LocalEngine:
+    """An engine in this process.
+
+    Args:
+        folder: of the inpainter.
+        measures: is told what the engine does.
+        device: auto is the first GPU, or the CPU without one.
+        max_batch: pictures in a network call.
+        max_queue: jobs that may wait.
+        seconds: until a job is given up.
+
+    Raises:
+        ValueError: if the model is damaged or does not do what it is known to do.
+    """
+    chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    try:
+        model = checked(folder, torch.device(chosen))
+    except SwapRefused as refused:
+        raise ValueError(str(refused)) from None
+    return LocalEngine(
+        model.inpainter, model.version, max_batch=max_batch, max_queue=max_queue, seconds=seconds, measures=measures
+    )
+
+
+def serve(
+    folder: Path,
+    named: str,
+    *,
+    engine: Callable[[Path, Measures], Engine] = local,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    keys: Sequence[str] = (),
+    allow_open: bool = False,
+    limits: Limits | None = None,
+    drain: float = 30.0,
+    follow: Callable[[], Path] | None = None,
+    poll: float = 5.0,
+) -> None:
+    """Serves an inpainter until SIGTERM or SIGINT, then lets running jobs end.
+
+    Args:
+        folder: of the inpainter.
+        named: what people call it, for the first line.
+        engine: makes the engine of it.
+        host: to listen at.
+        port: likewise; 0 is any free one.
+        keys: SHA-256 of the API keys; none lets everybody in.
+        allow_open: whether it may do without keys where other machines can reach it.
+        limits: of requests; None are the usual ones.
+        drain: seconds that running jobs have to end.
+        follow: the folder that is to be in service now, asked every `poll` seconds; None stays with the first.
+        poll: see `follow`.
+
+    Raises:
+        ValueError: if the settings or the model are not fit, or the port is taken.
+    """
+    check_open(host, keys, allow_open)
+    known, measures = Keys(keys), Measures()
+    with listening(host, port) as ear:  # before the model is loaded: a mistake shows at once
+        made = recipe.read(folder)
+        worker = engine(folder, measures)
+        app = create_app(
+            worker,
+            offered(made),
+            limits=limits,
+            keys=known,
+            measures=measures,
+            trained_on=str(made.get("data", {}).get("name", "")),
+        )
+        address, number = ear.getsockname()[:2]
+        url = f"http://[{address}]:{number}" if ":" in address else f"http://{address}:{number}"
+        following = _follow(worker, folder, follow, poll)
+        asyncio.run(_serve(app, worker, ear, f"Serving {named} on {url}", drain, following))
+
+
+@contextmanager
+def listening(host: str, port: int) -> Iterator[socket.socket]:
+    """A socket that is bound.
+
+    Raises:
+        ValueError: if it cannot be.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as ear:
+            ear.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            ear.bind(address)
+            yield ear
+    except (OSError, OverflowError) as error:
+        raise ValueError(f"cannot listen at host={host} port={port} ({error}): choose another port=") from None
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn without its signal handlers: they would stop listening at once, and end with the signal's exit code."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def _serve(
+    app: FastAPI,
+    engine: Engine,
+    ear: socket.socket,
+    greeting: str,
+    drain: float,
+    following: Coroutine[None, None, None],
+) -> None:
+    config = uvicorn.Config(
+        app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=LINGER
+    )
+    server = _Server(config)
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+
+    def stopping() -> None:
+        stop.set()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)  # a second one ends the process as usual
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping)
+
+    async def greet() -> None:
+        while not engine.stats().ready or not server.started:
+            await asyncio.sleep(0.02)
+        print(greeting, flush=True)
+
+    serving = asyncio.create_task(server.serve(sockets=[ear]))
+    beside = [asyncio.create_task(greet()), asyncio.create_task(following)]
+    waiting = asyncio.create_task(stop.wait())
+    await asyncio.wait({serving, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    for task in (waiting, *beside):
+        task.cancel()
+    if not serving.done():
+        stats = engine.stats()
+        print(f"Stopping: {stats.running + stats.queued} jobs have {drain:g} s to end", flush=True)
+        await engine.drain(drain)  # meanwhile the door is open, and says 503
+        server.should_exit = True
+    await serving
+
+
+async def _follow(engine: Engine, folder: Path, wanted: Callable[[], Path] | None, poll: float) -> None:
+    """Puts the model in service that is wanted, whenever that is another one than before."""
+    while wanted is not None:
+        await asyncio.sleep(poll)
+        try:
+            found = await asyncio.to_thread(wanted)
+            if found == folder:
+                continue
+            folder = found  # one that is refused is not tried again until the name moves on
+            log.info("now serving %s", await engine.swap(found))
+        except SwapRefused as refused:
+            log.error("still serving %s: %s", engine.version, refused)
+        except (ValueError, OSError) as error:
+            log.warning("cannot tell which model is wanted: %s", error)

@@ -1,0 +1,212 @@
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from evaluated import N, results
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from diffusion_lab.diffusion.samplers import ddim
+from diffusion_lab.inpainting import Inpainter
+from diffusion_lab.registry import Candidate, Decision, gate, judge
+from diffusion_lab.registry.gate import by_hand, interval, protocol
+from diffusion_lab.registry.probes import MASKS, probes, seconds_per_picture
+
+Trained = Callable[..., Path]
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Equally fast models; the clock itself is tested where it is read."""
+    monkeypatch.setattr(gate, "seconds_per_picture", lambda inpainters, rounds: [0.1] * len(inpainters))
+
+
+@pytest.fixture
+def candidate(trained: Trained) -> Candidate:
+    return Candidate("run 0", trained() / "inpainter", results(), "# card")
+
+
+def against(candidate: Candidate, **figures: Any) -> Candidate:
+    """A champion with the same network and other figures."""
+    return Candidate("faces@1", candidate.folder, results(**figures), "# card")
+
+
+def refusals(decision: Decision) -> list[str]:
+    return [check.name for check in decision.checks if not check.passed]
+
+
+def test_the_first_model_needs_no_champion(candidate: Candidate) -> None:
+    decision = judge(candidate, None)
+    assert decision.passed
+    assert [check.name for check in decision.checks] == [
+        "card",
+        "loads",
+        "finite",
+        "known pixels",
+        "pictures",
+        "champion",
+    ]
+    assert Decision.read(json.loads(json.dumps(decision.facts()))) == decision
+
+
+@pytest.mark.parametrize(
+    ("champion", "passes", "verdict"),
+    [
+        ({"lpips": 0.2, "seed": 1}, True, "no difference beyond chance"),
+        ({"lpips": 0.23, "seed": 1}, True, "better"),
+        ({"lpips": 0.1999, "seed": 1}, True, "no difference beyond chance"),
+        ({"lpips": 0.19, "seed": 1}, False, "worse"),
+    ],
+)
+def test_figures_count_beyond_their_interval(
+    candidate: Candidate, champion: dict[str, Any], passes: bool, verdict: str
+) -> None:
+    """The pictures scatter five times as much as the models differ; paired, a hundredth shows all the same."""
+    decision = judge(candidate, against(candidate, **champion))
+    figures = [check for check in decision.checks if check.name.startswith("lpips")]
+    assert [check.name for check in figures] == ["lpips, center, diffusion", "lpips, half, diffusion"]
+    assert all(check.sentence.endswith(verdict) for check in figures)
+    assert decision.passed == passes
+    assert decision.champion == "faces@1"
+
+
+def test_more_is_better_for_some_metrics(candidate: Candidate) -> None:
+    champion = against(candidate)
+    for each, shift in ((candidate, 1.0), (champion, 0.0)):
+        for row in each.results["pictures"]:
+            row["psnr"] = (np.linspace(20, 30, N) + shift).tolist()
+    assert not refusals(judge(candidate, champion, metrics=["psnr"]))
+    assert refusals(judge(champion, candidate, metrics=["psnr"])) == [
+        "psnr, center, diffusion",
+        "psnr, half, diffusion",
+    ]
+
+
+def test_fid_has_a_tolerance(candidate: Candidate) -> None:
+    champion = against(candidate)
+    for row in champion.results["rows"]:
+        row["fid"] = 28.0  # 30 is 7 % more
+    assert judge(candidate, champion).passed
+    assert refusals(judge(candidate, champion, fid_tolerance=0.05)) == [
+        "fid, center, diffusion",
+        "fid, half, diffusion",
+    ]
+
+
+def test_another_protocol_is_not_compared(candidate: Candidate) -> None:
+    decision = judge(candidate, against(candidate, mask_set=2))
+    assert refusals(decision) == ["protocol"]
+    assert "mask_set 1 against 2" in decision.reasons[0]
+    same = against(candidate, device="a GPU", batch_size=7, inpainter="elsewhere")
+    assert judge(candidate, same).protocol == decision.protocol
+
+
+def test_a_models_own_sampler_is_not_protocol(candidate: Candidate) -> None:
+    own = json.loads((candidate.folder / "recipe.json").read_text())["model"]["sampler"]
+    alike = replace(candidate, results=results(samplers={"diffusion": own}))
+    assert protocol(alike)["samplers"] == {"diffusion": "its own"}
+    named = replace(candidate, results=results(samplers={"diffusion": {"_target_": "x", "steps": 50}}))
+    assert protocol(named)["samplers"] == {"diffusion": {"_target_": "x", "steps": 50}}
+
+
+def test_known_pixels_are_recomputed(candidate: Candidate, monkeypatch: pytest.MonkeyPatch) -> None:
+    forward = Inpainter.forward
+
+    def careless(self: Inpainter, image: Tensor, mask: Tensor, **rest: Any) -> Tensor:
+        return forward(self, image, mask, **rest) + 1e-6
+
+    monkeypatch.setattr(Inpainter, "forward", careless)
+    assert refusals(judge(candidate, None)) == ["known pixels"]
+
+
+def test_values_that_are_not_finite_are_refused(candidate: Candidate) -> None:
+    path = candidate.folder / "model.safetensors"
+    state = load_file(path)
+    state[next(iter(state))].view(-1)[0] = torch.inf
+    save_file(state, path)
+    assert "finite" in refusals(judge(candidate, None))
+    candidate.results["rows"][0]["psnr"] = float("nan")
+    assert "finite" in refusals(judge(candidate, None))
+
+
+def test_a_slow_model_is_refused(candidate: Candidate, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate, "seconds_per_picture", lambda inpainters, rounds: [0.3, 0.2])
+    decision = judge(candidate, against(candidate, seed=1))
+    assert refusals(decision) == ["seconds"]
+    assert "1.50 times as long, 1.25 are allowed" in decision.reasons[0]
+    assert judge(candidate, against(candidate, seed=1), slower=1.6).passed
+
+
+def test_time_is_measured_in_turns(trained: Trained) -> None:
+    """Thirty network calls against three are told apart on any machine; equal models are not."""
+    quick, slow = (Inpainter.load(trained(seed) / "inpainter") for seed in (0, 1))
+    slow.sampler = ddim(steps=30)
+    one, other = seconds_per_picture([quick, slow], rounds=5, at_least=1)
+    assert other > 3 * one
+    one, same = seconds_per_picture([quick, quick], rounds=5, at_least=1)
+    assert same == pytest.approx(one, rel=0.2)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "refusal", "message"),
+    [
+        (lambda c: replace(c, card=" \n"), "card", "run 0 has no model card"),
+        (lambda c: replace(c, results=results(n=99)), "pictures", "of 99 pictures, 100 are needed"),
+        (lambda c: replace(c, folder=Path("nowhere")), "sound", "no recipe.json"),
+        (lambda c: replace(c, results={"protocol": {"n": 200}}), "sound", "not what evaluate.py writes"),
+    ],
+)
+def test_what_is_missing_is_said(
+    candidate: Candidate, spoil: Callable[[Candidate], Candidate], refusal: str, message: str
+) -> None:
+    decision = judge(spoil(candidate), None)
+    assert refusals(decision) == [refusal]
+    assert message in decision.reasons[0]
+
+
+def test_results_without_each_picture_are_not_compared(candidate: Candidate) -> None:
+    champion = against(candidate)
+    old = replace(champion, results={key: champion.results[key] for key in ("rows", "protocol")})
+    decision = judge(candidate, old)
+    assert refusals(decision) == ["sound"]
+    assert "the results of faces@1 have no lpips of each picture" in decision.reasons[0]
+
+
+def test_a_lost_champion_stops_the_gate(candidate: Candidate, tmp_path: Path) -> None:
+    champion = replace(against(candidate), folder=tmp_path / "champion")
+    shutil.copytree(candidate.folder, champion.folder)
+    (champion.folder / "model.safetensors").write_bytes(b"half")
+    assert refusals(judge(candidate, champion)) == ["sound"]
+
+
+def test_the_interval_covers_the_mean_as_often_as_it_says() -> None:
+    """The percentile bootstrap of 100 normal values: 95 % within four standard errors of 200 draws."""
+    generator = np.random.default_rng(0)
+    hits = 0
+    for _ in range(200):
+        low, high = interval(generator.normal(0.3, 1, 100), 0.95)
+        hits += low <= 0.3 <= high
+    assert abs(hits / 200 - 0.95) < 4 * (0.05 * 0.95 / 200) ** 0.5
+
+
+def test_a_person_needs_a_reason() -> None:
+    assert by_hand("faces@1", "demo").passed
+    with pytest.raises(ValueError, match="needs a reason"):
+        by_hand("faces@1", " ")
+
+
+def test_probes_are_the_same_faces_everywhere() -> None:
+    asked, more = probes(24, 3), probes(24, 7)
+    assert asked.image.shape == (3, 3, 24, 24)
+    assert asked.mask.shape == (3, 1, 24, 24)
+    assert torch.equal(more.image[:3], asked.image)
+    assert torch.equal(more.mask[:3], asked.mask)
+    assert len(MASKS) == 3
+    assert asked.image.std() > 0.1  # faces, not a blank
+    assert ((asked.mask.float().mean((1, 2, 3)) > 0) & (asked.mask.float().mean((1, 2, 3)) < 1)).all()

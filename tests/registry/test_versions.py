@@ -1,0 +1,325 @@
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import stat
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from diffusion_lab.inpainting import Inpainter
+from diffusion_lab.registry import Decision, Moved, Registry
+from diffusion_lab.registry.gate import Check, by_hand
+
+Trained = Callable[..., Path]
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Registry:
+    return Registry(tmp_path / "registry, [é]=1")
+
+
+def register(registry: Registry, run: Path, card: str = "# faces", name: str = "faces") -> int:
+    return registry.register(name, run / "inpainter", run / "evaluation" / "results.json", card)
+
+
+def passed(champion: str | None) -> Decision:
+    return Decision("a run", champion, "p", (Check("figures", True, "no worse"),), "2026-01-01T00:00:00+00:00")
+
+
+def promote(registry: Registry, number: int, champion: str | None, alias: str = "production") -> Path:
+    return registry.promote("faces", number, passed(champion), alias)
+
+
+def test_a_version_holds_all_that_is_known_of_a_model(registry: Registry, trained: Trained) -> None:
+    run = trained()
+    inputs = {"mask_fraction": [0.25], "input_brightness": [0.5]}
+    number = registry.register("faces", run / "inpainter", run / "evaluation" / "results.json", "# é", inputs)
+    folder = registry.resolve(f"faces@{number}")
+    assert number == 1
+    assert folder == registry.root / "faces" / "1"
+    assert {path.name for path in folder.iterdir()} == {
+        "model.safetensors",
+        "recipe.json",
+        "results.json",
+        "card.md",
+        "inputs.json",
+        "golden.safetensors",
+        "manifest.json",
+    }
+    for file in ("model.safetensors", "recipe.json"):
+        assert (folder / file).read_bytes() == (run / "inpainter" / file).read_bytes()
+    assert all(stat.S_IMODE(path.stat().st_mode) == 0o444 for path in folder.iterdir())
+    assert set(json.loads((folder / "manifest.json").read_text())["files"]) == {
+        path.name for path in folder.iterdir()
+    } - {"manifest.json"}
+    assert not registry.verify()
+
+
+def test_the_golden_picture_is_what_the_model_makes(registry: Registry, trained: Trained) -> None:
+    register(registry, trained())
+    folder = registry.resolve("faces@1")
+    golden = load_file(folder / "golden.safetensors")
+    assert golden["image"].shape == golden["output"].shape == (1, 3, 16, 16)
+    assert golden["mask"].dtype == torch.bool
+    assert 0 < golden["mask"].float().mean() < 1
+    assert torch.equal(Inpainter.load(folder)(golden["image"], golden["mask"], seeds=[0]), golden["output"])
+
+
+def test_versions_count_up_and_the_same_model_is_the_same_version(registry: Registry, trained: Trained) -> None:
+    assert [register(registry, trained(seed)) for seed in (0, 1, 0, 2)] == [1, 2, 1, 3]
+    assert register(registry, trained(0), card="# another card") == 4
+    assert [version.label for version in registry.list()] == ["faces@1", "faces@2", "faces@3", "faces@4"]
+    assert register(registry, trained(0), name="others") == 1
+
+
+def test_a_version_cannot_be_overwritten(registry: Registry, trained: Trained) -> None:
+    register(registry, trained(0))
+    before = {path.name: path.read_bytes() for path in registry.resolve("faces@1").iterdir()}
+    # A number that somebody else took is passed over, not taken again.
+    (registry.root / "faces" / "2").mkdir()
+    (registry.root / "faces" / "2" / "model.safetensors").write_text("by hand")
+    assert register(registry, trained(1)) == 3
+    assert (registry.root / "faces" / "2" / "model.safetensors").read_text() == "by hand"
+    assert {path.name: path.read_bytes() for path in registry.resolve("faces@1").iterdir()} == before
+
+
+def test_the_number_of_a_deleted_version_that_was_in_service_is_not_given_again(
+    registry: Registry, trained: Trained
+) -> None:
+    register(registry, trained(0))
+    register(registry, trained(1))
+    promote(registry, 2, None)
+    shutil.rmtree(registry.resolve("faces@2"))
+    assert register(registry, trained(2)) == 3
+    assert registry.verify() == ["faces@production holds or held version 2, which is gone"]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda run: (run / "inpainter" / "model.safetensors").write_bytes(b"\x80\x04."), "damaged"),
+        (lambda run: (run / "inpainter" / "recipe.json").write_text("{"), "not JSON"),
+        (lambda run: (run / "evaluation" / "results.json").write_text("[]"), "not a JSON object"),
+        (lambda run: (run / "evaluation" / "results.json").unlink(), "results.json"),
+        (lambda run: not_a_number(run / "inpainter"), "not finite"),
+    ],
+)
+def test_what_is_not_fit_leaves_nothing_behind(
+    registry: Registry, trained: Trained, spoil: Callable[[Path], object], message: str
+) -> None:
+    run = trained()
+    spoil(run)
+    with pytest.raises((ValueError, OSError), match=message):
+        register(registry, run)
+    assert not registry.list()
+    assert list((registry.root / "faces").iterdir()) == []
+
+
+def not_a_number(folder: Path) -> None:
+    state = load_file(folder / "model.safetensors")
+    state[next(iter(state))].view(-1)[0] = torch.nan
+    save_file(state, folder / "model.safetensors")
+
+
+@pytest.mark.parametrize("name", ["", "../out", "Faces", "a/b", ".hidden", "a b"])
+def test_a_name_is_a_plain_word(registry: Registry, trained: Trained, name: str) -> None:
+    with pytest.raises(ValueError, match="a model's name"):
+        register(registry, trained(), name=name)
+
+
+def test_references_are_explained(registry: Registry, trained: Trained) -> None:
+    with pytest.raises(FileNotFoundError, match=r"there is no model 'faces'.*none yet"):
+        registry.resolve("faces@1")
+    register(registry, trained())
+    promote(registry, 1, None)
+    assert registry.resolve("faces@production") == registry.resolve("faces@1")
+    for reference, message in (
+        ("faces", "write name@number or name@alias"),
+        ("faces@2", "there is faces@production, faces@1"),
+        ("faces@canary", "there is faces@production, faces@1"),
+        ("other@1", "there is faces"),
+    ):
+        with pytest.raises((ValueError, FileNotFoundError), match=message):
+            registry.resolve(reference)
+
+
+def test_an_alias_moves_forward_and_back(registry: Registry, trained: Trained) -> None:
+    for seed in range(3):
+        register(registry, trained(seed))
+    promote(registry, 1, None)
+    promote(registry, 2, "faces@1")
+    kept = promote(registry, 3, "faces@2")
+    promote(registry, 3, "faces@2")  # again: nothing happens
+    assert [version.aliases for version in registry.list("faces")] == [(), (), ("production",)]
+    assert registry.rollback("faces") == 2
+    assert registry.rollback("faces") == 1
+    with pytest.raises(ValueError, match="cannot go back"):
+        registry.rollback("faces")
+    assert registry.resolve("faces@production").name == "1"
+    promote(registry, 3, "faces@1")
+    assert registry.rollback("faces") == 1
+    assert [move["version"] for move in registry.history("faces")] == [1, 2, 3, 2, 1, 3, 1]
+    assert registry.history("faces")[2]["why"] == f"decisions/{kept.name}"
+    assert json.loads(kept.read_text())["checks"][0]["sentence"] == "no worse"
+
+
+def test_aliases_do_not_disturb_each_other(registry: Registry, trained: Trained) -> None:
+    for seed in range(2):
+        register(registry, trained(seed))
+    promote(registry, 1, None)
+    promote(registry, 2, None, alias="canary")
+    assert registry.resolve("faces@production").name == "1"
+    assert registry.resolve("faces@canary").name == "2"
+    with pytest.raises(ValueError, match="small letters, digits and dashes"):
+        promote(registry, 1, None, alias="3")
+
+
+def test_a_decision_against_another_champion_does_not_count(registry: Registry, trained: Trained) -> None:
+    for seed in range(3):
+        register(registry, trained(seed))
+    promote(registry, 1, None)
+    promote(registry, 2, "faces@1")
+    with pytest.raises(Moved, match=r"faces@production is faces@2 now, but the gate compared a run with faces@1"):
+        promote(registry, 3, "faces@1")
+    assert registry.resolve("faces@production").name == "2"
+    registry.promote("faces", 3, by_hand("faces@3", "the old one is offensive"))
+    assert registry.resolve("faces@production").name == "3"
+
+
+def test_a_refusal_is_kept_and_nothing_moves(registry: Registry, trained: Trained) -> None:
+    register(registry, trained())
+    refusal = Decision("a run", None, "p", (Check("figures", False, "much worse"),), "now")
+    with pytest.raises(ValueError, match="faces@1 is refused as faces@production: much worse"):
+        registry.promote("faces", 1, refusal)
+    (kept,) = (registry.root / "faces" / "decisions").iterdir()
+    assert (
+        Decision.read(
+            {key: value for key, value in json.loads(kept.read_text()).items() if key not in ("version", "alias")}
+        )
+        == refusal
+    )
+    assert registry.champion("faces") is None
+
+
+def flip(path: Path, place: int) -> None:
+    path.chmod(0o644)
+    content = bytearray(path.read_bytes())
+    content[place % len(content)] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("place", [0, 1000, -1])
+def test_verify_finds_a_flipped_byte_in_any_file(registry: Registry, trained: Trained, place: int) -> None:
+    register(registry, trained())
+    folder = registry.resolve("faces@1")
+    for path in sorted(folder.iterdir()):
+        flip(path, place)
+        (fault,) = registry.verify("faces@1")
+        assert path.name in fault
+        flip(path, place)
+    assert not registry.verify("faces")
+
+
+def test_verify_finds_what_was_added_or_is_gone(registry: Registry, trained: Trained) -> None:
+    register(registry, trained())
+    folder = registry.resolve("faces@1")
+    (folder / "run.ckpt").write_text("a pickle")
+    (folder / "golden.safetensors").unlink()
+    assert registry.verify() == ["faces@1: golden.safetensors is missing", "faces@1: run.ckpt was added"]
+
+
+def test_a_damaged_version_gets_no_alias(registry: Registry, trained: Trained) -> None:
+    for seed in range(2):
+        register(registry, trained(seed))
+    promote(registry, 1, None)
+    flip(registry.resolve("faces@2") / "model.safetensors", 5000)
+    with pytest.raises(ValueError, match="faces@2 is damaged"):
+        promote(registry, 2, "faces@1")
+    flip(registry.resolve("faces@2") / "model.safetensors", 5000)
+    promote(registry, 2, "faces@1")
+    flip(registry.resolve("faces@1") / "model.safetensors", 5000)
+    with pytest.raises(ValueError, match="faces@1 is damaged"):
+        registry.rollback("faces")
+    assert registry.resolve("faces@production").name == "2"
+
+
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["diffusion_lab.registry"])
+
+
+def one_of_many(root: Path, run: Path, barrier: "multiprocessing.synchronize.Barrier") -> None:
+    torch.set_num_threads(1)
+    registry = Registry(root)
+    barrier.wait()
+    number = register(registry, run)
+    registry.promote("faces", number, by_hand(f"faces@{number}", "a race"))
+
+
+def test_eight_processes_register_and_promote_at_once(registry: Registry, trained: Trained) -> None:
+    runs = [trained(seed) for seed in range(8)]
+    barrier = PROCESSES.Barrier(8)
+    writers = [PROCESSES.Process(target=one_of_many, args=(registry.root, run, barrier)) for run in runs]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert [writer.exitcode for writer in writers] == [0] * 8
+    assert [version.number for version in registry.list("faces")] == list(range(1, 9))
+    assert not registry.verify()
+    weights = {(version.folder / "model.safetensors").read_bytes() for version in registry.list("faces")}
+    assert weights == {(run / "inpainter" / "model.safetensors").read_bytes() for run in runs}
+    # No move was lost: each of them took the place of the one before it.
+    moves = [move["version"] for move in registry.history("faces")]
+    assert sorted(moves) == list(range(1, 9))
+    assert [registry.rollback("faces") for _ in range(7)] == moves[-2::-1]
+    assert not list((registry.root / "faces").glob(".unfinished*"))
+
+
+def killed_while_it_registers(root: Path, run: Path) -> None:
+    torch.set_num_threads(1)
+
+    def die(*paths: object) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    os.rename = die
+    register(Registry(root), run)
+
+
+def killed_while_it_promotes(root: Path) -> None:
+    def die(*paths: object) -> None:
+        if str(paths[1]).endswith("aliases.json"):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    os.replace = die
+    promote(Registry(root), 2, "faces@1")
+
+
+def test_a_kill_between_write_and_rename_leaves_no_half_version(registry: Registry, trained: Trained) -> None:
+    register(registry, trained(0))
+    promote(registry, 1, None)
+    writer = PROCESSES.Process(target=killed_while_it_registers, args=(registry.root, trained(1)))
+    writer.start()
+    writer.join()
+    assert writer.exitcode == -signal.SIGKILL
+    (left,) = (registry.root / "faces").glob(".unfinished*")
+    assert [version.label for version in registry.list()] == ["faces@1"]
+    assert register(registry, trained(1)) == 2  # the lock died with its holder
+    assert left.exists()  # its writer might still be at work
+    os.utime(left, (time.time() - 100_000,) * 2)
+    register(registry, trained(2))
+    assert not left.exists()
+
+    writer = PROCESSES.Process(target=killed_while_it_promotes, args=(registry.root,))
+    writer.start()
+    writer.join()
+    assert writer.exitcode == -signal.SIGKILL
+    assert registry.resolve("faces@production").name == "1"
+    promote(registry, 2, "faces@1")
+    assert registry.resolve("faces@production").name == "2"
+    assert not registry.verify()

@@ -1,0 +1,164 @@
+"""An engine that a test can hold and break, and the service on a real socket."""
+
+import asyncio
+import io
+import threading
+import time
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+import uvicorn
+from fastapi import FastAPI
+from PIL import Image
+
+from diffusion_lab import recipe
+from diffusion_lab.inpainting import Inpainter
+from diffusion_lab.serving.engine import Event, Finished, Job, Queued, Stats, Stepped
+
+MODEL = {
+    "_target_": "diffusion_lab.inpainting.Inpainter",
+    "denoiser": {
+        "_target_": "diffusion_lab.diffusion.denoiser.NetworkDenoiser",
+        "network": {
+            "_target_": "diffusion_lab.networks.unet.UNet",
+            "image_size": 16,
+            "channels": 32,
+            "multipliers": [1],
+            "depth": 1,
+        },
+        "schedule": {"_target_": "diffusion_lab.diffusion.schedule.cosine", "steps": 100},
+        "predicts": {"_target_": "diffusion_lab.diffusion.denoiser.Velocity"},
+        "told": {"_target_": "diffusion_lab.diffusion.denoiser.by_gamma", "_partial_": True},
+    },
+    "sampler": {"_target_": "diffusion_lab.diffusion.samplers.ddim", "steps": 3},
+}
+RED = torch.tensor([1.0, -1.0, -1.0]).view(1, 3, 1, 1)
+
+
+class FakeEngine:
+    """Fills holes with red, in five steps, for as many jobs at once as come."""
+
+    image_size = 16
+    steps = 5
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """As new."""
+        self.version = "fake@1"
+        self.held_at: int | None = None  # the step before which everybody waits; 0 is the queue
+        self.refusal: Exception | None = None
+        self.failure: Exception | None = None  # at step 2
+        self.ready, self.draining, self.heartbeat = True, False, 0.0
+        self.jobs: list[Job] = []
+        self.running = 0
+
+    async def submit(self, job: Job) -> AsyncGenerator[Event, None]:
+        if self.refusal is not None:
+            raise self.refusal
+        self.jobs.append(job)
+        self.running += 1
+        try:
+            count = len(job.seeds)
+            pictures = torch.where(job.mask, RED, job.image[None]).expand(count, -1, -1, -1)
+            shown = {round(i * self.steps / (job.previews + 1)) for i in range(1, job.previews + 1)}
+            yield Queued(0)
+            for step in range(1, self.steps + 1):
+                while self.held_at is not None and step > self.held_at:
+                    await asyncio.sleep(0.002)
+                if self.failure is not None and step == 2:
+                    raise self.failure
+                preview = (pictures + 1).mul(127.5).to(torch.uint8) if step in shown else None
+                yield Stepped(step, self.steps, preview)
+            yield Finished(pictures, self.version, self.steps, 0.5)
+        finally:
+            self.running -= 1
+
+    def stats(self) -> Stats:
+        return Stats(self.ready, self.draining, 0, self.running, self.heartbeat)
+
+    async def swap(self, folder: Path) -> str:
+        self.version = folder.name
+        return self.version
+
+    async def drain(self, seconds: float) -> None:
+        self.draining = True
+
+
+@contextmanager
+def served(app: FastAPI) -> Iterator[str]:
+    """The address of an app on a real server, which a client can leave."""
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", timeout_graceful_shutdown=1))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        until(lambda: server.started)
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+def until(true: Callable[[], bool], seconds: float = 10.0) -> None:
+    """Waits for something to become true."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it did not come"
+        time.sleep(0.002)
+
+
+def small_model() -> Inpainter:
+    """An inpainter for 16 pixels with random weights."""
+    torch.manual_seed(0)
+    made: Inpainter = recipe.build(MODEL)
+    for parameter in made.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    made.recipe = {"model": MODEL, "data": {"name": "none", "crop": "full", "image_size": 16}}
+    return made.eval()
+
+
+def photo(width: int = 60, height: int = 40) -> Image.Image:
+    """A picture in which every pixel is its own."""
+    return Image.fromarray(np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8))
+
+
+def hole(width: int = 60, height: int = 40) -> Image.Image:
+    """A mask of the same size, white in the middle."""
+    mask = np.zeros((height, width), np.uint8)
+    mask[height // 4 : height // 2, width // 4 : width // 2] = 255
+    return Image.fromarray(mask)
+
+
+def transparent(size: tuple[int, int] = (60, 40)) -> Image.Image:
+    """A picture whose hole is transparent."""
+    picture = photo(*size).convert("RGBA")
+    picture.putalpha(hole(*size).point(lambda value: 255 - value))
+    return picture
+
+
+def encoded(picture: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    stream = io.BytesIO()
+    picture.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def decoded(content: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
+
+
+def check_filled(after: np.ndarray) -> None:
+    """The usual picture: red in the hole, where the border is a blend of both, and as it was everywhere else."""
+    inside = np.asarray(hole()) > 127
+    assert np.array_equal(after[~inside], np.asarray(photo())[~inside])
+    red, green, blue = after[inside].mean(0)
+    assert red > 200 > 80 > max(green, blue)
+
+
+def files(image: Image.Image | bytes | None = None, mask: Image.Image | bytes | None = None) -> dict[str, bytes]:
+    """The two files of a request; None is the usual one."""
+    given = {"image": photo() if image is None else image, "mask": hole() if mask is None else mask}
+    return {name: value if isinstance(value, bytes) else encoded(value) for name, value in given.items()}

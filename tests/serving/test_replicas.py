@@ -1,0 +1,317 @@
+import asyncio
+import os
+import re
+import shutil
+import signal
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from fakes import small_model, until
+from safetensors.torch import load_file, save_file
+
+from diffusion_lab.diffusion.samplers import ddim
+from diffusion_lab.inpainting import Inpainter
+from diffusion_lab.serving.engine import (
+    Code,
+    Event,
+    Finished,
+    Job,
+    JobFailed,
+    NotReady,
+    Queued,
+    QueueFull,
+    Stage,
+    Stepped,
+    SwapRefused,
+)
+from diffusion_lab.serving.local import LocalEngine
+from diffusion_lab.serving.replicas import ReplicatedEngine, replicated
+from diffusion_lab.serving.swapping import version_of
+
+pytest.importorskip("ray")
+pytestmark = [
+    pytest.mark.slow,
+    # Ray Serve against a newer pydantic, when it is imported.
+    pytest.mark.filterwarnings("ignore:Using extra keyword arguments on `Field` is deprecated"),
+    # Ray leaves its pipes and processes to the end of the process.
+    pytest.mark.filterwarnings("ignore:subprocess \\d+ is still running:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+
+class Heard:
+    """Measures that a test looks at."""
+
+    def __init__(self) -> None:
+        self.waits = 0
+        self.steps: list[int] = []
+        self.gone: list[Stage] = []
+        self.failures: list[Code] = []
+
+    def waited(self, seconds: float) -> None:
+        self.waits += 1
+
+    def stepped(self, rows: int, seconds: float) -> None:
+        self.steps.append(rows)
+
+    def cancelled(self, stage: Stage) -> None:
+        self.gone.append(stage)
+
+    def failed(self, code: Code) -> None:
+        self.failures.append(code)
+
+
+def job(seed: int, steps: int = 3, previews: int = 0) -> Job:
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.rand(3, 16, 16, generator=generator) * 2 - 1
+    mask = torch.rand(1, 16, 16, generator=generator) < 0.4
+    return Job(image, mask, (seed, seed + 1), ddim(steps=steps), previews)
+
+
+async def events_of(engine: ReplicatedEngine | LocalEngine, asked: Job) -> list[Event]:
+    return [event async for event in engine.submit(asked)]
+
+
+def finished(events: list[Event]) -> Finished:
+    assert isinstance(events[-1], Finished)
+    return events[-1]
+
+
+def run(coroutine: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(asyncio.wait_for(coroutine, 100))
+
+
+def offspring(process: int) -> set[int]:
+    """All processes that descend from one."""
+    parents = {}
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = status.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if fields[0] != "Z":
+            parents[int(status.parent.name)] = int(fields[1])
+    found, new = set(), {process}
+    while new:
+        new = {child for child, parent in parents.items() if parent in new} - found
+        found |= new
+    return found
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("replicas") / "first"
+    small_model().save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def heard() -> Heard:
+    return Heard()
+
+
+@pytest.fixture(scope="module")
+def engine(folder: Path, heard: Heard) -> Iterator[ReplicatedEngine]:
+    """Two replicas on this machine; afterwards nothing of Ray is left."""
+    before = offspring(os.getpid())
+    engine = replicated(folder, heard, replicas=2, cpus=0.5, max_batch=8, max_queue=16)
+    ours = offspring(os.getpid()) - before
+    assert {standing.process for standing in engine.standings} <= ours
+    yield engine
+    ours |= offspring(os.getpid()) - before
+    asyncio.run(engine.drain(1))
+    until(lambda: not any(Path(f"/proc/{process}").exists() for process in ours), 20)
+
+
+def test_a_replica_that_is_killed_under_load_costs_no_job_and_comes_back(
+    engine: ReplicatedEngine, heard: Heard, folder: Path
+) -> None:
+    jobs = [job(seed, steps=60, previews=2) for seed in range(20)]
+    both = {standing.process for standing in engine.standings}
+    assert len(both) == 2
+    victim = min(both)
+    told: list[list[Event]] = [[] for _ in jobs]
+
+    async def follow(i: int) -> None:
+        async with aclosing(engine.submit(jobs[i])) as events:
+            async for event in events:
+                told[i].append(event)
+
+    async def main() -> None:
+        under_way = [asyncio.create_task(follow(i)) for i in range(len(jobs))]
+        while sum(any(isinstance(event, Stepped) for event in events) for events in told) < 8:
+            await asyncio.sleep(0.005)
+        assert engine.stats().running >= 8
+        assert not any(isinstance(event, Finished) for events in told for event in events)
+        os.kill(victim, signal.SIGKILL)
+        await asyncio.gather(*under_way)
+        assert engine.stats().queued == engine.stats().running == 0
+
+        local = LocalEngine(Inpainter.load(folder), "local")
+        await local.ready()
+        expected = await asyncio.gather(*(events_of(local, asked) for asked in jobs))
+        await local.drain(0)
+        for mine, theirs in zip(told, expected, strict=True):
+            got, wanted = finished(mine), finished(theirs)
+            assert (got.pictures - wanted.pictures).abs().max() <= 1 / 255
+            assert (got.version, got.network_calls) == (version_of(folder), 60)
+            # Who began anew is not told of a step twice, and sees as many previews.
+            steps = [event for event in mine if isinstance(event, Stepped)]
+            assert [event.step for event in steps] == list(range(1, 61))
+            assert sum(event.preview is not None for event in steps) == 2
+
+    run(main())
+    assert heard.failures == heard.gone == []
+    until(lambda: len({standing.process for standing in engine.standings} - {victim}) == 2, 100)
+    assert engine.stats().ready
+
+
+def test_who_goes_frees_the_place_in_the_replica(engine: ReplicatedEngine, heard: Heard) -> None:
+    async def main() -> None:
+        await asyncio.gather(*(events_of(engine, job(seed)) for seed in range(4)))  # what was measured so far
+        heard.steps.clear()
+        async with aclosing(engine.submit(job(1, steps=100))) as events:
+            async for event in events:
+                if isinstance(event, Stepped) and event.step == 3:
+                    break
+        assert engine.stats().running == 0
+        assert heard.gone == ["running"]
+        end = time.monotonic() + 10
+        while any(standing.stats.running for standing in engine.standings) and time.monotonic() < end:
+            await asyncio.sleep(0.05)
+        await asyncio.gather(*(events_of(engine, job(seed)) for seed in range(4)))
+        assert len(heard.steps) < 4 * 3 + 60  # of 100 steps, the rest was never taken
+
+    run(main())
+
+
+def changed(folder: Path, name: str, change: Callable[[torch.Tensor], torch.Tensor]) -> Path:
+    """A copy with other weights."""
+    copy = folder.parent / name
+    shutil.copytree(folder, copy)
+    tensors = load_file(copy / "model.safetensors")
+    save_file({key: change(tensor) for key, tensor in tensors.items()}, copy / "model.safetensors")
+    return copy
+
+
+def test_all_replicas_adopt_a_model_or_none(engine: ReplicatedEngine, folder: Path) -> None:
+    bad = changed(folder, "bad", lambda tensor: tensor * float("nan"))
+    good = changed(folder, "good", lambda tensor: tensor * 1.1)
+    old = engine.version
+
+    async def main() -> None:
+        with pytest.raises(SwapRefused, match="no numbers"):
+            await engine.swap(bad)
+        assert engine.version == old
+        for seed in range(6):
+            assert finished(await events_of(engine, job(seed))).version == old
+
+        going = True
+        versions: list[list[str]] = []
+
+        async def load(seed: int) -> None:
+            seen = []
+            while going:
+                seen.append(finished(await events_of(engine, job(seed))).version)
+            versions.append(seen)
+
+        under_way = [asyncio.create_task(load(seed)) for seed in range(4)]
+        await asyncio.sleep(0.3)
+        assert await engine.swap(good) == engine.version == version_of(good) != old
+        await asyncio.sleep(0.3)
+        going = False
+        await asyncio.gather(*under_way)
+        for seen in versions:
+            assert set(seen) <= {old, engine.version}
+            assert seen[-1] == engine.version
+
+    run(main())
+    until(lambda: [standing.version for standing in engine.standings] == [version_of(good)] * 2)
+
+
+def test_a_replica_that_comes_back_serves_the_model_that_was_adopted(engine: ReplicatedEngine, folder: Path) -> None:
+    """The one that stands ready as ever began with the first model."""
+    assert engine.version == version_of(folder.parent / "good")
+    victim = engine.standings[0].process
+    os.kill(victim, signal.SIGKILL)
+
+    async def main() -> None:
+        while True:
+            versions = {finished(await events_of(engine, job(seed))).version for seed in range(4)}
+            assert versions == {engine.version}
+            standings = engine.standings
+            both = len({standing.process for standing in standings} - {victim}) == 2
+            if both and all(standing.version == engine.version for standing in standings):
+                return
+
+    run(main())
+
+
+def test_more_than_the_queues_hold_is_refused(engine: ReplicatedEngine) -> None:
+    async def main() -> None:
+        async def ends(seed: int) -> str:
+            try:
+                finished(await events_of(engine, job(seed, steps=20)))
+            except QueueFull as full:
+                assert full.retry_after >= 1
+                return "refused"
+            return "done"
+
+        ended = await asyncio.gather(*(ends(seed) for seed in range(80)))
+        assert ended.count("refused") >= 80 - 2 * (16 + 8)
+        assert ended.count("done") >= 2 * 16
+
+    run(main())
+
+
+def test_the_rest_fails_when_the_time_to_end_is_over(engine: ReplicatedEngine, heard: Heard) -> None:
+    """The last test: the engine is drained."""
+
+    async def main() -> None:
+        events = engine.submit(job(1, steps=100))
+        while not isinstance(await anext(events), Stepped):
+            pass
+        draining = asyncio.create_task(engine.drain(0))
+        with pytest.raises(JobFailed) as failed:
+            while True:
+                await anext(events)
+        assert failed.value.code == "shutting_down"
+        with pytest.raises(NotReady):
+            await anext(engine.submit(job(2)))
+        await draining
+        assert engine.stats().draining
+
+    run(main())
+    assert heard.failures == ["shutting_down"]
+
+
+class Line:
+    """What stands in for a deployment's handle: calls replicas of the test in this process."""
+
+    def __init__(self, replicas: list[Any]) -> None:
+        self.replicas = replicas
+
+    def options(self, **_: Any) -> "Line":
+        return self
+
+
+def test_too_small_a_machine_is_said_at_once(folder: Path) -> None:
+    with pytest.raises(ValueError, match=re.escape("set engine.replicas= or engine.gpus=")):
+        replicated(folder, Heard(), replicas=1000, cpus=0.0, gpus=1.0)
+    until(lambda: not [process for process in offspring(os.getpid()) if "ray" in command(process)], 20)
+
+
+def command(process: int) -> str:
+    try:
+        return Path(f"/proc/{process}/cmdline").read_text()
+    except OSError:
+        return ""
+
+
+_ = Queued
