@@ -87,6 +87,9 @@ def test_every_option_builds(group: str, option: str, tmp_path: Path) -> None:
         methods = composed("evaluate", f"methods={option}").methods
         assert all(sampler is None or recipe.build(plain(sampler)) is not None for sampler in methods.values())
         return
+    if group == "engine":  # made of a model's folder when the service starts
+        assert callable(instantiate(composed("serve", f"engine={option}").engine))
+        return
     guides = guide(tmp_path) if option.startswith("classifier_guided") else []
     model = ["model=classifier"] if (group, option) == ("artefact", "classifier") else []
     cfg = composed("train", f"{group}={option}", *rooted, *masks, *guides, *model)
@@ -123,7 +126,7 @@ def test_every_experiment_composes_and_builds(experiment: str, tmp_path: Path) -
     instantiate(cfg.data)
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate", "inpaint"])
+@pytest.mark.parametrize("name", ["train", "evaluate", "likelihood", "inpaint", "serve", "pipeline"])
 def test_every_script_composes_and_names_what_is_missing(name: str) -> None:
     missing = OmegaConf.missing_keys(composed(name))
     assert missing == ({"image", "hole"} if name == "inpaint" else set())

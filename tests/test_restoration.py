@@ -29,8 +29,9 @@ def photo(width: int, height: int, seed: int = 0) -> Image.Image:
 @settings(max_examples=60, deadline=None)
 @given(st.integers(5, 90), st.integers(5, 90), st.data())
 def test_only_the_hole_changes_at_any_size(width: int, height: int, data: st.DataObject) -> None:
+    # Of a hole of one pixel, resampling takes its colour from around it: what is asserted below needs two.
     top, left = data.draw(st.integers(0, height - 2)), data.draw(st.integers(0, width - 2))
-    bottom, right = data.draw(st.integers(top + 1, height)), data.draw(st.integers(left + 1, width))
+    bottom, right = data.draw(st.integers(top + 2, height)), data.draw(st.integers(left + 2, width))
     mask = torch.zeros(1, height, width, dtype=torch.bool)
     mask[:, top:bottom, left:right] = True
     if bool(mask.all()):

@@ -142,10 +142,10 @@ def save(model: nn.Module, recipe: Mapping[str, Any], folder: Path) -> None:
             raise OSError(f"'{folder}' was not written ({error}); what stood there stands") from None
         (fresh / "recipe.json").write_text(json.dumps(recipe, indent=2) + "\n")
         for path in (*fresh.iterdir(), fresh):
+            path.chmod(0o755 if path.is_dir() else 0o644)  # others may serve what we trained
             descriptor = os.open(path, os.O_RDONLY)
             os.fsync(descriptor)
             os.close(descriptor)
-        fresh.chmod(0o755)
         if folder.exists():
             folder.rename(old)
         fresh.rename(folder)

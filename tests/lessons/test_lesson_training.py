@@ -43,7 +43,12 @@ def test_binary(run_script: RunScript, tmp_path: Path) -> None:
     assert values["val/bits"] < values["val/bits_eq14"] < values["val/bits"] + 1.5
 
     model = DPM.load(run / "model")
-    assert model.recipe["data"] == {"name": "heartbeat", "crop": "none", "image_size": 20}
+    assert model.recipe["data"] == {
+        "name": "heartbeat",
+        "crop": "none",
+        "image_size": 20,
+        "attributes": [],
+    }
     whole = torch.ones(64, 20, dtype=torch.bool)
     drawn = model(torch.zeros(64, 20), whole, seeds=range(64))
     assert set(drawn.unique().tolist()) == {-1.0, 1.0}

@@ -1,4 +1,5 @@
 import asyncio
+import gc
 import base64
 import json
 import threading
@@ -219,6 +220,7 @@ class TestStore:
         async def main() -> None:
             desk = self.desk(FakeEngine())
             await self.run(Jobs(desk), 3)
+            gc.collect()  # a job's task and its frames hold each other
             assert desk.held == 0
 
         asyncio.run(main())

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from diffusion_lab.inpainting import Inpainter
+from diffusion_lab.serving.backends import Backend, eager
 from diffusion_lab.serving.batching import SharedCalls, Walk, begin
 from diffusion_lab.serving.engine import (
     Code,
@@ -73,6 +74,7 @@ class LocalEngine:
         seconds: until a job is given up that does not say so itself.
         autocast: of the network calls, such as bfloat16; None is float32.
         measures: is told what happens, from several threads.
+        backend: the form that a swap brings a network into; the first inpainter's has its own already.
     """
 
     def __init__(
@@ -85,6 +87,7 @@ class LocalEngine:
         seconds: float = 600.0,
         autocast: torch.dtype | None = None,
         measures: Measures | None = None,
+        backend: Backend = eager,
     ) -> None:
         if "data" not in inpainter.recipe:
             raise ValueError("this inpainter has no recipe that names its image size: load it from a folder")
@@ -93,6 +96,7 @@ class LocalEngine:
         self._max_queue = max_queue
         self._seconds = seconds
         self._measures = measures or Unmeasured()
+        self._backend = backend
         self._waiting: deque[Ticket] = deque()
         self._starting: list[Ticket] = []
         self._running: list[Run] = []
@@ -147,7 +151,9 @@ class LocalEngine:
         async with self._swaps:
             old = self._model
             try:
-                model = await asyncio.to_thread(checked, folder, old.device, old.image_size, old.autocast)
+                model = await asyncio.to_thread(
+                    checked, folder, old.device, old.image_size, old.autocast, self._backend
+                )
             except SwapRefused as refused:
                 log.warning("%s stays in service: %s", old.version, refused)
                 raise

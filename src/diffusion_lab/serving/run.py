@@ -14,6 +14,7 @@ from fastapi import FastAPI
 
 from diffusion_lab import recipe
 from diffusion_lab.serving.api import create_app
+from diffusion_lab.serving.backends import BACKENDS
 from diffusion_lab.serving.desk import Limits, offered
 from diffusion_lab.serving.engine import Engine, SwapRefused
 from diffusion_lab.serving.local import LocalEngine
@@ -34,6 +35,7 @@ def local(
     max_batch: int = 16,
     max_queue: int = 64,
     seconds: float = 600.0,
+    backend: str = "eager",
 ) -> LocalEngine:
     """An engine in this process.
 
@@ -44,17 +46,26 @@ def local(
         max_batch: pictures in a network call.
         max_queue: jobs that may wait.
         seconds: until a job is given up.
+        backend: the form of the network, a name of `backends.BACKENDS`.
 
     Raises:
-        ValueError: if the model is damaged or does not do what it is known to do.
+        ValueError: if the model is damaged or does not do what it is known to do, or there is no such backend here.
     """
+    if backend not in BACKENDS:
+        raise ValueError(f"engine.backend={backend} is none of {', '.join(BACKENDS)}")
     chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     try:
-        model = checked(folder, torch.device(chosen))
+        model = checked(folder, torch.device(chosen), backend=BACKENDS[backend])
     except SwapRefused as refused:
         raise ValueError(str(refused)) from None
     return LocalEngine(
-        model.inpainter, model.version, max_batch=max_batch, max_queue=max_queue, seconds=seconds, measures=measures
+        model.inpainter,
+        model.version,
+        max_batch=max_batch,
+        max_queue=max_queue,
+        seconds=seconds,
+        measures=measures,
+        backend=BACKENDS[backend],
     )
 
 
@@ -117,13 +128,16 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
         ValueError: if it cannot be.
     """
     try:
+        if not 0 <= port < 2**16:  # getaddrinfo takes it modulo 2^16
+            raise OverflowError("a port is a number from 0 to 65535")
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as ear:
-            ear.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            ear.bind(address)
-            yield ear
+        ear = socket.socket(family, kind, protocol)
+        ear.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        ear.bind(address)
     except (OSError, OverflowError) as error:
         raise ValueError(f"cannot listen at host={host} port={port} ({error}): choose another port=") from None
+    with ear:
+        yield ear
 
 
 class _Server(uvicorn.Server):

@@ -12,6 +12,7 @@ from torch import Tensor
 from diffusion_lab.diffusion.denoiser import Condition, Prediction
 from diffusion_lab.inpainting import Inpainter
 from diffusion_lab.pictures import to_uint8
+from diffusion_lab.serving.backends import Backend, eager
 from diffusion_lab.serving.engine import SwapRefused
 
 MOST_LEVELS = 8
@@ -80,7 +81,11 @@ def verify(folder: Path) -> None:
 
 
 def checked(
-    folder: Path, device: torch.device, image_size: int | None = None, autocast: torch.dtype | None = None
+    folder: Path,
+    device: torch.device,
+    image_size: int | None = None,
+    autocast: torch.dtype | None = None,
+    backend: Backend = eager,
 ) -> Model:
     """The model of a folder, fit to serve.
 
@@ -90,6 +95,7 @@ def checked(
         device: where it will serve.
         image_size: that it must have; None is any. Jobs are cut to the size of the model in service.
         autocast: that it will serve with.
+        backend: the form that its network will serve in; what is held against the golden picture has it already.
 
     Raises:
         SwapRefused: if it is not fit, with the reason.
@@ -105,8 +111,10 @@ def checked(
             raise SwapRefused(
                 f"'{folder}' is for {model.image_size} px and the service for {image_size}: serve it on its own"
             )
+        inpainter.denoiser.network = backend(inpainter.denoiser.network, folder)
         with torch.no_grad():
-            try_out(model)
+            for rows in (1, 2):  # what is compiled for one picture is compiled anew for several
+                try_out(model, rows)
             if (folder / "golden.safetensors").is_file():
                 compare(model, folder / "golden.safetensors")
     except SwapRefused:
@@ -116,12 +124,12 @@ def checked(
     return model
 
 
-def try_out(model: Model) -> None:
-    """One network call, halfway: does it answer, with a picture of numbers?"""
+def try_out(model: Model, rows: int) -> None:
+    """One network call, halfway: does it answer, with pictures of numbers?"""
     size = model.image_size
-    x = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0)).to(model.device)
-    hole = torch.ones(1, 1, size, size, dtype=torch.bool, device=model.device)
-    said = model.denoise(x, torch.full((1,), 0.5, dtype=torch.float64), Condition(known=x, mask=hole, fill=x))
+    x = torch.randn(rows, 3, size, size, generator=torch.Generator().manual_seed(0)).to(model.device)
+    hole = torch.ones(rows, 1, size, size, dtype=torch.bool, device=model.device)
+    said = model.denoise(x, torch.full((rows,), 0.5, dtype=torch.float64), Condition(known=x, mask=hole, fill=x))
     if said.x_0.shape != x.shape or not bool(said.x_0.isfinite().all()):
         raise SwapRefused(f"the model answers {tuple(said.x_0.shape)} or no numbers where {tuple(x.shape)} was asked")
 

@@ -1,0 +1,60 @@
+"""The forms that a network can serve in: as it is, compiled, or as an ONNX file under ONNX Runtime."""
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from diffusion_lab.networks.export import Called, exportable, identity, read_onnx
+
+Backend = Callable[[nn.Module, Path], nn.Module]
+"""(a network on the device that serves, the folder that it is from) -> what is called in its place."""
+
+
+def eager(network: nn.Module, folder: Path) -> nn.Module:
+    """The network as it is."""
+    return network
+
+
+def compiled(network: nn.Module, folder: Path) -> nn.Module:
+    """The network through `torch.compile`, which happens in the first calls and needs a C++ compiler on a CPU."""
+    return Called(exportable(network), torch.compile(network.forward, fullgraph=True))
+
+
+def onnxruntime(network: nn.Module, folder: Path) -> nn.Module:
+    """The network under ONNX Runtime, from `model.onnx` if the folder's manifest names it, else exported now.
+
+    Raises:
+        ValueError: if it is not to serve on the CPU, ONNX is not installed, or `model.onnx` is of another inpainter.
+    """
+    device = next(network.parameters()).device
+    if device.type != "cpu":
+        raise ValueError(f"engine.backend=onnxruntime serves on the CPU, not on {device}: set engine.device=cpu")
+    manifest, about = folder / "manifest.json", identity(folder)
+    if manifest.is_file() and "model.onnx" in json.loads(manifest.read_text())["files"]:
+        return Called(exportable(network), read_onnx(folder / "model.onnx", about))
+    with tempfile.TemporaryDirectory() as made:
+        file = Path(made) / "model.onnx"
+        export(folder, file)
+        return Called(exportable(network), read_onnx(file, about))
+
+
+def export(folder: Path, output: Path) -> None:
+    """Exports in a process of its own: tracing holds the interpreter for seconds, in which no job would get on.
+
+    Raises:
+        ValueError: why it could not be done.
+    """
+    command = [sys.executable, "-m", "diffusion_lab.networks.export", str(folder), "--output", str(output)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        last = (done.stderr.strip() or f"the export ended with {done.returncode}").splitlines()[-1]
+        raise ValueError(last.removeprefix("error: "))
+
+
+BACKENDS: Mapping[str, Backend] = {"eager": eager, "compiled": compiled, "onnxruntime": onnxruntime}
