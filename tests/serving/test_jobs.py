@@ -1,6 +1,6 @@
 import asyncio
-import gc
 import base64
+import gc
 import json
 import threading
 from collections.abc import Iterator

@@ -5,7 +5,7 @@ import logging
 import signal
 import socket
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
@@ -127,16 +127,16 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
     Raises:
         ValueError: if it cannot be.
     """
-    try:
-        if not 0 <= port < 2**16:  # getaddrinfo takes it modulo 2^16
-            raise OverflowError("a port is a number from 0 to 65535")
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        ear = socket.socket(family, kind, protocol)
-        ear.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        ear.bind(address)
-    except (OSError, OverflowError) as error:
-        raise ValueError(f"cannot listen at host={host} port={port} ({error}): choose another port=") from None
-    with ear:
+    with ExitStack() as held:
+        try:
+            if not 0 <= port < 2**16:  # getaddrinfo takes it modulo 2^16
+                raise OverflowError("a port is a number from 0 to 65535")
+            family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+            ear = held.enter_context(socket.socket(family, kind, protocol))
+            ear.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            ear.bind(address)
+        except (OSError, OverflowError) as error:
+            raise ValueError(f"cannot listen at host={host} port={port} ({error}): choose another port=") from None
         yield ear
 
 
