@@ -281,7 +281,7 @@ def wait_for(folder: Path, pattern: str, process: "subprocess.Popen[Any]", secon
     [
         (["resume=auto"], "resume=auto found no run of pipeline.py"),
         (["resume=nowhere"], "'nowhere' has no pipeline.json"),
-        (["trian.seed=1"], "trian"),
+        (["trainn.seed=1"], "trainn"),
     ],
 )
 def test_mistakes_end_in_a_sentence(

@@ -259,8 +259,7 @@ def test_more_than_the_queues_hold_is_refused(engine: ReplicatedEngine) -> None:
             try:
                 finished(await events_of(engine, job(seed, steps=20)))
             except QueueFull as full:
-                assert full.retry_after >= 1
-                return "refused"
+                return "refused" if full.retry_after >= 1 else "refused for no time"
             return "done"
 
         ended = await asyncio.gather(*(ends(seed) for seed in range(80)))
@@ -278,7 +277,7 @@ def test_the_rest_fails_when_the_time_to_end_is_over(engine: ReplicatedEngine, h
         while not isinstance(await anext(events), Stepped):
             pass
         draining = asyncio.create_task(engine.drain(0))
-        with pytest.raises(JobFailed) as failed:
+        with pytest.raises(JobFailed) as failed:  # noqa: PT012  steps that were taken may come first
             while True:
                 await anext(events)
         assert failed.value.code == "shutting_down"

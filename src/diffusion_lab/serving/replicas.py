@@ -479,7 +479,7 @@ def replicated(
     start(address, object_store)
     try:
         if address is None:
-            has = ray.cluster_resources()
+            has: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
             for kind, each in (("CPU", cpus), ("GPU", gpus)):
                 if replicas * each > has.get(kind, 0):
                     raise ValueError(
@@ -508,7 +508,9 @@ def replicated(
             logging_config={"log_level": "WARNING", "enable_access_log": False},
             **scale,
         )
-        bound = deployment.bind(folder, "cuda" if gpus else "cpu", max_batch, places, seconds)
+        bound = deployment.bind(  # type: ignore[attr-defined]
+            folder, "cuda" if gpus else "cpu", max_batch, places, seconds
+        )
         handle = serve.run(bound, name=app, route_prefix=None)
 
         def close() -> None:

@@ -1,0 +1,49 @@
+"""The model that comes with the package: whole, small, described, and never shown a test picture."""
+
+import hashlib
+import json
+import zipfile
+
+import pytest
+import torch
+
+from diffusion_lab.data.celeba import built_in_faces
+from diffusion_lab.inpainting import Inpainter, shipped
+
+
+@pytest.fixture(scope="module")
+def seen() -> set[str]:
+    """The first 16 hexadecimal digits of the SHA-256 of every picture that it was trained on."""
+    return set((shipped() / "pictures.txt").read_text().split())
+
+
+@pytest.mark.parametrize("split", ["train", "valid", "test"])
+def test_it_was_trained_on_the_train_partition_alone(seen: set[str], split: str) -> None:
+    parts = dict(line.split() for line in (built_in_faces() / "list_eval_partition.txt").read_text().splitlines())
+    wanted = {"train": "0", "valid": "1", "test": "2"}[split]
+    with zipfile.ZipFile(built_in_faces() / "img_align_celeba.zip") as archive:
+        found = {
+            hashlib.sha256(archive.read(name)).hexdigest()[:16]
+            for name in archive.namelist()
+            if parts.get(name.rpartition("/")[2]) == wanted
+        }
+    assert len(found) == {"train": 1600, "valid": 200, "test": 200}[split]
+    assert found <= seen if split == "train" else not found & seen
+
+
+def test_it_is_small_and_described(seen: set[str]) -> None:
+    assert len(seen) == 9600
+    assert sum(path.stat().st_size for path in shipped().iterdir()) < 12e6
+    results = json.loads((shipped() / "results.json").read_text())
+    assert {row["network_calls"] for row in results["rows"]} >= {0, 10, 25, 50, 250}
+    assert "non-commercial" in (shipped() / "card.md").read_text()
+
+
+def test_it_fills_a_hole() -> None:
+    inpainter = Inpainter.load(shipped())
+    image, mask = torch.zeros(1, 3, 64, 64), torch.zeros(1, 1, 64, 64, dtype=torch.bool)
+    mask[..., 20:40, 20:40] = True
+    filled = inpainter(image, mask, seeds=[0])
+    assert torch.equal(filled[..., ~mask[0, 0]], image[..., ~mask[0, 0]])
+    assert not torch.equal(filled, image)
+    assert bool(filled.isfinite().all())
