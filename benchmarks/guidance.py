@@ -1,7 +1,7 @@
 """What guidance does to an attribute, over its scale: ``python benchmarks/guidance.py --help``.
 
 Faces are painted from nothing (the hole is the whole picture) by two models: one that a classifier of noisy faces
-guides, and one that was told the attribute in training (classifier-free). The attribute is the mean luminance of a
+guides (algorithm 1), and one that was told the attribute in training (classifier-free). The attribute is the mean luminance of a
 region of the result, measured on its 8-bit pixels, never by what guided it. FID beside it is against the test split.
 Values go to a JSON file, the curves and the faces of each scale to docs/figures.
 """
@@ -18,12 +18,12 @@ from PIL import Image
 from torch import Tensor
 
 from diffusion_lab.charts import beside, chart
-from diffusion_lab.classifying import guided
+from diffusion_lab.classifying import mean_guided
 from diffusion_lab.data.cache import Pictures, build
 from diffusion_lab.data.celeba import CelebA, built_in_faces
 from diffusion_lab.data.crops import center148
 from diffusion_lab.data.labels import Measured
-from diffusion_lab.diffusion.samplers import classifier_free, ddim
+from diffusion_lab.diffusion.samplers import classifier_free
 from diffusion_lab.evaluation.loop import example_seeds
 from diffusion_lab.inpainting import Inpainter
 from diffusion_lab.metrics import FrechetDistance, inception
@@ -53,7 +53,7 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("--classifier", required=True, help="folder of experiment=classifier")
     parser.add_argument("--told", help="folder of a model of experiment=attributes")
     parser.add_argument("--regions", nargs="+", default=["hair"])
-    parser.add_argument("--scales", nargs="+", type=float, default=[0, 1, 2, 4, 8])
+    parser.add_argument("--scales", nargs="+", type=float, default=[0, 0.3, 1, 3, 10, 30])
     parser.add_argument("-n", type=int, default=100)
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--output", type=Path, default=Path("guidance.json"))
@@ -65,7 +65,6 @@ def main(given: Sequence[str] | None = None) -> None:
     fid = FrechetDistance(inception(), keep_real=True)
     fid.update(test, real=True)
 
-    unguided = ddim(asked.steps)
     ways = [("classifier", Inpainter.load(asked.inpainter))]
     if asked.told:
         ways.append(("classifier-free", Inpainter.load(asked.told)))
@@ -76,7 +75,7 @@ def main(given: Sequence[str] | None = None) -> None:
         for way, model in ways:
             for scale in asked.scales:
                 if way == "classifier":
-                    sampler = guided(asked.classifier, wish, scale, unguided) if scale else unguided
+                    sampler = mean_guided(asked.classifier, wish, scale, asked.steps)
                     pictures = painted(model, sampler, asked.n, None)
                 else:
                     pictures = painted(model, classifier_free(asked.steps, scale), asked.n, wish)

@@ -24,6 +24,7 @@ def train(run_script: RunScript, run: Path, experiment: str, *overrides: str) ->
         "trainer.validations=1",
         "optimizer.learning_rate.warmup=10",
         f"hydra.run.dir={run}",
+        f"paths.logs={run.parent}",
         *overrides,
     )
     assert code == 0, err
