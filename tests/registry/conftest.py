@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from evaluated import results
 
 from diffusion_lab.inpainting import Inpainter
 from diffusion_lab.registry import card
+from evaluated import results
 
 
 @pytest.fixture

@@ -3,9 +3,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from evaluated import results
 
 from diffusion_lab.registry import card
+from evaluated import results
 
 Trained = Callable[..., Path]
 

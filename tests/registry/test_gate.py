@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from evaluated import N, results
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -17,6 +16,7 @@ from diffusion_lab.inpainting import Inpainter
 from diffusion_lab.registry import Candidate, Decision, gate, judge
 from diffusion_lab.registry.gate import by_hand, interval, protocol
 from diffusion_lab.registry.probes import MASKS, probes, seconds_per_picture
+from evaluated import N, results
 
 Trained = Callable[..., Path]
 

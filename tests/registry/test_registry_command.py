@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from evaluated import results
 
 from diffusion_lab.registry import Registry, gate, inputs
 from diffusion_lab.registry.__main__ import main
 from diffusion_lab.registry.mirror import mirror
+from evaluated import results
 
 Trained = Callable[..., Path]
 Command = Callable[..., tuple[int, str, str]]
