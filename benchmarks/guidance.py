@@ -2,8 +2,8 @@
 
 Faces are painted from nothing (the hole is the whole picture) by two models: one that a classifier of noisy faces
 guides (algorithm 1), and one that was told the attribute in training (classifier-free). The attribute is the mean
-luminance of a region of the result, measured on its 8-bit pixels, never by what guided it. FID is against the test split.
-Values go to a JSON file, the curves and the faces of each scale to docs/figures.
+luminance of a region of the result, measured on its 8-bit pixels, never by what guided it. FID is against the test
+split. Values go to a JSON file, the curves and the faces of each scale to docs/figures.
 """
 
 import argparse
