@@ -140,3 +140,10 @@ def test_bombs_and_animations_are_refused_before_they_are_decoded() -> None:
 def test_pixels_survive_the_way_through_pil() -> None:
     picture = photo(12, 9)
     assert torch.equal(from_pil(picture), from_pil(as_rgb(picture)))
+
+
+def test_no_completion_is_a_mistake() -> None:
+    mask = torch.zeros(1, 20, 20, dtype=torch.bool)
+    mask[:, 5:10, 5:10] = True
+    with pytest.raises(ValueError, match="num_samples must be 1 or more"):
+        restore(Painter(), Image.new("RGB", (20, 20)), mask, seeds=[])  # type: ignore[arg-type]

@@ -260,8 +260,10 @@ def restore(
         feather: as in `paste_back`.
 
     Raises:
-        ValueError: as `cut_out` does.
+        ValueError: as `cut_out` does, and without a seed.
     """
+    if not seeds:
+        raise ValueError("no completion was asked for: num_samples must be 1 or more")
     cut = cut_out(picture, mask, int(inpainter.recipe["data"]["image_size"]), preferred)
     image, hole = (x.expand(len(seeds), -1, -1, -1) for x in (cut.image, cut.hole))
     return [paste_back(cut, filled, feather) for filled in inpainter(image, hole, seeds=seeds, sampler=sampler)]

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from diffusion_lab.inpainting import shipped
 from diffusion_lab.serving.run import local, serve
 from diffusion_lab.serving.security import digest, new_key
 
@@ -15,7 +16,9 @@ from diffusion_lab.serving.security import digest, new_key
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code; a mistake of the user's is one sentence on stderr."""
     parser = argparse.ArgumentParser(prog="python -m diffusion_lab.serving", description=__doc__)
-    parser.add_argument("--inpainter", type=Path, help="folder with model.safetensors and recipe.json")
+    parser.add_argument(
+        "--inpainter", type=Path, help="folder with model.safetensors and recipe.json; the shipped model without it"
+    )
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000, help="0: any free one")
     parser.add_argument(
@@ -38,11 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
-        if asked.inpainter is None:
-            raise ValueError("name the folder of an inpainter: --inpainter logs/latest/inpainter")
         serve(
-            asked.inpainter,
-            f"'{asked.inpainter}'",
+            asked.inpainter or shipped(),
+            f"'{asked.inpainter}'" if asked.inpainter else "the shipped model",
             engine=partial(local, device=asked.device, max_batch=asked.max_batch, max_queue=asked.max_queue),
             host=asked.host,
             port=asked.port,
