@@ -35,7 +35,7 @@ def test_it_is_small_and_described(seen: set[str]) -> None:
     assert len(seen) == 9600
     assert sum(path.stat().st_size for path in shipped().iterdir()) < 12e6
     results = json.loads((shipped() / "results.json").read_text())
-    assert {row["network_calls"] for row in results["rows"]} >= {0, 10, 25, 50, 250}
+    assert {row["network_calls"] for row in results["rows"]} >= {0, 10, 25, 50}
     assert "non-commercial" in (shipped() / "card.md").read_text()
 
 
