@@ -287,7 +287,9 @@ async def disconnects(url: str, pid: int, count: int) -> None:
             elif stage == "reading events":
                 writer.write(raw["jobs"])
                 await writer.drain()
-                answer = (await reader.read(4096)).decode()
+                answer = ""
+                while "}" not in answer:
+                    answer += (await reader.read(4096)).decode()
                 job = json.loads(answer[answer.index("{") :])["id"]
                 writer.write(f"GET /v1/jobs/{job}/events HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
                 await writer.drain()
