@@ -1,5 +1,6 @@
 """Train a face inpainter: `uv run train.py`, any setting as an override, `--help` for the list."""
 
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -7,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 from diffusion_lab.cli import command, kept, resumed, run_folder
 
 
-@command("train", paths=["data.root", "paths.logs", "paths.cache", "hydra.run.dir", "resume"], before=resumed)
+@command("train", paths=["data.root", "paths.logs", "paths.cache", "hydra.run.dir", "resume", "start_from"], before=resumed)
 def main(cfg: DictConfig) -> None:
     import torch
     from hydra.utils import instantiate
@@ -25,7 +26,9 @@ def main(cfg: DictConfig) -> None:
             announce(recipe.build(config["model"]), data, run_folder(), instantiate(cfg.summary))
         return
     inpainter = recipe.build(config["inpainter"])
-    training = {key: config[key] for key in ("objective", "optimizer", "mask", "seed")}
+    if cfg.start_from:
+        recipe.take_weights(inpainter, Path(cfg.start_from))
+    training = {key: config[key] for key in ("objective", "optimizer", "mask", "seed", "start_from")}
     inpainter.recipe = recipe.describe(config["inpainter"], data, training)
     module = instantiate(cfg.module, inpainter=inpainter)
     trainer = instantiate(cfg.trainer)

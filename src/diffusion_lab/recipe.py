@@ -205,8 +205,18 @@ def load(folder: Path) -> nn.Module:
         FileNotFoundError: if a file is missing.
         ValueError: if the recipe is damaged or names what is not ours, or a tensor is missing, left over or misshapen.
     """
-    recipe = read(folder)
-    model = build(recipe["model"])
+    model = build(read(folder)["model"])
+    take_weights(model, folder)
+    return model.eval()  # type: ignore[no-any-return]
+
+
+def take_weights(model: nn.Module, folder: Path) -> None:
+    """Puts the weights of a saved model into one that was built alike, strictly.
+
+    Raises:
+        FileNotFoundError: if there are none.
+        ValueError: if they are damaged, or a tensor is missing, left over or misshapen.
+    """
     weights = folder / "model.safetensors"
     if not weights.is_file():
         raise FileNotFoundError(f"no model.safetensors in '{folder}': the folder is incomplete, use another copy")
@@ -220,8 +230,7 @@ def load(folder: Path) -> nn.Module:
     )
     if wrong:
         raise ValueError(
-            f"'{weights}' is of another architecture than its recipe: {len(wrong)} tensors are missing, left over or "
+            f"'{weights}' is of another architecture than the recipe: {len(wrong)} tensors are missing, left over or "
             f"misshapen, the first is '{wrong[0]}'"
         )
     model.load_state_dict({key: value.to(wanted[key].dtype) for key, value in state.items()})
-    return model.eval()  # type: ignore[no-any-return]
