@@ -82,6 +82,7 @@ def test_every_answer_has_a_name_and_its_headers(service: httpx.Client) -> None:
         assert len(answer.headers["x-request-id"]) == 16
         assert answer.headers["x-content-type-options"] == "nosniff"
         assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
+        assert answer.headers["x-model-version"] == "fake@1"
         assert "server" not in answer.headers or answer.headers["server"] == "uvicorn"
     assert service.get("/healthz", headers={"X-Request-ID": "trace-7"}).headers["x-request-id"] == "trace-7"
     forged = service.get("/healthz", headers={"X-Request-ID": "a b\tc"}).headers["x-request-id"]

@@ -559,6 +559,21 @@ def test_two_clicks_on_the_eyes_align_the_face(page: Page, tmp_path: Path) -> No
         assert xs.mean() / side == pytest.approx(x / 148, abs=0.02)
         assert ys.mean() / side == pytest.approx((112 - 35) / 148, abs=0.02)
 
+    page.drag((0.45, 0.75), (0.55, 0.75))
+    page.pick("count", "1")
+    page.seed(5)
+    page.finish()
+    whole = page.downloaded("#whole", "whole-turned-seed5.png")
+    assert "synthetic" in Image.open(io.BytesIO(whole)).text["Comment"]
+    before, after = np.array(picture), pixels(whole)
+    changed = (before != after).any(axis=-1)
+    assert after.shape == before.shape
+    assert 0.005 < changed.mean() < 0.05
+    # The mouth is beside the line from eye to eye, a whole distance away, on the far side of the turn.
+    middle = np.array([(250 + 330) / 2, (260 + 200) / 2]) + (0.75 * 148 - 77) / 40 * np.array([60, 80])
+    ys, xs = np.nonzero(changed)
+    assert np.abs(np.array([xs.mean(), ys.mean()]) - middle).max() < 12
+
 
 @in_browser
 @pytest.mark.slow
@@ -670,6 +685,19 @@ def test_leaving_in_the_middle_frees_the_engine(page: Page) -> None:
     while page.service.engine.stats().running and time.monotonic() < end:
         time.sleep(0.01)
     assert page.service.engine.stats().running == 0
+
+
+@in_browser
+def test_the_api_is_there_to_read(page: Page) -> None:
+    described = httpx.get(f"{page.service.url}/openapi.json").json()["paths"]
+    page.open(360, 740, touch=True)
+    page.click("[href='docs']")
+    page.until("document.querySelector('.operation')")
+    shown = page.js("[...document.querySelectorAll('.route')].map((route) => route.textContent)")
+    assert sorted(shown) == sorted(f"{m.upper()}{path}" for path, operations in described.items() for m in operations)
+    assert page.js("document.documentElement.scrollWidth") <= 360
+    page.click("nav a:last-of-type")
+    assert page.js("document.querySelector(location.hash)")
 
 
 @in_browser

@@ -32,7 +32,8 @@ White is the hole in masks; only there does a picture change, at its full size. 
 exception: transparent is the hole there.
 
 Every error is `{"error": {"code", "message", "param"}}`. A 429 or 503 has a Retry-After header, in seconds. Every
-answer carries an X-Request-ID, one's own if one was sent.
+answer carries an X-Request-ID, one's own if one was sent, and an X-Model-Version: of the model that made the pictures
+in it, or else of the one in service.
 """
 
 
@@ -130,7 +131,7 @@ def create_app(
         version=version("diffusion_lab"),
         summary="Fills holes in pictures of faces by a diffusion model.",
         description=DESCRIPTION,
-        docs_url=None,  # its page loads scripts from elsewhere
+        docs_url=None,  # the framework's page loads scripts from elsewhere; ours is page/docs.html
         redoc_url=None,
         lifespan=lifespan,
         # Spans and metrics go wherever an OpenTelemetry SDK in this process sends them; without one they cost nothing.
@@ -138,6 +139,7 @@ def create_app(
     )
     app.add_middleware(
         Guard,
+        version=lambda: engine.version,
         most_bytes=limits.bytes,
         most_arriving=limits.arriving,
         seconds=limits.seconds,
@@ -249,6 +251,10 @@ def operations(engine: Engine, measures: Measures) -> APIRouter:
     @routes.get("/", include_in_schema=False)
     async def page() -> FileResponse:
         return FileResponse(PAGE / "index.html", headers={"Cache-Control": "no-cache"})
+
+    @routes.get("/docs", include_in_schema=False)
+    async def docs() -> FileResponse:
+        return FileResponse(PAGE / "docs.html", headers={"Cache-Control": "no-cache"})
 
     return routes
 

@@ -111,7 +111,7 @@ def router(desk: Desk, dependencies: Sequence[Any]) -> APIRouter:
         desk: works on the requests.
         dependencies: who may come in.
     """
-    routes = APIRouter(prefix="/v1/images", tags=["openai"], dependencies=list(dependencies))
+    routes = APIRouter(prefix="/v1/images", tags=["OpenAI"], dependencies=list(dependencies))
     settings = desk.bounded(Settings)
     answers: dict[int | str, dict[str, Any]] = {
         200: {
@@ -197,8 +197,9 @@ async def stream(
                         yield event("partial_image", picture, {"partial_image_index": shown})
                     shown += 1
                 if isinstance(step, Finished):
+                    ends = {"usage": UNUSED, "model_version": step.version}
                     for picture in (await desk.finish(order, step, encode)).pictures:
-                        yield event("completed", picture, {"usage": UNUSED})
+                        yield event("completed", picture, ends)
     except Exception as error:
         told = {"type": "error", **content(error, "/v1/images/edits")}
         yield format_sse_event(event="error", data_str=json.dumps(told))

@@ -8,7 +8,7 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from fastapi import Request, Security
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
@@ -113,14 +113,24 @@ class Guard:
 
     Args:
         app: what it guards.
+        version: of the model in service, for answers that do not name one themselves.
         most_bytes: of one body.
         most_arriving: of all bodies that are being worked on.
         seconds: within which a body has to arrive.
         measures: counts the answers.
     """
 
-    def __init__(self, app: ASGIApp, most_bytes: int, most_arriving: int, seconds: float, measures: Measures) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        version: Callable[[], str],
+        most_bytes: int,
+        most_arriving: int,
+        seconds: float,
+        measures: Measures,
+    ) -> None:
         self.app = app
+        self.version = version
         self.most_bytes = most_bytes
         self.most_arriving = most_arriving
         self.seconds = seconds
@@ -159,6 +169,7 @@ class Guard:
                 status = message["status"]
                 outgoing = MutableHeaders(scope=message)
                 outgoing["X-Request-ID"] = name
+                outgoing.setdefault("X-Model-Version", self.version())
                 for header, value in HEADERS.items():
                     outgoing.setdefault(header, value)
             await send(message)

@@ -6,16 +6,13 @@ const LEFT = { x: 69.5 - 15, y: 112 - 35 };
 const RIGHT = { x: 109.5 - 15, y: 112 - 35 };
 const MOST = 1024;
 
-/** The part of the source that a square of `side` pixels shows: (x, y) of the square -> place in the source. */
+/** The part of the source that a square of `side` pixels shows, as a matrix: place in the square -> in the source. */
 export function mapping(left, right, side) {
   const scale = side / SIDE;
   const wanted = (RIGHT.x - LEFT.x) * scale;
   const [dx, dy] = [(right.x - left.x) / wanted, (right.y - left.y) / wanted];
   const [ox, oy] = [LEFT.x * scale, LEFT.y * scale];
-  return (x, y) => ({
-    x: left.x + (x - ox) * dx - (y - oy) * dy,
-    y: left.y + (x - ox) * dy + (y - oy) * dx,
-  });
+  return new DOMMatrix([dx, dy, -dy, dx, left.x - ox * dx + oy * dy, left.y - ox * dy - oy * dx]);
 }
 
 /**
@@ -40,13 +37,16 @@ export function aligned(source, left, right, least) {
   const { data, width, height } = context.getImageData(0, 0, small.width, small.height);
 
   const [sx, sy] = [small.width / source.width, small.height / source.height];
-  const place = mapping({ x: left.x * sx, y: left.y * sy }, { x: right.x * sx, y: right.y * sy }, side);
+  const { a: p, b: q, c: r, d: s, e, f } = mapping(
+    { x: left.x * sx, y: left.y * sy },
+    { x: right.x * sx, y: right.y * sy },
+    side,
+  );
   const out = new ImageData(side, side);
   for (let y = 0; y < side; y++) {
     for (let x = 0; x < side; x++) {
-      const at = place(x + 0.5, y + 0.5);
-      const u = Math.min(width - 1, Math.max(0, at.x - 0.5));
-      const v = Math.min(height - 1, Math.max(0, at.y - 0.5));
+      const u = Math.min(width - 1, Math.max(0, p * (x + 0.5) + r * (y + 0.5) + e - 0.5));
+      const v = Math.min(height - 1, Math.max(0, q * (x + 0.5) + s * (y + 0.5) + f - 0.5));
       const [x0, y0] = [Math.floor(u), Math.floor(v)];
       const [x1, y1] = [Math.min(width - 1, x0 + 1), Math.min(height - 1, y0 + 1)];
       const [a, b] = [u - x0, v - y0];
@@ -63,6 +63,30 @@ export function aligned(source, left, right, least) {
   canvas.width = canvas.height = side;
   canvas.getContext("2d").putImageData(out, 0, 0);
   return canvas;
+}
+
+/**
+ * The source with the filled hole of its aligned face put back where it came from; the rest keeps its values.
+ *
+ * @param {HTMLCanvasElement} source is drawn on
+ * @param {HTMLImageElement} filled the aligned face
+ * @param {HTMLCanvasElement} hole what of it is new; transparent elsewhere
+ * @param {{x: number, y: number}} left the eye on the left, in pixels of the source
+ * @param {{x: number, y: number}} right the other one
+ */
+export function pastedBack(source, filled, hole, left, right) {
+  const side = filled.naturalWidth;
+  const patch = document.createElement("canvas");
+  patch.width = patch.height = side;
+  const cut = patch.getContext("2d");
+  cut.drawImage(hole, 0, 0, side, side);
+  cut.globalCompositeOperation = "source-in";
+  cut.drawImage(filled, 0, 0);
+  const context = source.getContext("2d");
+  context.imageSmoothingQuality = "high";
+  context.setTransform(mapping(left, right, side));
+  context.drawImage(patch, 0, 0);
+  return source;
 }
 
 /** Asks for the two eyes by clicks or keys on an element that lies over the picture. */

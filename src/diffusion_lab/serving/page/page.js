@@ -1,16 +1,14 @@
 /** The page: a picture, a hole, a run, its results. Everything that a person sees is one of five views. */
 
-import { aligned, EyePicker } from "./align.js";
+import { aligned, EyePicker, pastedBack } from "./align.js";
 import { Editor, Mask, noise } from "./editor.js";
+import { explain, hush, notify, say } from "./notices.js";
 import * as service from "./service.js";
+import * as settings from "./settings.js";
 import * as sources from "./sources.js";
 
-const STEPS = [2, 5, 10, 15, 20, 25, 30, 40, 50, 75, 100, 150, 200, 250, 500, 1000];
-const COUNTS = [1, 2, 4, 8];
 const PREVIEWS = 30;
 const MOST_RUNS = 24;
-const MOST_SEED = 2 ** 31 - 1;
-const NAMES = { ddim: "DDIM", ddpm: "DDPM", heun: "Heun", palette: "Palette", repaint: "RePaint", dps: "DPS", mcg: "MCG" };
 
 const $ = (id) => document.getElementById(id);
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
@@ -24,7 +22,7 @@ let shown = null; // the run whose results are on the stage
 let chosen = 0; // which of its completions
 const runs = []; // the newest first
 
-// ---------------------------------------------------------------------------------------------------- views, words
+// -------------------------------------------------------------------------------------------------------- the views
 
 function setView(view) {
   const held = document.activeElement;
@@ -41,72 +39,6 @@ function setView(view) {
 }
 
 const view = () => $("main").dataset.view;
-
-/** For those who listen: what has just happened. */
-const say = (text) => ($("say").textContent = text);
-
-let noticeTimer = 0;
-
-/** A message on top of the page; `seconds` counts down to its action. */
-function notify(text, { label = "", action = null, seconds = 0, kind = "error" } = {}) {
-  clearInterval(noticeTimer);
-  const button = $("notice-action");
-  $("notice").hidden = false;
-  $("notice").dataset.kind = kind;
-  $("notice-text").textContent = text;
-  button.hidden = action === null;
-  const go = () => {
-    hush();
-    action();
-  };
-  button.onclick = go;
-  let left = seconds;
-  const show = () => (button.textContent = left > 0 ? `${label} (${left})` : label);
-  show();
-  if (seconds > 0) {
-    noticeTimer = setInterval(() => {
-      left -= 1;
-      if (left <= 0) go();
-      else show();
-    }, 1000);
-  }
-}
-
-function hush() {
-  clearInterval(noticeTimer);
-  $("notice").hidden = true;
-  $("notice-text").textContent = "";
-}
-
-/** Tells a person what went wrong, and offers `again` where that makes sense. */
-function explain(error, again) {
-  if (error instanceof service.Unreachable) {
-    notify(`The service does not answer.${picture ? " Your picture and your hole are kept." : ""}`, {
-      label: "Try again",
-      action: again,
-      kind: "offline",
-    });
-  } else if (error instanceof service.Refused && error.status === 401) {
-    askKey(again);
-  } else if (error instanceof service.Refused && [429, 503].includes(error.status)) {
-    const busy = error.status === 429;
-    notify(busy ? "Many people are painting right now." : "The service is not ready yet.", {
-      label: busy ? "Try again" : "Ask again",
-      action: again,
-      seconds: Math.min(60, Math.max(1, error.retryAfter ?? 5)),
-      kind: "busy",
-    });
-  } else notify(error.message || "Something went wrong.", { label: "Try again", action: again });
-}
-
-function askKey(again) {
-  $("key-form").onsubmit = () => {
-    service.key.set($("key").value.trim());
-    $("key").value = "";
-    again();
-  };
-  $("key-dialog").showModal();
-}
 
 // ------------------------------------------------------------------------------------------------------ the picture
 
@@ -128,6 +60,7 @@ async function take(blob, name, known = false) {
 
 /** Puts a picture on the stage, with a hole to paint. */
 function show(fresh, mask = null) {
+  if (view() === "empty") scrollTo(0, 0); // what was chosen may lie far down the page
   picture = fresh;
   shown = null;
   for (const button of document.querySelectorAll("#history button")) button.removeAttribute("aria-current");
@@ -177,7 +110,7 @@ async function align(left, right) {
   const canvas = aligned(sources.pixels(from), place(left), place(right), 2 * about.image_size);
   const fresh = await sources.fromCanvas(canvas, from.name, about.limits);
   original = from;
-  show({ ...fresh, aligned: true });
+  show({ ...fresh, aligned: true, eyes: [place(left), place(right)] });
   say("The face is aligned.");
   focusHole();
 }
@@ -255,82 +188,10 @@ function save(blob, name) {
   setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
 }
 
-// ----------------------------------------------------------------------------------------------------- the settings
-
-const drawSeed = () => crypto.getRandomValues(new Uint32Array(1))[0] % 1_000_000; // short enough to be told
-
-function steps() {
-  const { steps: usual, least, most } = about.samplers[$("sampler").value];
-  const offered = STEPS.filter((n) => n >= least && n <= most);
-  return [...new Set([...offered, usual])].sort((a, b) => a - b);
-}
-
-function showSteps() {
-  const count = steps()[$("steps").valueAsNumber];
-  $("steps-text").textContent = count;
-  $("steps").setAttribute("aria-valuetext", `${count} steps`);
-  $("steps").style.setProperty("--part", $("steps").valueAsNumber / Math.max(1, $("steps").max));
-}
-
-function setSteps(wanted) {
-  const offered = steps();
-  const nearest = offered.reduce((a, b) => (Math.abs(b - wanted) < Math.abs(a - wanted) ? b : a));
-  $("steps").max = offered.length - 1;
-  $("steps").value = offered.indexOf(nearest);
-  showSteps();
-}
-
 function showSize() {
   $("size").value = editor.size;
   $("size").setAttribute("aria-valuetext", `${Math.round(editor.size / 10.24)} % of the picture`);
   $("size").style.setProperty("--part", (editor.size - 24) / (320 - 24));
-}
-
-/** Pixels of the picture over which a filling fades in: two of the model's, which are larger. */
-const softness = () =>
-  Math.min(about.limits.feather, Math.round((2 * Math.min(picture.width, picture.height)) / about.image_size));
-
-const settings = () => ({
-  num_samples: Number(document.querySelector("[name=count]:checked").value),
-  steps: steps()[$("steps").valueAsNumber],
-  sampler: $("sampler").value,
-  seed: Math.min(MOST_SEED, Math.max(0, Math.floor($("seed").valueAsNumber || 0))),
-  feather: $("soft").checked ? softness() : 0,
-});
-
-function setSettings({ num_samples, steps: count, sampler, seed, feather }) {
-  const box = document.querySelector(`[name=count][value="${num_samples}"]`);
-  if (box) box.checked = true;
-  if (about.samplers[sampler]) $("sampler").value = sampler;
-  setSteps(count);
-  $("seed").value = seed;
-  $("soft").checked = feather > 0;
-}
-
-function offer() {
-  $("model").textContent = `${about.version} · ${about.image_size} px`;
-  const taught = about.trained_on ? `, trained on ${about.trained_on}` : "";
-  $("model").title = `The model in service: ${about.image_size} × ${about.image_size} pixels${taught}.`;
-  $("model").hidden = false;
-  const offered = COUNTS.filter((n) => n <= about.limits.num_samples);
-  $("counts").replaceChildren(
-    ...offered.map((n) => {
-      const label = document.createElement("label");
-      const input = Object.assign(document.createElement("input"), { type: "radio", name: "count", value: n });
-      input.checked = n === Math.min(4, offered.at(-1));
-      label.append(input, String(n));
-      return label;
-    }),
-  );
-  $("sampler").replaceChildren(
-    ...Object.keys(about.samplers).map((name) => {
-      const label = NAMES[name] ?? name.replaceAll("_", " ");
-      const option = new Option(name === about.default_sampler ? `${label} (the model's own)` : label, name);
-      option.selected = name === about.default_sampler;
-      return option;
-    }),
-  );
-  setSteps(about.samplers[$("sampler").value].steps);
 }
 
 // ---------------------------------------------------------------------------------------------------------- the run
@@ -371,10 +232,10 @@ function choose(k) {
     $("after").hidden = false;
   }
   if (shown) {
+    $("whole").hidden = !(original && picture.eyes);
     const { settings: s, results, seconds, version } = shown;
-    const name = NAMES[s.sampler] ?? s.sampler.replaceAll("_", " ");
     $("result-text").textContent =
-      `Seed ${results[k].seed} · ${name}, ${s.steps} steps` + (seconds ? ` · ${seconds.toFixed(1)} s` : "");
+      `Seed ${results[k].seed} · ${settings.nameOf(s.sampler)}, ${s.steps} steps` + (seconds ? ` · ${seconds.toFixed(1)} s` : "");
     $("result-text").title = `Model ${version}`;
   }
 }
@@ -401,9 +262,8 @@ const unlessAborted = (promise, signal) =>
 /** Fills the hole, with another seed if `anew`. */
 async function fill(anew) {
   hush();
-  if (anew) $("seed").value = drawSeed();
-  const wanted = settings();
-  $("seed").value = wanted.seed;
+  if (anew) settings.redraw();
+  const wanted = settings.read(picture);
   const control = new AbortController();
   const mine = { picture, mask: editor.mask, original, settings: wanted, control, id: null, previews: [] };
   run = mine;
@@ -459,6 +319,10 @@ async function finish(mine, job) {
   for (const old of runs.splice(MOST_RUNS)) for (const { url } of old.results) URL.revokeObjectURL(url);
   listRuns();
   const best = chosen;
+  if (job.model_version !== about.version) {
+    about = { ...about, version: job.model_version };
+    showModel();
+  }
   present(kept);
   choose(best);
   say(`Done. ${results.length === 1 ? "One completion" : `${results.length} completions`} to look at.`);
@@ -472,7 +336,7 @@ function present(kept) {
   $("frame").style.setProperty("--height", picture.height);
   $("before").src = picture.image.src;
   editor.open(kept.mask);
-  setSettings(kept.settings);
+  settings.write(kept.settings);
   tiles(kept.results.map(({ seed }) => seed));
   for (const [k, { url }] of kept.results.entries()) $("completions").children[k].firstChild.src = url;
   $("compare").value = 10;
@@ -626,16 +490,9 @@ click("align-reset", () => {
   focusHole();
 });
 
-on("steps", "input", showSteps);
-on("sampler", "change", () => setSteps(about.samplers[$("sampler").value].steps));
-click("dice", () => {
-  $("seed").value = drawSeed();
-  $("repeat").checked = true; // who draws a seed wants this one
-});
-on("seed", "input", () => ($("repeat").checked = true));
 on("form", "submit", (event) => {
   event.preventDefault();
-  if (!run && !$("fill").disabled) fill(!$("repeat").checked);
+  if (!run && !$("fill").disabled) fill(!settings.repeats());
 });
 click("cancel", () => run?.control.abort());
 addEventListener("pagehide", () => run?.id && service.cancel(run.id).catch(() => {}));
@@ -647,6 +504,13 @@ click("edit", () => {
   changed();
 });
 click("download", () => save(shown.results[chosen].blob, resultName()));
+click("whole", async () => {
+  const { blob } = shown.results[chosen];
+  const filled = await sources.decoded(blob);
+  const photo = pastedBack(sources.pixels(original), filled, shown.mask.canvas, ...picture.eyes);
+  URL.revokeObjectURL(filled.src);
+  save(await sources.asPng(photo, blob), `whole-${resultName()}`);
+});
 click("continue", async () => {
   const { blob } = shown.results[chosen];
   const { aligned: known } = picture;
@@ -663,7 +527,6 @@ click("forget", () => {
   listRuns();
   if (view() === "done") show(picture, editor.mask);
 });
-click("notice-close", hush);
 
 function showTheme() {
   const chosenTheme = document.documentElement.dataset.theme ?? (dark.matches ? "dark" : "light");
@@ -681,10 +544,18 @@ click("theme", () => {
 });
 dark.addEventListener("change", showTheme);
 
+function showModel() {
+  const taught = about.trained_on ? `, trained on ${about.trained_on}` : "";
+  $("model").textContent = `Model ${about.version} · ${about.image_size} px`;
+  $("model").title = `In service: a model of ${about.image_size} × ${about.image_size} pixels${taught}.`;
+  $("model").hidden = false;
+}
+
 async function connect() {
   try {
     about = await service.info();
-    offer();
+    settings.offer(about);
+    showModel();
     hush();
   } catch (error) {
     explain(error, connect);
@@ -702,5 +573,4 @@ setView("empty");
 drawPatch();
 showTheme();
 showSize();
-$("seed").value = drawSeed();
 connect();
