@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from evaluated import results
 from PIL import Image, ImageColor
 
 from diffusion_lab import recipe
 from diffusion_lab.charts import COLOURS
 from diffusion_lab.figures import GAP, SCHEDULES, SEEN, SIDE, SOLVERS, main, quality, reverse_process
 from diffusion_lab.inpainting import Inpainter
+from evaluated import results
 
 CONF = Path(__file__).parents[1] / "conf"
 
