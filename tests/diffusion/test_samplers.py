@@ -1,0 +1,161 @@
+"""The published samplers are put together as published: their path, their variance, and what stands around what."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from diffusion_lab.diffusion import samplers
+from diffusion_lab.diffusion.denoiser import Condition, Prediction
+from diffusion_lab.diffusion.process import x_0_from_eps
+from diffusion_lab.diffusion.sampling import Sampler, keep_clean, sample
+from diffusion_lab.diffusion.schedule import linear
+
+SHAPE = (2, 1, 4)
+MASK = torch.tensor([[[True, True, False, False]]]).expand(2, 1, 4)
+FACE = torch.tensor([[[0.1, -0.2, 0.7, -0.9]]], dtype=torch.float64).expand(SHAPE)
+FILL = torch.full(SHAPE, 5.0, dtype=torch.float64)
+GIVEN = Condition(known=torch.where(MASK, FILL, FACE), mask=MASK, fill=FILL)
+
+
+class Model:
+    """Says one x_0 everywhere, whatever x is, and remembers what it was shown."""
+
+    condition_channels = 3
+
+    def __init__(self, x_0: float = 0.3) -> None:
+        self.x_0, self.shown, self.levels = x_0, [], []
+
+    def __call__(self, x: Tensor, level: Tensor, condition: Condition) -> Prediction:
+        self.shown.append(condition)
+        self.levels.append(float(level[0]))
+        gamma = level[:, None, None]
+        x_0 = self.x_0 + 0 * x
+        return Prediction(x_0, (x - gamma.sqrt() * x_0) / (1 - gamma).sqrt())
+
+
+def walked(sampler: Sampler, model: Model, trained_on=None) -> tuple[list[Tensor], list[Prediction]]:
+    """X before the first and after every step, and what was said, from fixed noise."""
+    generator = torch.Generator().manual_seed(0)
+    xs, said = [], []
+
+    def noise() -> Tensor:
+        return torch.randn(SHAPE, generator=generator, dtype=torch.float64)
+
+    x_T = noise()
+    xs.append(x_T)
+    sample(
+        model,
+        sampler,
+        trained_on or linear(),
+        x_T,
+        GIVEN,
+        noise,
+        keep_clean,
+        lambda rows, prediction: (xs.append(rows.x), said.append(prediction)),
+    )
+    return xs, said
+
+
+def spread(sampler: Sampler, level: float, next_level: float) -> float:
+    """Variance of the noise that the sampler's step adds in the hole."""
+    x = torch.zeros(1, 1, 4, dtype=torch.float64)
+    at, to = (torch.tensor([value], dtype=torch.float64) for value in (level, next_level))
+    said = sampler.wrap(Model())(x, at, Condition(known=x, mask=MASK[:1], fill=x))
+    quiet, loud = (
+        sampler.solver(x, said, at, to, lambda value=value: torch.full_like(x, value), sampler.solver.start(x))[0]
+        for value in (0.0, 1.0)
+    )
+    return float((loud - quiet)[0, 0, 0]) ** 2
+
+
+@pytest.mark.parametrize("trained_on", [linear(2000, 1e-6, 0.01), linear()], ids=["palette_train", "linear"])
+def test_palette_walks_its_own_schedule_with_the_large_variance_and_a_clip(trained_on):
+    published = linear(1000, 1e-4, 0.09)
+    model = Model(x_0=3.0)
+    _, said = walked(samplers.palette(1000), model, trained_on)
+    assert model.levels == published.alpha_bar.flip(0)[:-1].tolist()
+    assert all(bool((prediction.x_0 == 1).all()) for prediction in said)
+    for t in (1000, 400, 2):
+        level, next_level = published.alpha_bar[t].item(), published.alpha_bar[t - 1].item()
+        beta = 1e-4 + (t - 1) * (0.09 - 1e-4) / 999
+        assert spread(samplers.palette(), level, next_level) == pytest.approx(beta, rel=1e-9)
+    # Fewer calls stride over the same levels, and pay the variance of the stride.
+    assert set(samplers.palette(50).path(trained_on).tolist()) <= set(published.alpha_bar.tolist())
+
+
+@pytest.mark.parametrize(
+    "sampler", [samplers.replacement(5), samplers.repaint(6, 2, 2), samplers.dps(5), samplers.mcg(5), samplers.ddnm(5)]
+)
+def test_methods_for_unconditional_models_show_them_no_known_pixels(sampler):
+    model = Model()
+    walked(sampler, model)
+    for condition in model.shown:
+        assert torch.equal(condition.known, FILL)
+        assert bool(condition.mask.all())
+
+
+def test_replacement_and_repaint_draw_the_known_pixels_at_the_levels_of_the_path():
+    for sampler in (samplers.replacement(200), samplers.repaint(200, 20, 3)):
+        path = sampler.path(linear())
+        xs, _ = walked(sampler, Model())
+        reached = path[1:][path.diff() >= 0]  # where each step ends; a rise follows within the same tick
+        falls = torch.cat([path.diff()[1:] < 0, torch.tensor([False])])[path.diff() >= 0]
+        missed = [
+            (x - gamma.sqrt() * FACE)[~MASK] / (1 - gamma).sqrt()
+            for x, gamma, rises in zip(xs[1:], reached, falls, strict=True)
+            if not rises and gamma < 1
+        ]
+        noise = torch.cat(missed)
+        assert noise.mean().abs() < 5 * len(noise) ** -0.5
+        assert noise.var().item() == pytest.approx(1, abs=5 * (2 / len(noise)) ** 0.5)
+        torch.testing.assert_close(xs[-1][~MASK], FACE[~MASK])
+
+
+def test_ddnm_sees_the_known_pixels_in_every_x_0_and_has_its_papers_noise():
+    _, said = walked(samplers.ddnm(8), Model(x_0=3.0))
+    for prediction in said:
+        assert torch.equal(prediction.x_0[~MASK], FACE[~MASK])
+        assert bool((prediction.x_0[MASK] == 1).all())
+    beta_tilde = (1 - 0.6) / (1 - 0.4) * (1 - 0.4 / 0.6)
+    assert spread(samplers.ddnm(), 0.4, 0.6) == pytest.approx(0.85**2 * beta_tilde)
+
+
+class Steep(Model):
+    """Its x_0 is twice x."""
+
+    def __call__(self, x: Tensor, level: Tensor, condition: Condition) -> Prediction:
+        said = super().__call__(x, level, condition)
+        return Prediction(2 * x, said.eps)
+
+
+def test_dps_looks_at_the_clipped_x_0_as_its_authors_do():
+    level = torch.full((2,), 0.5, dtype=torch.float64)
+    x = torch.tensor([[[0.0, 0.0, 0.2, 0.9]]], dtype=torch.float64).expand(SHAPE)
+    said = samplers.dps(scale=0.5).wrap(Steep())(x, level, GIVEN)
+    # y - x_0 is (.7 - .4, -.9 - 1): the second pixel is clipped, so that nothing moves it.
+    expected = torch.tensor([0.0, 0.0, 0.5 * 2 * 0.3 / (0.3**2 + 1.9**2) ** 0.5, 0.0], dtype=torch.float64)
+    torch.testing.assert_close(said.gradient, expected.expand(SHAPE))
+
+
+def test_a_guide_stands_inside_the_clip():
+    def uphill(denoiser):
+        def guided(x: Tensor, level: Tensor, condition: Condition) -> Prediction:
+            said = denoiser(x, level, condition)
+            eps = said.eps - 50
+            return Prediction(x_0_from_eps(x, eps, level), eps)
+
+        return guided
+
+    _, said = walked(samplers.guided(samplers.ddim(4), uphill), Model())
+    assert all(bool((prediction.x_0 <= 1).all()) for prediction in said)
+
+
+@pytest.mark.parametrize("solver", [samplers.ddpm(variance_mix=1.0), samplers.palette(), samplers.ddim(eta=0.5)])
+def test_rows_that_end_draw_no_noise_beside_rows_that_do_not(solver):
+    """In the service rows at the end of their path share a step with others."""
+    x = torch.zeros(SHAPE, dtype=torch.float64)
+    level, next_level = torch.tensor([0.9, 0.4]).double(), torch.tensor([1.0, 0.6]).double()
+    said = solver.wrap(Model())(x, level, GIVEN)
+    ended, _ = solver.solver(x, said, level, next_level, lambda: torch.ones_like(x), ())
+    torch.testing.assert_close(ended[0], torch.full_like(ended[0], 0.3))
+    assert bool((ended[1] != ended[1].new_tensor(0.3)).all())
