@@ -1,5 +1,6 @@
 """The service as a person starts and stops it."""
 
+import asyncio
 import io
 import json
 import os
@@ -60,6 +61,12 @@ def pictures() -> dict[str, bytes]:
     return found
 
 
+def resident(process: int) -> int:
+    """Bytes of memory that a process holds."""
+    status = Path(f"/proc/{process}/status").read_text()
+    return int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) * 1024
+
+
 def test_serve_then_drain(folder: Path) -> None:
     with started("serve.py", f"inpainter={folder}", "port=0") as (process, line, url):
         assert line.startswith(f"Serving '{folder}' on http://127.0.0.1:")
@@ -87,6 +94,51 @@ def test_serve_then_drain(folder: Path) -> None:
         long.join()
         assert answers[0].status_code == 200
         assert process.wait(timeout=30) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
+def test_ten_times_more_than_it_can_do(folder: Path) -> None:
+    """Whoever comes is filled or refused with a time to come back; the service stays awake and in its memory."""
+    arguments = (f"inpainter={folder}", "port=0", "engine.max_queue=4", "engine.max_batch=2")
+    with started("serve.py", *arguments) as (process, _, url):
+        steps, health = {"steps": 200}, []
+        begun = time.monotonic()
+        assert httpx.post(f"{url}/v1/inpaint", files=pictures(), data=steps, timeout=60).status_code == 200
+        every = (time.monotonic() - begun) / 2 / 10
+        before = most = resident(process.pid)
+
+        async def load() -> list[httpx.Response]:
+            limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+            async with httpx.AsyncClient(base_url=url, timeout=60, limits=limits) as client:
+                asked = []
+                end = time.monotonic() + 8
+                while time.monotonic() < end:
+                    asked.append(asyncio.create_task(client.post("/v1/inpaint", files=pictures(), data=steps)))
+                    await asyncio.sleep(every)
+                return await asyncio.gather(*asked)
+
+        def look() -> None:
+            nonlocal most
+            with httpx.Client(base_url=url, timeout=60) as client:
+                while not over.wait(0.05):
+                    asked = time.monotonic()
+                    assert client.get("/healthz").status_code == 200
+                    health.append(time.monotonic() - asked)
+                    most = max(most, resident(process.pid))
+
+        over = threading.Event()
+        looking = threading.Thread(target=look)
+        looking.start()
+        answers = asyncio.run(load())
+        over.set()
+        looking.join()
+        codes = {code: sum(answer.status_code == code for answer in answers) for code in (200, 429, 503)}
+        assert sum(codes.values()) == len(answers) > 30
+        assert codes[429] > codes[200] > 4
+        assert all(int(answer.headers["retry-after"]) >= 1 for answer in answers if answer.status_code != 200)
+        assert sorted(health)[int(0.99 * len(health))] < 0.1
+        assert most - before < 100 * 2**20
 
 
 def test_a_stream_ends_when_the_service_does(folder: Path) -> None:

@@ -1,3 +1,7 @@
+import subprocess
+import sys
+from pathlib import Path
+
 import httpx
 import pytest
 from fakes import MODEL, FakeEngine, files, served
@@ -87,3 +91,27 @@ def test_every_answer_has_a_name_and_its_headers(service: httpx.Client) -> None:
     assert service.get("/healthz", headers={"X-Request-ID": "trace-7"}).headers["x-request-id"] == "trace-7"
     forged = service.get("/healthz", headers={"X-Request-ID": "a b\tc"}).headers["x-request-id"]
     assert len(forged) == 16
+
+
+def test_requests_are_traces_where_opentelemetry_runs() -> None:
+    """In a process of its own: a provider of traces is set once for all."""
+    pytest.importorskip("opentelemetry.sdk")
+    code = """
+from fakes import MODEL, FakeEngine
+from fastapi.testclient import TestClient
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from diffusion_lab.serving.api import create_app
+from diffusion_lab.serving.desk import offered
+spans, provider = InMemorySpanExporter(), TracerProvider()
+provider.add_span_processor(SimpleSpanProcessor(spans))
+trace.set_tracer_provider(provider)
+client = TestClient(create_app(FakeEngine(), offered({"model": MODEL})))
+for path in ("/v1/info", "/healthz", "/metrics"):
+    assert client.get(path).status_code == 200
+print([span.name for span in spans.get_finished_spans() if span.kind is trace.SpanKind.SERVER])
+"""
+    run = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, capture_output=True, text=True)
+    assert run.stdout.strip() == "['GET /v1/info']", run.stderr

@@ -20,7 +20,7 @@ from diffusion_lab.serving.desk import Desk, Filled, JobSettings, Limits, Offer,
 from diffusion_lab.serving.engine import Engine
 from diffusion_lab.serving.errors import Mistake, declared
 from diffusion_lab.serving.measures import Measures
-from diffusion_lab.serving.requests import read_form, unless_gone
+from diffusion_lab.serving.requests import in_a_form, read_form, unless_gone
 from diffusion_lab.serving.security import Guard, Keys
 
 PAGE = Path(__file__).with_name("page")
@@ -332,10 +332,9 @@ def example(kind: Literal["image", "mask"]) -> str:
 
 def described(settings: type[Settings]) -> dict[str, Any]:
     """OpenAPI's description of a request with an image and a mask, as multipart or JSON."""
-    schema = settings.model_json_schema()
-    properties: dict[str, Any] = schema["properties"]
+    fields: dict[str, Any] = settings.model_json_schema()["properties"]
 
-    def body(image: dict[str, Any]) -> dict[str, Any]:
+    def body(image: dict[str, Any], properties: dict[str, Any]) -> dict[str, Any]:
         files = {
             "image": {**image, "description": "PNG, JPEG or WebP of any size"},
             "mask": {**image, "description": "of the same size; white is the hole, from middle grey on"},
@@ -347,8 +346,8 @@ def described(settings: type[Settings]) -> dict[str, Any]:
             "additionalProperties": False,
         }
 
-    form = body({"type": "string", "contentMediaType": "application/octet-stream"})
-    json = body({"type": "string", "contentEncoding": "base64"})
+    form = body({"type": "string", "contentMediaType": "application/octet-stream"}, in_a_form(fields))
+    json = body({"type": "string", "contentEncoding": "base64"}, fields)
     picture = {"contentType": "image/png, image/jpeg, image/webp"}
     examples = {
         "small": {

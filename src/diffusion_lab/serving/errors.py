@@ -11,7 +11,7 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from diffusion_lab.serving.engine import JobFailed, NotReady, QueueFull, Refused
@@ -92,7 +92,7 @@ def understood(error: Exception) -> Mistake:
         case JobFailed():
             retry = 5 if error.code == "shutting_down" else None
             return Mistake(FAILED[error.code], error.code, str(error), retry_after=retry)
-        case RequestValidationError() | ValidationError():
+        case RequestValidationError():
             return invalid(error.errors())
         case HTTPException():
             code, message = CODES.get(error.status_code, ("error", str(error.detail)))

@@ -22,7 +22,7 @@ from diffusion_lab.pictures import png
 from diffusion_lab.serving.desk import Desk, Order, Settings
 from diffusion_lab.serving.engine import Event, Finished, Stepped
 from diffusion_lab.serving.errors import Mistake, content, declared, invalid
-from diffusion_lab.serving.requests import Form, read_form, unless_gone
+from diffusion_lab.serving.requests import Form, in_a_form, read_form, unless_gone
 
 FILES = {"image": "image", "image[]": "image", "mask": "mask", "mask_image": "mask"}
 """What clients call the two files."""
@@ -123,7 +123,7 @@ def router(desk: Desk, dependencies: Sequence[Any]) -> APIRouter:
     }
 
     @routes.post(
-        "/edits", response_class=Response, responses=answers, openapi_extra=described(), summary="Edit (OpenAI)"
+        "/edits", response_class=Response, responses=answers, openapi_extra=described(settings), summary="Edit (OpenAI)"
     )
     async def edit(request: Request) -> Response:
         """Fills what is transparent in `mask`, or in `image` if there is no mask.
@@ -251,9 +251,12 @@ def encoded(picture: Image.Image, kind: str, quality: int | None) -> bytes:
     return stream.getvalue()
 
 
-def described() -> dict[str, Any]:
-    """OpenAPI's description of the request."""
-    schema = Edit.model_json_schema()
+def described(settings: type[Settings]) -> dict[str, Any]:
+    """OpenAPI's description of the request, with the bounds that the settings have."""
+    fields = in_a_form(Edit.model_json_schema()["properties"])
+    for name, bounded in in_a_form(settings.model_json_schema()["properties"]).items():
+        bounds = {key: bounded[key] for key in ("minimum", "maximum", "enum") if key in bounded}
+        fields[NAMES.get(name, name)] |= bounds
     file = {"type": "string", "contentMediaType": "application/octet-stream"}
     files = {
         "image": {**file, "description": "PNG, JPEG or WebP of any size"},
@@ -262,5 +265,7 @@ def described() -> dict[str, Any]:
             "description": "of the same size, transparent (alpha 0) in the hole; none: the image's own alpha",
         },
     }
-    form = {"type": "object", "required": ["image"], "properties": {**files, **schema["properties"]}}
-    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": form}}}}
+    form = {"type": "object", "required": ["image"], "properties": {**files, **fields}}
+    encoding = {name: {"contentType": "image/png, image/jpeg, image/webp"} for name in files}
+    body = {"multipart/form-data": {"schema": form, "encoding": encoding}}
+    return {"requestBody": {"required": True, "content": body}}

@@ -9,11 +9,11 @@ from typing import Any, TypeVar
 
 from anyio import to_thread
 from fastapi import Request
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.datastructures import UploadFile
 from starlette.requests import ClientDisconnect
 
-from diffusion_lab.serving.errors import Mistake
+from diffusion_lab.serving.errors import Mistake, invalid
 
 T = TypeVar("T")
 Validated = TypeVar("Validated", bound=BaseModel)
@@ -34,8 +34,15 @@ class Form:
     text: bool
 
     def validated(self, model: type[Validated]) -> Validated:
-        """The other fields as a model has them."""
-        return model.model_validate(dict(self.values), context={"text": self.text})
+        """The other fields as a model has them.
+
+        Raises:
+            Mistake: if one is none of the model's, or beyond its bounds.
+        """
+        try:
+            return model.model_validate(dict(self.values), context={"text": self.text})
+        except ValidationError as error:
+            raise invalid(error.errors()) from None
 
     def needed(self, name: str) -> bytes:
         """A file that must be there."""
@@ -89,7 +96,10 @@ class _Body(BaseModel):
 
 
 def _json(body: bytes, files: Sequence[str]) -> Form:
-    values = dict(_Body.model_validate_json(body).model_extra or {})
+    try:
+        values = dict(_Body.model_validate_json(body).model_extra or {})
+    except ValidationError as error:
+        raise invalid(error.errors()) from None
     found = {name: decoded(values.pop(name), name) for name in files if values.get(name) is not None}
     return Form(found, {name: value for name, value in values.items() if name not in files}, text=False)
 
@@ -108,6 +118,21 @@ def decoded(value: object, name: str) -> bytes:
         return base64.b64decode("".join(text.split()), validate=True)
     except (binascii.Error, ValueError) as error:
         raise Mistake(400, "invalid_base64", f"the {name} is not base64 ({error})", name) from None
+
+
+def in_a_form(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a JSON schema as a form has them, where nothing is null: what is not meant is left out.
+
+    Example:
+        >>> in_a_form({"seed": {"anyOf": [{"type": "integer"}, {"type": "null"}], "title": "Seed"}})
+        {'seed': {'title': 'Seed', 'type': 'integer'}}
+    """
+    found = {}
+    for name, field in fields.items():
+        kinds = [kind for kind in field.get("anyOf", ()) if kind != {"type": "null"}]
+        rest = {key: value for key, value in field.items() if (key, value) != ("default", None)}
+        found[name] = {**{k: v for k, v in rest.items() if k != "anyOf"}, **kinds[0]} if len(kinds) == 1 else rest
+    return found
 
 
 async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
