@@ -34,6 +34,12 @@ UNUSED = {
     "total_tokens": 0,
 }
 """Their clients want to know the use of tokens, of which there are none here."""
+EVENT = {
+    "type": "object",
+    "required": ["event", "data"],
+    "properties": {"event": {"type": "string"}, "data": {"type": "string"}},
+}
+"""What a stream consists of, for OpenAPI; `data` is JSON."""
 NAMES = {"num_samples": "n", "steps": "num_inference_steps"}
 """What settings are called here and there."""
 
@@ -117,7 +123,7 @@ def router(desk: Desk, dependencies: Sequence[Any]) -> APIRouter:
         200: {
             "model": Edits,
             "description": "The completions, or a stream of `image_edit.partial_image` and `image_edit.completed`",
-            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+            "content": {"text/event-stream": {"itemSchema": EVENT}},
         },
         **declared(400, *([401] if dependencies else []), 408, 413, 415, 422, 429, 500, 503, 504),
     }
