@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from diffusion_lab.diffusion.samplers import ddim
 from diffusion_lab.inpainting import Inpainter
+from diffusion_lab.serving.cluster import replicated
 from diffusion_lab.serving.engine import (
     Code,
     Event,
@@ -30,7 +31,7 @@ from diffusion_lab.serving.engine import (
     SwapRefused,
 )
 from diffusion_lab.serving.local import LocalEngine
-from diffusion_lab.serving.replicas import ReplicatedEngine, replicated
+from diffusion_lab.serving.replicas import ReplicatedEngine
 from diffusion_lab.serving.swapping import version_of
 
 pytest.importorskip("ray")
@@ -43,6 +44,10 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
+
+
+PATIENCE = 300
+"""Seconds: what is tested is what happens, and not how soon on a busy machine."""
 
 
 class Heard:
@@ -84,7 +89,7 @@ def finished(events: list[Event]) -> Finished:
 
 
 def run(coroutine: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(asyncio.wait_for(coroutine, 100))
+    asyncio.run(asyncio.wait_for(coroutine, PATIENCE))
 
 
 def offspring(process: int) -> set[int]:
@@ -126,7 +131,7 @@ def engine(folder: Path, heard: Heard) -> Iterator[ReplicatedEngine]:
     yield engine
     ours |= offspring(os.getpid()) - before
     asyncio.run(engine.drain(1))
-    until(lambda: not any(Path(f"/proc/{process}").exists() for process in ours), 20)
+    until(lambda: not any(Path(f"/proc/{process}").exists() for process in ours), PATIENCE)
 
 
 def test_a_replica_that_is_killed_under_load_costs_no_job_and_comes_back(
@@ -168,7 +173,7 @@ def test_a_replica_that_is_killed_under_load_costs_no_job_and_comes_back(
 
     run(main())
     assert heard.failures == heard.gone == []
-    until(lambda: len({standing.process for standing in engine.standings} - {victim}) == 2, 100)
+    until(lambda: len({standing.process for standing in engine.standings} - {victim}) == 2, PATIENCE)
     assert engine.stats().ready
 
 
@@ -176,13 +181,14 @@ def test_who_goes_frees_the_place_in_the_replica(engine: ReplicatedEngine, heard
     async def main() -> None:
         await asyncio.gather(*(events_of(engine, job(seed)) for seed in range(4)))  # what was measured so far
         heard.steps.clear()
+        heard.gone.clear()
         async with aclosing(engine.submit(job(1, steps=100))) as events:
             async for event in events:
                 if isinstance(event, Stepped) and event.step == 3:
                     break
         assert engine.stats().running == 0
         assert heard.gone == ["running"]
-        end = time.monotonic() + 10
+        end = time.monotonic() + PATIENCE
         while any(standing.stats.running for standing in engine.standings) and time.monotonic() < end:
             await asyncio.sleep(0.05)
         await asyncio.gather(*(events_of(engine, job(seed)) for seed in range(4)))
@@ -232,7 +238,7 @@ def test_all_replicas_adopt_a_model_or_none(engine: ReplicatedEngine, folder: Pa
             assert seen[-1] == engine.version
 
     run(main())
-    until(lambda: [standing.version for standing in engine.standings] == [version_of(good)] * 2)
+    until(lambda: [standing.version for standing in engine.standings] == [version_of(good)] * 2, PATIENCE)
 
 
 def test_a_replica_that_comes_back_serves_the_model_that_was_adopted(engine: ReplicatedEngine, folder: Path) -> None:

@@ -1,18 +1,14 @@
-"""An engine of many: replicas under Ray Serve, each a `LocalEngine` in a process of its own, behind this one front."""
+"""An engine of many: one front, behind which replicas under Ray Serve fill the holes."""
 
 import asyncio
 import logging
 import math
-import os
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from diffusion_lab import recipe
 from diffusion_lab.serving.engine import (
@@ -29,163 +25,17 @@ from diffusion_lab.serving.engine import (
     Stepped,
     SwapRefused,
 )
-from diffusion_lab.serving.local import LocalEngine, Unmeasured
-from diffusion_lab.serving.swapping import checked, version_of
+from diffusion_lab.serving.replica import Standing, Wish
+from diffusion_lab.serving.swapping import version_of
 
 log = logging.getLogger(__name__)
 
 RETRIES = 2
 """How often a job begins anew that lost its replica."""
-SILENT = 60.0
-"""Seconds without a sign of its model's thread after which a replica is replaced: no network call takes as long."""
 LATE = 5.0
 """Seconds after a job's deadline within which its replica has to say so."""
 LOOK = 1.0
 """Seconds between looks at the replicas."""
-SETTINGS = {
-    "RAY_USAGE_STATS_ENABLED": "0",  # nothing is reported home
-    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # else `uv run` makes every replica an environment of its own
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # what a replica without a GPU sees is no matter: it serves on the CPU
-}
-"""Of Ray, for its processes; whoever has set them already has their way."""
-
-
-@dataclass(frozen=True)
-class Wish:
-    """The model that is to be in service.
-
-    Args:
-        number: grows with every swap.
-        folder: of the inpainter, as every replica sees it.
-    """
-
-    number: int
-    folder: Path
-
-
-@dataclass(frozen=True)
-class Standing:
-    """How a replica stands.
-
-    Args:
-        process: its id, on its machine.
-        version: of its model.
-        stats: of its engine.
-    """
-
-    process: int
-    version: str
-    stats: Stats
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What a replica's engine has measured since it was last asked.
-
-    Args:
-        waits: seconds that jobs waited.
-        steps: pictures and seconds of every step.
-    """
-
-    waits: Sequence[float]
-    steps: Sequence[tuple[int, float]]
-
-    def tell(self, measures: Measures) -> None:
-        """Hands it on."""
-        for seconds in self.waits:
-            measures.waited(seconds)
-        for rows, seconds in self.steps:
-            measures.stepped(rows, seconds)
-
-
-class Notes(Unmeasured):
-    """Keeps what the engine measures until an event takes it to the front, which counts the ends of jobs itself."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._waits: list[float] = []
-        self._steps: list[tuple[int, float]] = []
-
-    def waited(self, seconds: float) -> None:
-        with self._lock:
-            self._waits.append(seconds)
-
-    def stepped(self, rows: int, seconds: float) -> None:
-        with self._lock:
-            self._steps.append((rows, seconds))
-
-    def taken(self) -> Measured:
-        """All of it, once."""
-        with self._lock:
-            measured = Measured(self._waits, self._steps)
-            self._waits, self._steps = [], []
-        return measured
-
-
-class Replica:
-    """What Ray Serve runs several of.
-
-    Args:
-        folder: of the inpainter that is in service when the service starts.
-        device: to serve on.
-        max_batch: pictures in a network call.
-        max_queue: jobs that may wait.
-        seconds: until a job is given up.
-    """
-
-    def __init__(self, folder: Path, device: str, max_batch: int, max_queue: int, seconds: float) -> None:
-        model = checked(folder, torch.device(device))
-        self._device = model.device
-        self._notes = Notes()
-        self._engine = LocalEngine(
-            model.inpainter,
-            model.version,
-            max_batch=max_batch,
-            max_queue=max_queue,
-            seconds=seconds,
-            measures=self._notes,
-        )
-        self._wished = 0
-        self._adopting = asyncio.Lock()
-
-    async def reconfigure(self, config: dict[str, Any]) -> None:
-        """Ray Serve awaits this before it sends jobs; the first network calls are made by then."""
-        await self._engine.ready()
-
-    def check_health(self) -> None:
-        """Ray Serve replaces a replica that raises here."""
-        stats = self._engine.stats()
-        if not stats.ready or stats.heartbeat > SILENT:
-            raise RuntimeError(f"the model's thread has been silent for {stats.heartbeat:.0f} s, or has ended")
-
-    async def submit(self, job: Job, wish: Wish) -> AsyncGenerator[tuple[Event | Refused | JobFailed, Measured], None]:
-        """The engine's events, or at last why there are no more; a replica that is behind adopts the wish first."""
-        await self.adopt(wish)
-        try:
-            async with aclosing(self._engine.submit(job)) as events:
-                async for event in events:
-                    yield event, self._notes.taken()
-        except (Refused, JobFailed) as error:  # as a value: Ray would wrap it in an error of its own
-            yield error, self._notes.taken()
-
-    async def adopt(self, wish: Wish) -> str:
-        """Puts the model of a wish in service, unless a later one is, and says the version in service."""
-        async with self._adopting:
-            if wish.number > self._wished:
-                await self._engine.swap(wish.folder)
-                self._wished = wish.number
-            return self._engine.version
-
-    async def unfit(self, folder: Path) -> str | None:
-        """Why the inpainter of a folder cannot serve here; None if it can."""
-        try:
-            await asyncio.to_thread(checked, folder, self._device, self._engine.image_size)
-        except SwapRefused as refused:
-            return str(refused)
-        return None
-
-    async def standing(self) -> Standing:
-        return Standing(os.getpid(), self._engine.version, self._engine.stats())
 
 
 @dataclass(eq=False)
@@ -428,125 +278,3 @@ class ReplicatedEngine:
 
 class _Lost(Exception):
     """A replica has gone without an error."""
-
-
-def replicated(
-    folder: Path,
-    measures: Measures,
-    *,
-    address: str | None = None,
-    app: str = "diffusion_lab",
-    replicas: int = 2,
-    most_replicas: int | None = None,
-    cpus: float = 1.0,
-    gpus: float = 0.0,
-    max_batch: int = 16,
-    max_queue: int = 64,
-    seconds: float = 600.0,
-    object_store: int = 200 * 2**20,
-) -> ReplicatedEngine:
-    """An engine of replicas under Ray Serve.
-
-    Args:
-        folder: of the inpainter, on a path that every machine sees.
-        measures: is told what the replicas do.
-        address: of a running Ray, or auto for the one on this machine; None starts one, which ends with the engine.
-        app: name in Ray Serve; a service that starts under a name that is taken takes its replicas over.
-        replicas: at least.
-        most_replicas: under load; None is always the same number.
-        cpus: that Ray sets aside for each.
-        gpus: likewise, part of one is possible; with 0 they serve on the CPU.
-        max_batch: pictures in a network call.
-        max_queue: jobs that may wait, per replica.
-        seconds: until a job is given up.
-        object_store: bytes of shared memory, if Ray is started.
-
-    Raises:
-        ValueError: if the model is not fit, Ray is not to be had, or this machine is too small.
-    """
-    folder = folder.absolute()
-    try:
-        checked(folder, torch.device("cpu"))  # a mistake shows before anything is started
-    except SwapRefused as refused:
-        raise ValueError(str(refused)) from None
-    for name, value in SETTINGS.items():
-        os.environ.setdefault(name, value)
-    try:
-        import ray
-        from ray import serve
-    except ImportError:
-        raise ValueError("engine=ray needs Ray: uv sync --extra ray") from None
-    start(address, object_store)
-    try:
-        if address is None:
-            has: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-            for kind, each in (("CPU", cpus), ("GPU", gpus)):
-                if replicas * each > has.get(kind, 0):
-                    raise ValueError(
-                        f"{replicas} replicas of {each:g} {kind}s do not fit on this machine of "
-                        f"{has.get(kind, 0):g}: set engine.replicas= or engine.{kind.lower()}s="
-                    )
-        serve.start(proxy_location="Disabled")  # the only door is ours
-        places = max_batch + max_queue
-        scale: dict[str, Any] = {"num_replicas": replicas}
-        if most_replicas is not None:
-            scale = {
-                "autoscaling_config": {
-                    "min_replicas": replicas,
-                    "max_replicas": most_replicas,
-                    "target_ongoing_requests": max_batch,
-                }
-            }
-        deployment = serve.deployment(
-            Replica,
-            name="replica",
-            max_ongoing_requests=places,
-            user_config={},  # so that Ray Serve awaits `reconfigure`
-            health_check_period_s=LOOK,
-            graceful_shutdown_timeout_s=seconds,  # one that is not needed any more ends its jobs
-            ray_actor_options={"num_cpus": cpus, "num_gpus": gpus},
-            logging_config={"log_level": "WARNING", "enable_access_log": False},
-            **scale,
-        )
-        bound = deployment.bind(  # type: ignore[attr-defined]
-            folder, "cuda" if gpus else "cpu", max_batch, places, seconds
-        )
-        handle = serve.run(bound, name=app, route_prefix=None)
-
-        def close() -> None:
-            if address is not None:
-                serve.delete(app)
-            ray.shutdown()
-
-        return ReplicatedEngine(handle, folder, max_queue=max_queue, seconds=seconds, measures=measures, close=close)
-    except BaseException:
-        ray.shutdown()
-        raise
-
-
-def start(address: str | None, object_store: int) -> None:
-    """Starts Ray, or joins it.
-
-    Args:
-        address: None starts it.
-        object_store: bytes of shared memory, if it is started.
-
-    Raises:
-        ValueError: if it can do neither.
-    """
-    import ray
-
-    logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    try:
-        if address is not None:
-            ray.init(address=address, logging_level=logging.WARNING)
-        else:
-            ray.init(
-                address="local",
-                include_dashboard=False,
-                object_store_memory=object_store,
-                logging_level=logging.WARNING,
-            )
-    except Exception as error:  # Ray raises errors of every kind here
-        where = f"join Ray at {address}" if address is not None else "start Ray"
-        raise ValueError(f"cannot {where}: {error}") from error
