@@ -181,9 +181,10 @@ def test_jobs_are_done_alike_before_and_after_a_swap_under_load(
             while len(made) < 8:
                 await asyncio.sleep(0.01)
             assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == compiles  # all of it before the first job
+            before = len(made)
             assert await engine.swap(second) == "faces@2"
             served = len(made)
-            assert served > 20  # nobody waited for the new form
+            assert served >= before + 4  # nobody waited for the new form
             while len(made) < served + 8:
                 await asyncio.sleep(0.01)
             done.set()
@@ -191,7 +192,7 @@ def test_jobs_are_done_alike_before_and_after_a_swap_under_load(
             gradient = Job(job(7).image, job(7).mask, (7,), dps(steps=3))
             made.append((gradient, await result_of(engine, gradient)))
 
-    run(main(), seconds=500)
+    run(main(), seconds=1500)
     assert {result.version for _, result in made} == set(models)
     for asked, result in [*made[:6], *made[-6:]]:
         assert levels_between(models[result.version], asked, result) <= 1

@@ -15,6 +15,7 @@ from diffusion_lab.serving.swapping import checked
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is reported home
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # else `uv run` makes every replica an environment of its own
+    "RAY_worker_niceness": "0",  # else replicas get what everything else on the machine leaves over
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # what a replica without a GPU sees is no matter: it serves on the CPU
 }
 """Of Ray, for its processes; whoever has set them already has their way."""
