@@ -62,6 +62,7 @@ def coverage(mask: MaskFn, size: int, count: int) -> Tensor:
 @every_kind
 @given(size=st.integers(16, 256), seed=st.integers(0, 2**63 - 1))
 def test_is_bool_of_its_size_neither_empty_nor_full_and_in_range(mask, least, most, mean, size, seed):
+    """At any size: boxes meant for 256 pixels fall outside of pictures of 64 (Janspiry's fault)."""
     drawn = mask(size, seeded(seed))
     assert (drawn.dtype, drawn.shape) == (torch.bool, (1, size, size))
     assert 0 < int(drawn.sum()) < size**2

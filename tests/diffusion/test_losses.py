@@ -68,6 +68,7 @@ def test_the_loss_is_the_mean_over_the_hole_and_blind_outside():
 
 @given(st.integers(1, 8), st.integers(1, 8))
 def test_the_loss_does_not_scale_with_the_area_of_the_hole(height, width):
+    """A mean over all pixels does, so that small holes hardly train (Janspiry's fault)."""
     x_0, eps, _ = drawn()
     mask = torch.zeros(4, 1, 8, 8, dtype=torch.bool)
     mask[:, :, :height, :width] = True

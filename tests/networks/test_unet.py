@@ -53,6 +53,7 @@ def test_gradient_reaches_every_parameter(awake: Awake, options: dict[str, Any])
 @pytest.mark.parametrize("resample_blocks", [False, True])
 @pytest.mark.parametrize(("patch", "asked"), [(1, [16, 8]), (2, [8]), (1, [4])])
 def test_attention_sits_where_it_was_asked_for(patch: int, asked: list[int], resample_blocks: bool):
+    """In pixels: a list of factors that never match left attention out without a word (Janspiry's fault)."""
     unet = UNet(32, 16, (1, 1, 2, 2), 2, asked, resample_blocks=resample_blocks, patch=patch)
     seen: list[int] = []
     for module in unet.modules():

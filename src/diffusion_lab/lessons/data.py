@@ -50,6 +50,25 @@ def swiss_roll_bits(points: Tensor, noise: float = 0.05, pieces: int = 4000) -> 
     return -nats / math.log(2)
 
 
+def ring(modes: int, noise: float) -> Tensor:
+    """Centres ``(modes, 2)`` on a circle, so wide that with Gaussian noise on them the points have mean square 1."""
+    angle = 2 * math.pi * torch.arange(modes) / modes
+    return torch.stack([angle.cos(), angle.sin()], dim=1) * math.sqrt(2 * (1 - noise**2))
+
+
+def rings(count: int, generator: Generator, modes: int = 8, noise: float = 0.05) -> Tensor:
+    """Points ``(count, 2)`` of a ring of Gaussians, each as likely as the others."""
+    chosen = torch.randint(modes, (count,), generator=generator)
+    return ring(modes, noise)[chosen] + noise * torch.randn(count, 2, generator=generator)
+
+
+def ring_bits(points: Tensor, modes: int = 8, noise: float = 0.05) -> Tensor:
+    """-log2 of the ring's density at points ``(N, 2)``."""
+    apart = torch.cdist(points.double(), ring(modes, noise).double()) / noise
+    nats = torch.logsumexp(-0.5 * apart.square(), dim=1) - math.log(modes * 2 * math.pi * noise**2)
+    return -nats / math.log(2)
+
+
 def heartbeats() -> Tensor:
     """The five sequences ``(5, 20)`` that are all there is: 1 at every fifth place, -1 elsewhere."""
     places = torch.arange(PLACES)
