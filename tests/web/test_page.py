@@ -11,7 +11,7 @@ import threading
 import time
 import zipfile
 from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import aclosing
+from contextlib import aclosing, contextmanager
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -85,9 +85,26 @@ class Service:
         self.engine = engine
 
 
+@contextmanager
+def listening(app: Any) -> Iterator[str]:
+    """An app on a port of this machine."""
+    uvicorn = pytest.importorskip("uvicorn")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning", timeout_graceful_shutdown=2))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.02)
+    yield f"http://127.0.0.1:{port}"
+    server.should_exit = True
+    thread.join(20)
+
+
 @pytest.fixture(scope="module")
 def service() -> Iterator[Service]:
-    uvicorn = pytest.importorskip("uvicorn")
+    pytest.importorskip("uvicorn")
     from diffusion_lab.serving.api import create_app
     from diffusion_lab.serving.desk import offered
     from diffusion_lab.serving.local import LocalEngine
@@ -98,18 +115,8 @@ def service() -> Iterator[Service]:
         torch.nn.init.normal_(parameter, std=0.05)
     inpainter.recipe = {"model": MODEL, "data": {"name": "none", "crop": "full", "image_size": 16}}
     engine = Moody(LocalEngine(inpainter, "tiny@1"))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    app = create_app(engine, offered(inpainter.recipe), trained_on="nothing")
-    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning", timeout_graceful_shutdown=2))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        time.sleep(0.02)
-    yield Service(f"http://127.0.0.1:{port}", engine)
-    server.should_exit = True
-    thread.join(20)
+    with listening(create_app(engine, offered(inpainter.recipe), trained_on="nothing")) as url:
+        yield Service(url, engine)
 
 
 @pytest.fixture(scope="module")
@@ -267,7 +274,7 @@ def page(browser: Any, service: Service, tmp_path: Path) -> Iterator[Page]:
     complaints = [entry["message"] for entry in browser.get_log("browser") if entry["level"] != "INFO"]
     asked = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     addresses = [m["params"]["request"]["url"] for m in asked if m["method"] == "Network.requestWillBeSent"]
-    foreign = [a for a in addresses if not a.startswith((service.url, "data:", "blob:", "about:", "chrome:"))]
+    foreign = [a for a in addresses if not a.startswith((opened.service.url, "data:", "blob:", "about:", "chrome:"))]
     browser.get("about:blank")
     assert addresses
     assert foreign == []
@@ -593,6 +600,37 @@ def test_the_curl_line_makes_the_same_picture(page: Page, tmp_path: Path) -> Non
         (tmp_path / "curl" / name).write_bytes(page.downloaded(selector, name))
     subprocess.run(["sh", "-c", line], cwd=tmp_path / "curl", check=True, capture_output=True, timeout=60)
     assert (tmp_path / "curl" / "filled.png").read_bytes() == shown
+
+
+@in_browser
+def test_a_key_is_asked_for_until_it_is_right(page: Page) -> None:
+    from diffusion_lab.serving.api import create_app
+    from diffusion_lab.serving.desk import offered
+    from diffusion_lab.serving.security import Keys, digest
+
+    page.complaints_expected = True  # browsers log each answer of 401
+    app = create_app(page.service.engine, offered({"model": MODEL}), keys=Keys([digest("open sesame")]))
+    with listening(app) as url:
+        page.service = Service(url, page.service.engine)
+        page.driver.get(url)
+        asked = "document.querySelector('#key-dialog').open"
+        wrong = "!document.querySelector('#key-wrong').hidden"
+        page.until(asked)
+        assert not page.js(wrong)
+        page.keys("\ue00c")  # escape: it can be asked again
+        page.until("document.querySelector('#notice-action').textContent === 'Enter it'")
+        page.click("#notice-action")
+        page.find("#key").send_keys("swordfish\n")
+        page.until(wrong)
+        assert page.js(asked)
+        page.find("#key").send_keys("open sesame\n")
+        page.until("document.querySelector('[name=count]')")
+        page.take_sample()
+        page.drag((0.4, 0.6), (0.6, 0.6))
+        page.finish()
+        page.click("#curl")
+        assert 'Authorization: Bearer $KEY"' in page.js("document.querySelector('#curl-text').textContent")
+        page.driver.execute_script("sessionStorage.clear()")
 
 
 @in_browser

@@ -62,6 +62,9 @@ export function explain(error, again) {
 }
 
 function askKey(again) {
+  $("key-wrong").hidden = service.key.get() === "";
+  $("key-dialog").oncancel = () =>
+    notify("This service asks for a key.", { label: "Enter it", action: () => askKey(again), kind: "key" });
   $("key-form").onsubmit = () => {
     service.key.set($("key").value.trim());
     $("key").value = "";
