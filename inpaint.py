@@ -15,6 +15,9 @@ def main(cfg: DictConfig) -> None:
     from diffusion_lab.pictures import save_png
     from diffusion_lab.restoration import as_mask, as_rgb, opened, restore
 
+    output = Path(cfg.output)
+    if output.suffix.lower() != ".png":
+        raise ValueError(f"output={output} must end in .png: another format would change the known pixels")
     image, hole = opened(Path(cfg.image), "image"), opened(Path(cfg.hole), "mask")
     folder = chosen(cfg.inpainter, cfg.paths.logs)
     print(f"inpainter: {folder}", flush=True)
@@ -23,7 +26,6 @@ def main(cfg: DictConfig) -> None:
     pictures = restore(
         inpainter, as_rgb(image), as_mask(hole), seeds, sampler=instantiate(cfg.get("sampler")), feather=cfg.feather
     )
-    output = Path(cfg.output)
     for seed, picture in zip(seeds, pictures, strict=True):
         path = output if len(seeds) == 1 else output.with_stem(f"{output.stem}-{seed}")
         save_png(picture, path)

@@ -7,8 +7,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from diffusion_lab.cli import command, kept, resumed, run_folder
 
+PATHS = ["data.root", "paths.logs", "paths.cache", "hydra.run.dir", "resume", "start_from"]
 
-@command("train", paths=["data.root", "paths.logs", "paths.cache", "hydra.run.dir", "resume", "start_from"], before=resumed)
+
+@command("train", paths=PATHS, before=resumed)
 def main(cfg: DictConfig) -> None:
     import torch
     from hydra.utils import instantiate
@@ -16,7 +18,7 @@ def main(cfg: DictConfig) -> None:
     from lightning.pytorch.callbacks import LambdaCallback
 
     from diffusion_lab import recipe
-    from diffusion_lab.training.run import announce, fit
+    from diffusion_lab.training.run import announce, begun, fit
 
     config: dict[str, Any] = dict(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
     seed_everything(cfg.seed, verbose=False)
@@ -26,8 +28,8 @@ def main(cfg: DictConfig) -> None:
             announce(recipe.build(config["model"]), data, run_folder(), instantiate(cfg.summary))
         return
     inpainter = recipe.build(config["inpainter"])
-    if cfg.start_from:
-        recipe.take_weights(inpainter, Path(cfg.start_from))
+    if cfg.start_from and not begun(run_folder()):
+        recipe.start_from(inpainter, config["inpainter"], Path(cfg.start_from))
     training = {key: config[key] for key in ("objective", "optimizer", "mask", "seed", "start_from")}
     inpainter.recipe = recipe.describe(config["inpainter"], data, training)
     module = instantiate(cfg.module, inpainter=inpainter)

@@ -53,6 +53,10 @@ def sentence(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.strerror}: '{error.filename}'"
     if isinstance(error, ConfigKeyError | ConfigAttributeError) and error.parent_node is not None:
+        group = Path(sys.argv[0]).parent / "conf" / str(error.key)
+        if group.is_dir():
+            options = sorted(path.stem for path in group.glob("*.yaml"))
+            return f"no {error.key} is chosen that could have settings: add {error.key}=<one of {', '.join(options)}>"
         known = [str(key) for key in error.parent_node]
         near = difflib.get_close_matches(str(error.key), known) or known
         return f"there is no setting '{error.full_key}'; there is {', '.join(near)}"
@@ -204,13 +208,20 @@ def subject(cfg: DictConfig) -> Subject:
     """Loads what a scoring script is about: pictures of the size and the crop that the inpainter was trained on."""
     from hydra.utils import instantiate
     from lightning.fabric import Fabric
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
     from rich.console import Console
 
     from diffusion_lab.inpainting import Inpainter, shipped
 
     folder = chosen(cfg.inpainter, cfg.paths.logs)
     beside = Path(cfg.paths.logs) / "shipped" if folder == shipped() else folder.parent
-    fabric = Fabric(accelerator=cfg.accelerator, devices=cfg.devices)
+    try:
+        fabric = Fabric(accelerator=cfg.accelerator, devices=cfg.devices)
+    except (MisconfigurationException, RuntimeError) as error:
+        raise ValueError(
+            f"accelerator={cfg.accelerator} devices={cfg.devices} is not to be had on this machine ({error}): "
+            "use accelerator=cpu, or fewer devices"
+        ) from None
     fabric.launch()
     inpainter = Inpainter.load(folder).to(fabric.device).eval()
     trained_on = inpainter.recipe["data"]

@@ -159,10 +159,12 @@ def read(folder: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: if there is none.
-        ValueError: if it is not JSON, or the weights of another project.
+        ValueError: if it is not JSON, or the name is a file's: one of the folder, or the weights of another project.
     """
     path = folder / "recipe.json"
     if not path.is_file():
+        if folder.with_name("recipe.json").is_file():
+            raise ValueError(f"'{folder}' is a file of an inpainter: name its folder '{folder.parent}'")
         if folder.is_file() or (folder / "config.json").is_file():
             raise ValueError(foreign(folder))
         raise FileNotFoundError(
@@ -234,3 +236,46 @@ def take_weights(model: nn.Module, folder: Path) -> None:
             f"misshapen, the first is '{wrong[0]}'"
         )
     model.load_state_dict({key: value.to(wanted[key].dtype) for key, value in state.items()})
+
+
+def start_from(model: nn.Module, node: Mapping[str, Any], folder: Path) -> None:
+    """Gives a model that is about to be trained the weights of a saved one, which may have had another schedule.
+
+    Args:
+        model: takes the weights.
+        node: what `build` made it of.
+        folder: of the saved one.
+
+    Raises:
+        FileNotFoundError: if there are none.
+        ValueError: if they are damaged, or of a model that was built otherwise or predicts something else.
+    """
+    theirs, mine = flat(read(folder)["model"]), flat(node)
+    unlike = [
+        f"{key} is {theirs.get(key, 'not set')} there and {mine.get(key, 'not set')} here"
+        for key in sorted(theirs.keys() | mine.keys())
+        if theirs.get(key) != mine.get(key) and key.startswith("denoiser.")
+    ]
+    said = [each for each in unlike if each.startswith(("denoiser.predicts", "denoiser.told"))]
+    try:
+        take_weights(model, folder)
+    except ValueError:
+        if not unlike:
+            raise
+        said = [each for each in unlike if each.startswith("denoiser.network")]
+    if said:
+        raise ValueError(
+            f"start_from={folder} is of another model than this run: {', '.join(said)}: train with its settings"
+        )
+
+
+def flat(node: Any, name: str = "") -> dict[str, Any]:
+    """The leaves of nested mappings by their dotted names.
+
+    Example:
+        >>> flat({"a": {"b": 1, "c": [2]}})
+        {'a.b': 1, 'a.c': [2]}
+    """
+    if not isinstance(node, Mapping):
+        return {name: node}
+    return {key: leaf for part in node for key, leaf in flat(node[part], f"{name}.{part}".lstrip(".")).items()}

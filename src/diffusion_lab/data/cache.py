@@ -96,7 +96,10 @@ def build(source: Source, split: str, crop: Crop, size: int, cache: Path) -> Pat
         names = source.names(split)
         if not names:
             counts = ", ".join(f"{each} {len(source.names(each))}" for each in SPLITS)
-            raise ValueError(f"The {split} split of {source.name} holds no pictures ({counts}); add some to it.")
+            raise ValueError(
+                f"The {split} split of {source.name} holds no pictures ({counts}); add some to it, or of a folder give "
+                "it a larger share with data.shares."
+            )
         _require_space(cache, len(names) * 3 * size * size)
         with _published(folder) as unfinished:
             allowed = int(CORRUPT_PER_PICTURE * sum(len(source.names(each)) for each in SPLITS))

@@ -73,6 +73,8 @@ class FaceData(LightningDataModule):
         super().__init__()
         if image_size < 1:
             raise ValueError(f"data.image_size must be at least 1 pixel, got {image_size}.")
+        if batch_size < 1:
+            raise ValueError(f"data.batch_size must be at least 1 picture, got {batch_size}.")
         self.name: str = source.name  # goes with every reported number
         self.source, self.crop, self.image_size = source, crop, image_size
         self.batch_size, self.mask, self.seed = batch_size, mask, seed

@@ -1,5 +1,6 @@
 """What happens beside the steps: the exported inpainter, a clean stop, levels that learn, one configuration."""
 
+import os
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 
 from diffusion_lab.data.examples import Batch
 from diffusion_lab.diffusion.level_samplers import LossSecondMoment
@@ -17,6 +19,8 @@ from diffusion_lab.training.module import DiffusionModule
 
 class Export(Callback):
     """Keeps the run's `inpainter/` folder: the average weights at each validation, or the best by a metric.
+
+    A disk that is full in the middle of a run costs an export, not the run; at its end it is an error.
 
     Args:
         folder: of the inpainter.
@@ -43,7 +47,10 @@ class Export(Callback):
             if self.best is not None and (value >= self.best if self.lowest else value <= self.best):
                 return
             self.best = value
-        self.export(trainer, pl_module)
+        try:
+            self.export(trainer, pl_module)
+        except OSError as error:
+            rank_zero_warn(f"{error}; training goes on")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.monitor is None or self.best is None:
@@ -67,11 +74,15 @@ class Export(Callback):
         self.best = state_dict["best"]
 
 
+SOON = b"\nstopping after a step or a few, with a checkpoint; Ctrl-C once more stops at once, without one\n"
+
+
 class StopCleanly(Callback):
-    """Turns SIGTERM into a stop between two steps, on all ranks together, with a checkpoint and exit code 143.
+    """Turns SIGTERM and Ctrl-C into a stop between two steps, on all ranks together, with a checkpoint.
 
     The handler only raises a flag; the ranks agree on it every few steps, so that a signal to one of them ends all, and
-    none waits in a collective that the others have left.
+    none waits in a collective that the others have left. The exit code is 128 and the signal's number. A second Ctrl-C
+    does not wait.
 
     Args:
         folder: of the checkpoints.
@@ -81,34 +92,47 @@ class StopCleanly(Callback):
     def __init__(self, folder: Path | str, every_n_steps: int = 10) -> None:
         self.folder = Path(folder)
         self.every_n_steps = every_n_steps
-        self.asked = False
-        self.previous: Any = None
+        self.asked: int | None = None  # by which signal
+        self.speaks = False
+        self.previous: dict[int, Any] = {}
 
     def ask(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
+        if number == self.asked == signal.SIGINT:
+            raise KeyboardInterrupt
+        if number == signal.SIGINT and self.speaks:
+            os.write(2, SOON)  # print may be what was interrupted
+        self.asked = number
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.previous = signal.signal(signal.SIGTERM, self.ask)
+        self.speaks = trainer.is_global_zero
+        self.previous = {number: signal.signal(number, self.ask) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         if trainer.global_step % self.every_n_steps:
             return
-        if trainer.strategy.reduce_boolean_decision(self.asked, all=False):
+        if trainer.strategy.reduce_boolean_decision(self.asked is not None, all=False):
+            number = signal.Signals(self.asked or signal.SIGTERM)
             trainer.save_checkpoint(self.folder / f"step={trainer.global_step}.ckpt")
             if trainer.is_global_zero:
                 print(
-                    f"stopped by SIGTERM at step {trainer.global_step}; go on with resume={self.folder.parent}",
+                    f"stopped by {number.name} at step {trainer.global_step}; go on with resume={self.folder.parent}",
                     flush=True,
                 )
-            raise SystemExit(128 + signal.SIGTERM)
+            raise SystemExit(128 + number)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        signal.signal(signal.SIGTERM, self.previous)
+        self.restore()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        signal.signal(signal.SIGTERM, self.previous or signal.SIG_DFL)
+        self.restore()
+
+    def restore(self) -> None:
+        """Gives the signals back to whoever had them."""
+        for number, handler in self.previous.items():
+            signal.signal(number, handler or signal.SIG_DFL)
+        self.previous = {}
 
 
 class Resample(Callback):

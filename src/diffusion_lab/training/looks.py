@@ -7,6 +7,7 @@ from typing import Any, cast
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities import rank_zero_warn
 from PIL import Image
 from torch import Tensor
 
@@ -59,6 +60,10 @@ class Samples(Callback):
         self.measures = measures or {}
         self.measured = measured
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, DiffusionModule)
+        cast(Completing, pl_module.inpainter).network_calls()  # a sampler that cannot be is said before training
+
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         values: dict[str, float] = {}
         if trainer.is_global_zero:  # nothing that the first rank does here may wait for the others
@@ -104,7 +109,10 @@ class Samples(Callback):
             "truth",
         ]
         drawn = sheet(list(zip(masked(image, mask), *moments, result, image, strict=True))[: self.count], columns)
-        save_png(drawn, self.folder / f"{trainer.global_step:07d}.png")
+        try:
+            save_png(drawn, self.folder / f"{trainer.global_step:07d}.png")
+        except OSError as error:  # a full disk costs the sheet, not the run
+            rank_zero_warn(f"no sheet was drawn ({error}); training goes on")
         show(trainer, drawn)
         pair = to_uint8(result), to_uint8(image)
         return {name: float(measure(*pair, mask).mean()) for name, measure in self.measures.items()}

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import torch
 from lightning.pytorch import Callback, LightningDataModule, Trainer
+from lightning.pytorch.callbacks import LambdaCallback
 from lightning.pytorch.loggers import Logger
 from omegaconf import OmegaConf
 from rich.console import Console
@@ -80,15 +81,16 @@ def trainer(
         loggers: where numbers go; None is nowhere.
 
     Raises:
-        ValueError: for a GPU that is not there.
+        ValueError: for a GPU that is not there, and numbers that are none.
     """
+    for name, value in {"devices": devices, "num_nodes": num_nodes, "max_steps": max_steps}.items():
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"trainer.{name} must be a whole number, 1 or more, got {value}")
     if accelerator in ("gpu", "cuda") and torch.cuda.device_count() < devices:
         raise ValueError(
             f"trainer.accelerator={accelerator} with trainer.devices={devices} was asked for, but this machine has "
             f"{torch.cuda.device_count()} GPUs: use trainer.accelerator=cpu, or fewer devices"
         )
-    if max_steps < 1:
-        raise ValueError(f"trainer.max_steps must be 1 or more, got {max_steps}")
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     several = devices * num_nodes > 1
     batches = max_steps * accumulate_grad_batches
@@ -156,29 +158,44 @@ def fit(
         config: resolved; ranks that hold different ones refuse to train together.
         summary: of the network, printed at the start.
         advice: what to do next, printed at the end.
+
+    Raises:
+        ValueError: if the devices cannot have equal parts of a batch.
     """
-    trainer.callbacks.insert(0, SameConfig(digest(config)))  # type: ignore[attr-defined]
+    assert isinstance(data, LightningDataModule)
+    if data.batch_size % trainer.world_size:
+        raise ValueError(
+            f"data.batch_size={data.batch_size} is for all devices together and cannot be divided over "
+            f"{trainer.world_size}: set it to a multiple of that"
+        )
+    trainer.callbacks.insert(0, SameConfig(digest(config)))
     # Batches are made faster than they are used; Lightning's advice to use more workers does not hold here.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*exists and is not empty.*")  # it is resumed
     warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
     checkpoint = newest_valid(folder / "checkpoints")
     if trainer.is_global_zero:
+        data.prepare_data()  # what is wrong with the data is said before anything is started or written
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(dict(config))))
-        latest(folder, Path(config.get("paths", {}).get("logs", folder.parent.parent)))
+        logs = Path(config.get("paths", {}).get("logs", folder.parent.parent))
+        trainer.callbacks.append(LambdaCallback(on_train_start=lambda *_: latest(folder, logs)))
         announce(module.inpainter.denoiser.network, data, folder, summary, trainer.world_size)
         print(
             f"device: {trainer.strategy.root_device}, {trainer.precision}"
             + (f"; resumed from {checkpoint.name}" if checkpoint else ""),
             flush=True,
         )
-    begun = time.monotonic()
-    assert isinstance(data, LightningDataModule)
+    start = time.monotonic()
     trainer.fit(module, data, ckpt_path=checkpoint)
     trainer.save_checkpoint(folder / "checkpoints" / f"step={trainer.global_step}.ckpt")
     if trainer.is_global_zero:
-        print(farewell(folder, time.monotonic() - begun, advice), flush=True)
+        print(farewell(folder, time.monotonic() - start, advice), flush=True)
+
+
+def begun(folder: Path) -> bool:
+    """Whether a run has checkpoints to go on from."""
+    return any((folder / "checkpoints").glob("*.ckpt"))
 
 
 def latest(folder: Path, logs: Path) -> None:

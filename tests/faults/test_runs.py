@@ -1,0 +1,129 @@
+"""What befalls a run from outside: Ctrl-C, a rank that dies, a rank whose batch is not finite, a full disk."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer
+from safetensors.torch import load_file
+
+from diffusion_lab import recipe
+from diffusion_lab.training.loggers import read_metrics
+
+ROOT = Path(__file__).parents[2]
+RunScript = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def tiny(faces: Path, tmp_path: Path) -> list[str]:
+    """Overrides that make a run small, with a checkpoint after every 4 steps."""
+    run = [f"data.root={faces}", f"paths.logs={tmp_path / 'logs'}", f"paths.cache={tmp_path / 'cache'}"]
+    data = ["data=celeba", "data.image_size=16", "data.batch_size=4"]
+    model = ["model=unet", "model.channels=32", "model.multipliers=[1]", "metrics=none", "sampler.steps=2"]
+    trainer = ["trainer.validations=1", "trainer.precision=32-true", "trainer.accelerator=cpu"]
+    trainer += ["trainer.log_every_n_steps=1", "callbacks.checkpoint.every_n_train_steps=4", "logger=jsonl"]
+    return [*run, *data, *model, *trainer, "callbacks.stop.every_n_steps=1", f"hydra.run.dir={tmp_path / 'logs/x/run'}"]
+
+
+@pytest.fixture
+def start() -> Callable[..., subprocess.Popen[str]]:
+    """Trains in a process of its own."""
+
+    def begin(*overrides: str) -> subprocess.Popen[str]:
+        environment = {k: v for k, v in os.environ.items() if k not in ("LOCAL_RANK", "WORLD_SIZE", "NODE_RANK")}
+        return subprocess.Popen(
+            [sys.executable, str(ROOT / "train.py"), *overrides],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+            env={**environment, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)},
+        )
+
+    return begin
+
+
+def wait_for(pattern: str, folder: Path, process: subprocess.Popen[str], seconds: float = 240) -> None:
+    until = time.monotonic() + seconds
+    while not list(folder.glob(pattern)):
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < until, f"{pattern} did not come"
+        time.sleep(0.02)
+
+
+class Interrupt(Callback):
+    """Presses Ctrl-C at a step."""
+
+    def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
+        if trainer.global_step == 6:  # the next agreement is a step later
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_ctrl_c_leaves_a_checkpoint(tiny: list[str], tmp_path: Path, run_script: RunScript) -> None:
+    press = "+callbacks.interrupt._target_=test_runs.Interrupt"
+    code, out, _ = run_script("train.py", *tiny, "trainer.max_steps=12", press)
+    run = tmp_path / "logs" / "x" / "run"
+    assert code == 128 + signal.SIGINT
+    assert f"stopped by SIGINT at step 7; go on with resume={run}" in out
+    assert (run / "checkpoints" / "step=7.ckpt").is_file()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.slow
+def test_a_rank_that_is_killed_ends_the_run(
+    tiny: list[str], tmp_path: Path, start: Callable[..., subprocess.Popen[str]], run_script: RunScript
+) -> None:
+    run = tmp_path / "logs" / "x" / "run"
+    process = start(*tiny, "trainer.max_steps=100000", "trainer.devices=2")
+    wait_for("checkpoints/step=*.ckpt", run, process)
+    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+    os.kill(int(children[0]), signal.SIGKILL)
+    out = process.communicate(timeout=60)[0]
+    assert process.returncode != 0, out
+    last = max(int(path.stem.split("=")[1]) for path in run.glob("checkpoints/*.ckpt"))
+    code, out, err = run_script("train.py", f"resume={run}", "trainer.devices=1", f"trainer.max_steps={last + 2}")
+    assert code == 0, err
+    assert f"resumed from step={last}.ckpt" in out
+
+
+@pytest.mark.slow
+def test_one_bad_batch_on_one_rank_is_skipped_by_both(
+    tiny: list[str], tmp_path: Path, start: Callable[..., subprocess.Popen[str]]
+) -> None:
+    poison = ["+callbacks.poison._target_=poison.Poison", "+callbacks.poison.step=3"]
+    process = start(*tiny, "trainer.max_steps=6", "trainer.devices=2", *poison)
+    out = process.communicate(timeout=300)[0]
+    assert process.returncode == 0, out
+    assert "rank 0 skipped 1" in out
+    assert "rank 1 skipped 1" in out
+    run = tmp_path / "logs" / "x" / "run"
+    state = load_file(run / "inpainter" / "model.safetensors")
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in state.values())
+
+
+def test_a_full_disk_in_the_middle_costs_no_run(
+    tiny: list[str], tmp_path: Path, run_script: RunScript, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The export of the first validation finds no room; the last one does."""
+    save, calls = recipe.save, []
+
+    def full_at_first(*arguments: object) -> None:
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise OSError(28, "No space left on device", "inpainter")
+        save(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(recipe, "save", full_at_first)
+    with pytest.warns(UserWarning, match="No space left on device.*training goes on"):
+        code, _, err = run_script("train.py", *tiny, "trainer.validations=2", "trainer.max_steps=4")
+    run = tmp_path / "logs" / "x" / "run"
+    assert code == 0, err
+    assert len(calls) > 1
+    assert (run / "inpainter" / "model.safetensors").is_file()
+    assert [line["step"] for line in read_metrics(run) if "train/loss" in line] == [0, 1, 2, 3]

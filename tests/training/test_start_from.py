@@ -1,0 +1,62 @@
+"""Fine-tuning: a run that begins with the weights of a saved inpainter."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+RunScript = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def tiny(faces: Path, tmp_path: Path) -> list[str]:
+    data = ["data=celeba", f"data.root={faces}", "data.image_size=16", "data.batch_size=4", "logger=jsonl"]
+    model = ["model=unet", "model.channels=32", "model.multipliers=[1]", "metrics=none", "sampler.steps=2"]
+    trainer = ["trainer.validations=1", "trainer.precision=32-true", "trainer.accelerator=cpu", "trainer.max_steps=2"]
+    return [*data, *model, *trainer, f"paths.logs={tmp_path / 'logs'}", f"paths.cache={tmp_path / 'cache'}"]
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "inpainter" / "model.safetensors")
+
+
+def test_weights_are_taken_and_a_resumed_run_needs_the_folder_no_more(
+    tiny: list[str], tmp_path: Path, run_script: RunScript
+) -> None:
+    first, second, folder = tmp_path / "first", tmp_path / "second", tmp_path / "saved, [é]=1 'x'"
+    code, _, err = run_script("train.py", *tiny, f"hydra.run.dir={first}")
+    assert code == 0, err
+    shutil.copytree(first / "inpainter", folder)
+    still = ["optimizer.lr=0", "seed=5", f"start_from={folder}", f"hydra.run.dir={second}"]
+    code, _, err = run_script("train.py", *tiny, *still)
+    assert code == 0, err
+    one, other = weights(first), weights(second)
+    for name in one:  # with a learning rate of 0 the average is what it began with, up to rounding
+        torch.testing.assert_close(one[name], other[name], rtol=1e-6, atol=1e-7)
+
+    shutil.rmtree(folder)
+    code, out, err = run_script("train.py", f"resume={second}", "trainer.max_steps=3", f"paths.logs={tmp_path}")
+    assert code == 0, err
+    assert "resumed from step=2.ckpt" in out
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["model.channels=64"], "denoiser.network.channels is 32 there and 64 here"),
+        (["objective=epsilon"], "denoiser.predicts._target_ is diffusion_lab.diffusion.denoiser.Velocity there"),
+    ],
+)
+def test_another_model_is_refused_with_what_differs(
+    tiny: list[str], tmp_path: Path, run_script: RunScript, overrides: list[str], said: str
+) -> None:
+    first = tmp_path / "first"
+    assert run_script("train.py", *tiny, f"hydra.run.dir={first}")[0] == 0
+    code, _, err = run_script("train.py", *tiny, *overrides, f"start_from={first / 'inpainter'}")
+    assert code == 1
+    assert err.startswith(f"error: start_from={first / 'inpainter'} is of another model than this run: ")
+    assert said in err
+    assert len(err.strip().splitlines()) == 1
