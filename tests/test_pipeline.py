@@ -329,7 +329,7 @@ def test_the_real_scripts_killed_in_training_and_resumed(faces: Path, where: lis
     os.killpg(first.pid, signal.SIGKILL)
     first.wait()
     done = subprocess.run(
-        [*command, "resume=auto", f"paths.logs={logs}"], capture_output=True, text=True, timeout=500, check=False
+        [*command, "resume=auto", f"paths.logs={logs}"], capture_output=True, text=True, timeout=1500, check=False
     )
     assert done.returncode == 0, done.stderr
     assert "resumed from step=" in done.stdout, done.stdout

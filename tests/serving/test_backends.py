@@ -158,6 +158,22 @@ def test_a_backend_that_cannot_be_is_refused(
         local(tmp_path / "inpainter", Unmeasured(), device=device, backend=backend)
 
 
+def test_bfloat16_is_served_if_asked_for(inpainter: Inpainter, tmp_path: Path) -> None:
+    folder = version(inpainter, tmp_path / "faces" / "1")
+
+    async def main() -> None:
+        made = []
+        for bfloat16 in (False, True):
+            async with ready(local(folder, Unmeasured(), device="cpu", bfloat16=bfloat16)) as engine:
+                made.append((await result_of(engine, job(1))).pictures)
+        assert not torch.equal(*made)
+        assert float((made[0] - made[1]).abs().mean()) < 0.05
+
+    run(main())
+    with pytest.raises(ValueError, match=r"leave engine\.bfloat16 out"):
+        local(folder, Unmeasured(), device="cpu", backend="onnxruntime", bfloat16=True)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["onnxruntime", "compiled"])
 def test_jobs_are_done_alike_before_and_after_a_swap_under_load(

@@ -36,6 +36,7 @@ def local(
     max_queue: int = 64,
     seconds: float = 600.0,
     backend: str = "eager",
+    bfloat16: bool = False,
 ) -> LocalEngine:
     """An engine in this process.
 
@@ -47,15 +48,19 @@ def local(
         max_queue: jobs that may wait.
         seconds: until a job is given up.
         backend: the form of the network, a name of `backends.BACKENDS`.
+        bfloat16: whether it is called under autocast.
 
     Raises:
         ValueError: if the model is damaged or does not do what it is known to do, or there is no such backend here.
     """
     if backend not in BACKENDS:
         raise ValueError(f"engine.backend={backend} is none of {', '.join(BACKENDS)}")
+    if bfloat16 and backend == "onnxruntime":
+        raise ValueError("engine.backend=onnxruntime calls the network in float32: leave engine.bfloat16 out")
     chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    autocast = torch.bfloat16 if bfloat16 else None
     try:
-        model = checked(folder, torch.device(chosen), backend=BACKENDS[backend])
+        model = checked(folder, torch.device(chosen), autocast=autocast, backend=BACKENDS[backend])
     except SwapRefused as refused:
         raise ValueError(str(refused)) from None
     return LocalEngine(
@@ -64,6 +69,7 @@ def local(
         max_batch=max_batch,
         max_queue=max_queue,
         seconds=seconds,
+        autocast=autocast,
         measures=measures,
         backend=BACKENDS[backend],
     )
