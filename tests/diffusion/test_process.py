@@ -4,8 +4,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffusion_lab.diffusion import process
-from diffusion_lab.diffusion.denoiser import Data, Epsilon, LearnedRange, Preconditioned, Velocity
-from diffusion_lab.diffusion.schedule import linear
+from diffusion_lab.diffusion.denoiser import (
+    Condition,
+    Data,
+    Epsilon,
+    LearnedRange,
+    NetworkDenoiser,
+    Preconditioned,
+    Velocity,
+    by_gamma,
+    by_log_sigma,
+    by_time,
+)
+from diffusion_lab.diffusion.schedule import cosine, linear
 
 levels = st.floats(1e-6, 1 - 1e-6)
 PARAMETRISATIONS = [Epsilon(), Data(), Velocity(), Preconditioned(0.5), Preconditioned(1.0)]
@@ -137,3 +148,46 @@ def test_learned_range_reads_the_second_half_as_the_mix():
     assert torch.equal(said.eps, output)
     with pytest.raises(ValueError, match=r"needs 4 output channels, the network has 2: set model\.out_channels"):
         LearnedRange(Epsilon()).read(output, x, of(0.1, 0.2, 0.3))
+
+
+def test_the_network_is_told_t_or_gamma_or_sigma():
+    schedule, gamma = linear(), of(0.999, 0.3, 1e-5)
+    assert by_time(schedule, schedule.alpha_bar[[0, 7, 1000]]).tolist() == [0, 7, 1000]
+    ln_sigma = ((1 - gamma) / gamma).log() / 2
+    torch.testing.assert_close(by_log_sigma(schedule, gamma), ln_sigma / 4)  # EDM's c_noise, table 1
+    torch.testing.assert_close(by_gamma(schedule, gamma), (20 + 2 * ln_sigma) * 25)
+    for told in (by_gamma, by_log_sigma):
+        assert bool(told(schedule, of(0.0, 1.0)).isfinite().all())
+
+
+@pytest.mark.parametrize("schedule", [linear(), linear(2000, 1e-6, 0.01), linear(1000, 1e-4, 0.09), cosine()])
+def test_gamma_tells_neighbouring_levels_apart_at_both_ends(schedule):
+    """Gamma as it stands does not: the last two levels of a schedule differ by less than 1e-6 (Janspiry's fault)."""
+    inside = schedule.alpha_bar[(schedule.alpha_bar < 1 - 1e-8) & (schedule.alpha_bar > 1e-8)]
+    told = by_gamma(schedule, inside)
+    assert bool((told.diff() > 0.1).all())
+    assert 0 <= told[0] < told[-1] <= 1000
+
+
+class Shown(torch.nn.Module):
+    """Remembers what it was shown."""
+
+    def __init__(self, condition_channels: int) -> None:
+        super().__init__()
+        self.condition_channels = condition_channels
+
+    def forward(self, x, condition, time, attributes):
+        self.x, self.condition, self.time = x, condition, time
+        return torch.zeros_like(x)
+
+
+@pytest.mark.parametrize("channels", [0, 3, 4])
+def test_the_network_sees_scaled_x_the_known_pixels_and_where_the_hole_is(channels):
+    x, known = gaussians(shape=(2, 3, 4, 4))
+    mask = torch.zeros(2, 1, 4, 4, dtype=torch.bool)
+    mask[..., :2] = True
+    shown, gamma = Shown(channels), of(0.2, 0.9)
+    NetworkDenoiser(shown, linear(), Preconditioned(0.5))(x, gamma, Condition(known=known, mask=mask))
+    torch.testing.assert_close(shown.x, x * (gamma * 0.25 + 1 - gamma).rsqrt()[:, None, None, None])
+    assert torch.equal(shown.condition, torch.cat([known, mask.double() * 2 - 1], dim=1)[:, :channels])
+    torch.testing.assert_close(shown.time, linear().time(gamma).float())

@@ -8,6 +8,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from diffusion_lab.data.datamodule import Batch, FaceData
+from diffusion_lab.diffusion.denoiser import Condition, Prediction
+from diffusion_lab.diffusion.losses import input_perturbation
 from diffusion_lab.diffusion.noise import ExampleNoise
 from diffusion_lab.training.callbacks import Export
 from diffusion_lab.training.checkpoints import SafeCheckpointIO
@@ -57,6 +59,56 @@ def test_noise_and_level_follow_from_the_key_alone(make_module: MakeModule, data
     for i in reversed(range(4)):
         _, alone = module.example_losses(Batch(*(tensor[i : i + 1] for tensor in batch)))
         torch.testing.assert_close(alone[0], together[i], rtol=1e-5, atol=1e-6)
+
+
+class Seen(torch.nn.Module):
+    """A denoiser that remembers what it was asked, and says what it is given."""
+
+    def __init__(self, schedule: Any) -> None:
+        super().__init__()
+        self.schedule = schedule
+        self.network = torch.nn.Linear(1, 1)
+
+    def forward(self, x: torch.Tensor, level: torch.Tensor, condition: Condition) -> Prediction:
+        self.x, self.level, self.condition = x, level, condition
+        return Prediction(torch.zeros_like(x), torch.zeros_like(x))
+
+
+@pytest.mark.parametrize("perturbed", [False, True])
+def test_a_step_shows_the_noised_hole_and_asks_for_its_noise(
+    make_module: MakeModule, data: FaceData, perturbed: bool
+) -> None:
+    """DDPM algorithm 1 in the hole, Palette's known pixels outside, and DDPM-IP's perturbation in x alone."""
+    module = make_module()
+    seen = Seen(module.inpainter.denoiser.schedule)
+    module.inpainter.denoiser = seen  # type: ignore[assignment]
+    asked: list[torch.Tensor] = []
+
+    def loss(prediction: Any, x_0: torch.Tensor, eps: torch.Tensor, levels: Any, mask: torch.Tensor) -> torch.Tensor:
+        asked.append(eps)
+        return x_0.new_zeros(len(x_0))
+
+    module.loss = loss
+    if perturbed:
+        module.perturb = input_perturbation
+    data.prepare_data()
+    batch = next(iter(data.train_dataloader()))
+    module.example_losses(batch)
+    (eps,) = asked
+    gamma = seen.level.float()[:, None, None, None]
+    hole, face = batch.mask.expand_as(eps), batch.image
+    assert torch.equal(seen.x[~hole], face[~hole])
+    inside = ((seen.x - gamma.sqrt() * face) / (1 - gamma).sqrt() - eps)[hole]
+    if perturbed:
+        assert 0.05 < inside.std() < 0.2  # a tenth of another noise
+        assert abs(float(torch.corrcoef(torch.stack([inside, eps[hole]]))[0, 1])) < 0.3
+    else:
+        torch.testing.assert_close(inside, torch.zeros_like(inside), rtol=0, atol=1e-3)
+    assert seen.condition.known is not None
+    assert torch.equal(seen.condition.known[~hole], face[~hole])
+    fill = seen.condition.known[hole]
+    assert not torch.equal(fill, face[hole])
+    assert abs(float(torch.corrcoef(torch.stack([fill, eps[hole]]))[0, 1])) < 0.3  # the noise there is noise of its own
 
 
 def test_a_resumed_run_is_the_uninterrupted_one(
