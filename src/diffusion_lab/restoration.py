@@ -44,7 +44,8 @@ def opened(
     if isinstance(source, Path) and not source.is_file():
         raise FileNotFoundError(f"{named} does not exist: name a {'/'.join(formats[:3])} file")
     with readable(named, formats):
-        picture = Image.open(source if isinstance(source, Path) else io.BytesIO(source), formats=formats)
+        content = source.read_bytes() if isinstance(source, Path) else source  # no file stays open behind an error
+        picture = Image.open(io.BytesIO(content), formats=formats)
         # A phone's MPO is a JPEG with a depth map or a second view behind it: the first frame is the photo.
         frames = 1 if picture.format == "MPO" else getattr(picture, "n_frames", 1)
     if picture.width * picture.height > most_pixels:
