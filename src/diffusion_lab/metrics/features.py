@@ -71,7 +71,8 @@ def inception(weights: Path | str | None = None, antialias: bool = True) -> Ince
     """
     if weights is None:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # TorchScript is deprecated; this file is a verified one
+            # TorchScript is deprecated, in a category that changed with torch's versions; this file is a verified one.
+            warnings.filterwarnings("ignore", message="`torch.jit.load`")
             archive = torch.jit.load(find_archive(), map_location="cpu")  # type: ignore[no-untyped-call]
         tensors: dict[str, Tensor] = archive.state_dict()
         state = fold({name.removeprefix("net."): tensor for name, tensor in tensors.items()})
