@@ -114,8 +114,7 @@ def test_ten_times_more_than_it_can_do(folder: Path) -> None:
             limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
             async with httpx.AsyncClient(base_url=url, timeout=60, limits=limits) as client:
                 asked = []
-                end = time.monotonic() + 8
-                while time.monotonic() < end:
+                for _ in range(80):
                     asked.append(asyncio.create_task(client.post("/v1/inpaint", files=pictures(), data=steps)))
                     await asyncio.sleep(every)
                 return await asyncio.gather(*asked)
@@ -138,7 +137,7 @@ def test_ten_times_more_than_it_can_do(folder: Path) -> None:
         over.set()
         looking.join()
         codes = {code: sum(answer.status_code == code for answer in answers) for code in (200, 429, 503)}
-        assert sum(codes.values()) == len(answers) > 30
+        assert sum(codes.values()) == len(answers)
         assert codes[429] > codes[200] > 4
         assert all(int(answer.headers["retry-after"]) >= 1 for answer in answers if answer.status_code != 200)
         # What an idle service takes as well is the machine's, which may have other things to do.
