@@ -83,14 +83,15 @@ class EvaluationExamples(Dataset[Batch]):
 
 
 def mirror(pixels: Tensor, chosen: Tensor) -> Tensor:
-    """Mirror the pictures (B, C, H, W) that are chosen by a bool (B,), left to right.
+    """Mirror the pictures (B, C, H, W) that are chosen by a bool (B,), left to right and in place.
 
     Examples:
         >>> mirror(torch.tensor([[[[1, 2]]], [[[3, 4]]]]), torch.tensor([False, True])).flatten().tolist()
         [1, 2, 4, 3]
     """
-    both = torch.cat([pixels, pixels.flip(3)])  # and choose rows: ten times as fast as torch.where
-    return both.index_select(0, torch.arange(len(pixels)) + len(pixels) * chosen)
+    rows, which = pixels.numpy(), chosen.numpy()  # NumPy copies the chosen rows faster and torch turns them faster
+    rows[which] = torch.from_numpy(rows[which]).flip(3).numpy()
+    return pixels
 
 
 def to_float(pixels: Tensor) -> Tensor:
