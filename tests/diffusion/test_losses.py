@@ -193,6 +193,16 @@ def test_the_bound_term_is_the_kl_of_two_gaussians():
         assert found[i].item() == pytest.approx(kl.mean().item() / math.log(2), rel=1e-8)
 
 
+@pytest.mark.parametrize("mix", [0.0, 0.3, 1.0])
+def test_a_variance_that_nobody_learned_is_the_one_that_was_asked_for(mix):
+    x_0, eps, other = drawn()
+    levels, full = levels_at([2, 300, 700, 1000]), torch.ones_like(HOLE)
+    fixed = said_of(other, x_0, eps, levels.level)
+    learned = Prediction(fixed.x_0, fixed.eps, torch.full_like(x_0, mix))
+    bits = BoundLoss(variance_mix=mix)(fixed, x_0, eps, levels, full)
+    torch.testing.assert_close(bits, BoundLoss()(learned, x_0, eps, levels, full))
+
+
 def test_the_last_term_is_the_discretised_decoder_with_the_clipped_variance():
     """DDPM eq. 13; iDDPM's first variance is beta-tilde of the second step."""
     values = torch.arange(256, dtype=torch.float64).reshape(1, 1, 256) / 127.5 - 1
