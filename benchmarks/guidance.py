@@ -49,14 +49,14 @@ def painted(inpainter: Inpainter, sampler: Any, n: int, wanted: dict[str, float]
 def main(given: Sequence[str] | None = None) -> None:
     """Measures, writes and draws."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--inpainter", required=True, help="folder of a model of experiment=both")
-    parser.add_argument("--classifier", required=True, help="folder of experiment=classifier")
-    parser.add_argument("--told", help="folder of a model of experiment=attributes")
+    parser.add_argument("--inpainter", help="folder of a model of experiment=both, which the classifier guides")
+    parser.add_argument("--classifier", help="folder of experiment=classifier")
+    parser.add_argument("--told", help="folder of a model of experiment=attributes, for classifier-free guidance")
     parser.add_argument("--regions", nargs="+", default=["hair"])
     parser.add_argument("--scales", nargs="+", type=float, default=[0, 0.3, 1, 3, 10, 30])
     parser.add_argument("-n", type=int, default=100)
     parser.add_argument("--steps", type=int, default=25)
-    parser.add_argument("--output", type=Path, default=Path("guidance.json"))
+    parser.add_argument("--output", type=Path, default=Path("guidance.json"), help="its name is the figures', too")
     asked = parser.parse_args(given)
 
     source, crop, measured = CelebA(built_in_faces(), name="built-in faces"), center148(), Measured()
@@ -65,7 +65,9 @@ def main(given: Sequence[str] | None = None) -> None:
     fid = FrechetDistance(inception(), keep_real=True)
     fid.update(test, real=True)
 
-    ways = [("classifier", Inpainter.load(asked.inpainter))]
+    ways = []
+    if asked.inpainter:
+        ways.append(("classifier", Inpainter.load(asked.inpainter)))
     if asked.told:
         ways.append(("classifier-free", Inpainter.load(asked.told)))
     rows: list[dict[str, Any]] = []
@@ -98,10 +100,10 @@ def main(given: Sequence[str] | None = None) -> None:
                 faces[way, region, scale] = pictures[:10]
                 print(time.strftime("%X"), rows[-1], flush=True)
                 asked.output.write_text(json.dumps({"median": median.tolist(), "rows": rows}, indent=1))
-    draw(rows, faces)
+    draw(rows, faces, asked.output.stem)
 
 
-def draw(rows: Sequence[dict[str, Any]], faces: dict[tuple[str, str, float], Tensor]) -> None:
+def draw(rows: Sequence[dict[str, Any]], faces: dict[tuple[str, str, float], Tensor], name: str) -> None:
     """The curves, and the same ten seeds at every scale."""
     series = sorted({(row["way"], row["region"]) for row in rows}, reverse=True)
     charts = []
@@ -112,10 +114,10 @@ def draw(rows: Sequence[dict[str, Any]], faces: dict[tuple[str, str, float], Ten
             for way, region in series
         }
         charts.append(chart(lines, "guidance scale", label, size=(380, 280)))
-    save(beside(charts, 3), FIGURES / "guidance.png")
+    save(beside(charts, 3), FIGURES / f"{name}.png")
     scales = sorted({scale for *_, scale in faces})
     drawn = [[faces[way, region, scale][i] for scale in scales] for way, region in series for i in range(3)]
-    save(sheet(drawn, [f"scale {scale:g}" for scale in scales], side=80), FIGURES / "guided_faces.png")
+    save(sheet(drawn, [f"scale {scale:g}" for scale in scales], side=80), FIGURES / f"{name}_faces.png")
 
 
 def save(picture: Image.Image, path: Path) -> None:
