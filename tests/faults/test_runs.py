@@ -2,16 +2,19 @@
 
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
 from safetensors.torch import load_file
+from wandb.proto import wandb_internal_pb2
 
 from diffusion_lab import recipe
 from diffusion_lab.training.loggers import read_metrics
@@ -127,3 +130,64 @@ def test_a_full_disk_in_the_middle_costs_no_run(
     assert len(calls) > 1
     assert (run / "inpainter" / "model.safetensors").is_file()
     assert [line["step"] for line in read_metrics(run) if "train/loss" in line] == [0, 1, 2, 3]
+
+
+def records(path: Path) -> Iterator[Any]:
+    """What W&B wrote down of an offline run: LevelDB's log format behind a header of 7 bytes."""
+    data, position, record = path.read_bytes(), 7, b""
+    while position + 7 <= len(data):
+        left = 32768 - position % 32768  # of this block
+        if left < 7:
+            position += left
+            continue
+        _, length, kind = struct.unpack("<IHB", data[position : position + 7])
+        record += data[position + 7 : position + 7 + length]
+        position += 7 + length
+        if kind in (1, 4):  # whole, or its last part
+            yield wandb_internal_pb2.Record.FromString(record)
+            record = b""
+
+
+@pytest.mark.slow
+def test_a_sweep_without_an_account(
+    tiny: list[str], tmp_path: Path, start: Callable[..., subprocess.Popen[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    overrides = [o for o in tiny if not o.startswith(("hydra.run.dir", "logger="))]
+    process = start("-m", *overrides, "name=x", "trainer.max_steps=4", "seed=5,6")
+    out = process.communicate(timeout=300)[0]
+    assert process.returncode == 0, out
+    assert "wandb" not in out.lower()
+    names = set()
+    for job, seed in (("0", "5"), ("1", "6")):
+        (run,) = tmp_path.glob(f"logs/x/*/{job}")
+        assert [line["step"] for line in read_metrics(run) if "train/loss" in line] == [0, 1, 2, 3]
+        (file,) = run.glob("wandb/offline-run-*/*.wandb")
+        found = list(records(file))
+        (described,) = (record.run for record in found if record.HasField("run"))
+        assert described.run_group == "x"
+        names.add(described.display_name)
+        config = {item.key: item.value_json for record in found for item in record.config.update}
+        assert config["seed"] == seed
+        assert {"model", "data", "sampler", "schedule"} <= config.keys()
+        logged = {item.key or item.nested_key[0] for record in found for item in record.history.item}
+        assert {"train/loss", "val/loss", "samples"} <= logged
+        assert list(file.parent.glob("files/media/images/samples_*.png"))
+    assert len(names) == 2
+
+
+@pytest.mark.slow
+def test_a_run_with_a_key_goes_on_where_wandb_does_not_answer(
+    tiny: list[str], tmp_path: Path, start: Callable[..., subprocess.Popen[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # where nobody listens
+    process = start(*[o for o in tiny if not o.startswith("logger=")], "trainer.max_steps=4")
+    out = process.communicate(timeout=300)[0]
+    assert process.returncode == 0, out
+    assert "W&B does not answer, so this run is logged offline" in out
+    run = tmp_path / "logs" / "x" / "run"
+    assert [line["step"] for line in read_metrics(run) if "train/loss" in line] == [0, 1, 2, 3]
+    assert list(run.glob("wandb/offline-run-*/*.wandb"))

@@ -1,9 +1,11 @@
 import itertools
 import json
 import shutil
+import signal
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,9 +15,11 @@ from safetensors.torch import load_file
 from scipy.integrate import quad
 from torch import Tensor, nn
 
-from diffusion_lab.data.datamodule import FaceData
+from diffusion_lab.data.datamodule import Batch, FaceData
+from diffusion_lab.diffusion.losses import Levels
 from diffusion_lab.inpainting import Inpainter
-from diffusion_lab.training.callbacks import Export
+from diffusion_lab.training.callbacks import Export, StopCleanly
+from diffusion_lab.training.checkpoints import SafeCheckpointIO
 from diffusion_lab.training.ema import Averages, Decay, Exponential, Power, exponential, power
 from diffusion_lab.training.module import DiffusionModule
 from diffusion_lab.training.reconstruct import combination, main, overlap, reconstruct
@@ -263,6 +267,35 @@ def test_a_resumed_run_keeps_every_average_and_the_same_snapshots(
     for path in whole.iterdir():
         one, other = load_file(path), load_file(parts / path.name)
         assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_sigterm_in_the_middle_of_a_validation_saves_each_weight_in_its_place(
+    make_module: MakeModule, make_trainer: MakeTrainer, data: FaceData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Validation has the average weights; the checkpoint of the stop is that of a run stopped while it trained."""
+
+    def stopped(folder: Path, when: Callable[[int], bool]) -> dict[str, Any]:
+        module = make_module()
+        losses = module.example_losses
+
+        def signalled(batch: Batch) -> tuple[Levels, Tensor]:
+            if when(module.global_step):
+                signal.raise_signal(signal.SIGTERM)
+            return losses(batch)
+
+        monkeypatch.setattr(module, "example_losses", signalled)
+        with pytest.raises(SystemExit, match="143"):
+            make_trainer(8, StopCleanly(folder, every_n_steps=1), validations=2).fit(module, data)
+        return SafeCheckpointIO().load_checkpoint(folder / "step=5.ckpt")
+
+    validating = stopped(tmp_path / "validating", lambda step: step == 4 and not torch.is_grad_enabled())
+    training = stopped(tmp_path / "training", lambda step: step == 4 and torch.is_grad_enabled())
+    for name, value in training["state_dict"].items():
+        assert torch.equal(validating["state_dict"][name], value)
+    (average,), (expected,) = (state["ema"]["averages"].values() for state in (validating, training))
+    assert all(torch.equal(average[name], expected[name]) for name in expected)
+    raw = validating["state_dict"]
+    assert any(not torch.equal(raw[f"inpainter.denoiser.{name}"], average[name]) for name in average)
 
 
 def test_snapshots_of_an_exponential_average_are_refused(

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import Logger, WandbLogger
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
+
+_PATIENCE = 30.0  # seconds that W&B has for its first answer
 
 
 class JSONLinesLogger(Logger):
@@ -69,7 +71,7 @@ def logged_in() -> bool:
 
 
 def wandb(folder: str, project: str, group: str, offline: bool | None = None) -> WandbLogger:
-    """A W&B logger that needs no account.
+    """A W&B logger that needs no account, and goes on offline where W&B does not answer.
 
     Args:
         folder: of the run; a run resumed there goes on under the same W&B id.
@@ -80,11 +82,11 @@ def wandb(folder: str, project: str, group: str, offline: bool | None = None) ->
     import wandb as client
 
     offline = not logged_in() if offline is None else offline
-    quiet = client.Settings(silent=True, console="off")
+    quiet = client.Settings(silent=True, console="off", init_timeout=_PATIENCE)
     client.termsetup(quiet, None)
     Path(folder).mkdir(parents=True, exist_ok=True)
-    return WandbLogger(
-        name=Path(folder).name,
+    logger = WandbLogger(
+        name="/".join(Path(folder).absolute().parts[-2:]),  # a job of a sweep is called 0 or 1
         save_dir=folder,
         id=hashlib.sha256(str(Path(folder).absolute()).encode()).hexdigest()[:12],
         project=project,
@@ -94,3 +96,11 @@ def wandb(folder: str, project: str, group: str, offline: bool | None = None) ->
         log_model=False,
         settings=quiet,
     )
+    if not offline:
+        try:
+            _ = logger.experiment  # reaches for W&B
+        except client.errors.CommError as error:
+            rank_zero_warn(f"W&B does not answer, so this run is logged offline: {error}")
+            client.teardown()  # its process holds the id of the run
+            return wandb(folder, project, group, offline=True)
+    return logger

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from lightning.pytorch import Callback, LightningDataModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import LambdaCallback
 from lightning.pytorch.loggers import Logger
 from omegaconf import OmegaConf
@@ -179,7 +179,13 @@ def fit(
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(dict(config))))
         logs = Path(config.get("paths", {}).get("logs", folder.parent.parent))
-        trainer.callbacks.append(LambdaCallback(on_train_start=lambda *_: latest(folder, logs)))
+
+        def started(trainer: Trainer, module: LightningModule) -> None:
+            latest(folder, logs)
+            for logger in trainer.loggers:
+                logger.log_hyperparams(dict(config))
+
+        trainer.callbacks.append(LambdaCallback(on_train_start=started))
         announce(module.inpainter.denoiser.network, data, folder, summary, trainer.world_size)
         print(
             f"device: {trainer.strategy.root_device}, {trainer.precision}"
