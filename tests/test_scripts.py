@@ -99,6 +99,9 @@ def test_train_then_kill_and_resume_bit_for_bit(tiny: list[str], tmp_path: Path,
     assert os.path.realpath(tmp_path / "logs" / "latest") == str(killed)
     one, other = weights(whole), weights(killed)
     assert all(torch.equal(one[name], other[name]) for name in one)
+    code, out, err = run_script("train.py", f"resume={killed}", logs)
+    assert code == 0, err
+    assert "nothing was left to train at step 12" in out
 
 
 def test_two_processes_train_the_same_as_one(tiny: list[str], tmp_path: Path, run_script: RunScript) -> None:
@@ -156,6 +159,22 @@ def test_evaluate_and_inpaint_use_the_newest_run(tiny: list[str], tmp_path: Path
         assert "synthetic" in picture.info["Comment"]
     assert np.array_equal(result[hole == 0], photo[hole == 0])
     assert not np.array_equal(result[hole == 255], photo[hole == 255])
+
+
+@pytest.mark.slow
+def test_torchrun(tiny: list[str], tmp_path: Path, run_script: RunScript, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its ranks would name the run after different seconds."""
+    torchrun = [str(Path(sys.executable).with_name("torchrun")), "--nproc-per-node", "2", str(ROOT / "train.py")]
+    run = tmp_path / "logs" / "x" / "run"
+    place = [*tiny, "trainer.devices=2", "trainer.max_steps=2", f"hydra.run.dir={run}"]
+    done = subprocess.run([*torchrun, *place], capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert [line["step"] for line in read_metrics(run) if "train/loss" in line] == [0, 1]
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    code, _, err = run_script("train.py", *tiny, "trainer.devices=2")
+    assert code == 1
+    assert "under torchrun every rank needs the same folder: add hydra.run.dir=" in err
 
 
 @pytest.mark.slow

@@ -151,7 +151,14 @@ def resumed(arguments: list[str]) -> list[str]:
 
     Raises:
         FileNotFoundError: if there is no such run.
+        ValueError: if torchrun started several ranks, each of which would name a folder after its own second.
     """
+    placed = any(argument.startswith(("hydra.run.dir=", "resume=")) for argument in arguments)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and "TORCHELASTIC_RUN_ID" in os.environ and not placed:
+        raise ValueError(
+            "under torchrun every rank needs the same folder: add hydra.run.dir=logs/<experiment>/<run>, or leave "
+            "torchrun out, since trainer.devices=2 starts the processes of one machine by itself"
+        )
     asked = [argument.partition("=")[2].strip("'") for argument in arguments if argument.startswith("resume=")]
     if not asked or asked[-1] == "null":
         return arguments

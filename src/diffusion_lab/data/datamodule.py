@@ -71,6 +71,11 @@ class FaceData(LightningDataModule):
         labels: Labels | None = None,
     ) -> None:
         super().__init__()
+        if not isinstance(crop, Crop):  # from data.crop=center140, which is easily written
+            raise ValueError(
+                f"data.crop={crop} is no crop: name a function of diffusion_lab.data.crops, as in "
+                "data.crop._target_=diffusion_lab.data.crops.center140."
+            )
         if image_size < 1:
             raise ValueError(f"data.image_size must be at least 1 pixel, got {image_size}.")
         if batch_size < 1:

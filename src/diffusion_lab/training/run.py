@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import LambdaCallback
 from lightning.pytorch.loggers import Logger
@@ -81,7 +82,7 @@ def trainer(
         loggers: where numbers go; None is nowhere.
 
     Raises:
-        ValueError: for a GPU that is not there, and numbers that are none.
+        ValueError: for a device, strategy or precision that cannot be had here, and numbers that are none.
     """
     for name, value in {"devices": devices, "num_nodes": num_nodes, "max_steps": max_steps}.items():
         if not isinstance(value, int) or value < 1:
@@ -95,28 +96,34 @@ def trainer(
     several = devices * num_nodes > 1
     batches = max_steps * accumulate_grad_batches
     validations = next(n for n in range(max(1, min(validations, max_steps)), 0, -1) if max_steps % n == 0)
-    return Trainer(
-        default_root_dir=str(folder),
-        accelerator=accelerator,
-        devices=devices,
-        num_nodes=num_nodes,
-        strategy=strategy or (SEVERAL if several else "auto"),
-        precision=precision or fast_precision(accelerator),  # type: ignore[arg-type]
-        max_epochs=-1,
-        max_steps=max_steps,
-        val_check_interval=batches // validations,
-        check_val_every_n_epoch=None,
-        num_sanity_val_steps=0,
-        gradient_clip_val=gradient_clip_val,
-        accumulate_grad_batches=accumulate_grad_batches,
-        log_every_n_steps=min(log_every_n_steps, max_steps),
-        deterministic=deterministic,
-        use_distributed_sampler=False,  # our samplers know their rank, and do not pad
-        callbacks=[*filter(None, callbacks), Bar()],
-        logger=list(filter(None, loggers)),
-        plugins=[SafeCheckpointIO()],
-        enable_model_summary=False,
-    )
+    try:
+        return Trainer(
+            default_root_dir=str(folder),
+            accelerator=accelerator,
+            devices=devices,
+            num_nodes=num_nodes,
+            strategy=strategy or (SEVERAL if several else "auto"),
+            precision=precision or fast_precision(accelerator),  # type: ignore[arg-type]
+            max_epochs=-1,
+            max_steps=max_steps,
+            val_check_interval=batches // validations,
+            check_val_every_n_epoch=None,
+            num_sanity_val_steps=0,
+            gradient_clip_val=gradient_clip_val,
+            accumulate_grad_batches=accumulate_grad_batches,
+            log_every_n_steps=min(log_every_n_steps, max_steps),
+            deterministic=deterministic,
+            use_distributed_sampler=False,  # our samplers know their rank, and do not pad
+            callbacks=[*filter(None, callbacks), Bar()],
+            logger=list(filter(None, loggers)),
+            plugins=[SafeCheckpointIO()],
+            enable_model_summary=False,
+        )
+    except (MisconfigurationException, ValueError, ModuleNotFoundError) as error:
+        raise ValueError(
+            f"trainer.accelerator={accelerator} with trainer.strategy={strategy} and trainer.precision={precision} "
+            f"is not to be had on this machine: leave them at their defaults, or trainer.accelerator=cpu ({error})"
+        ) from None
 
 
 def digest(config: Mapping[str, Any]) -> int:
@@ -194,6 +201,8 @@ def fit(
         )
     start = time.monotonic()
     trainer.fit(module, data, ckpt_path=checkpoint)
+    if trainer.is_global_zero and checkpoint and checkpoint.stem == f"step={trainer.global_step}":
+        print(f"nothing was left to train at step {trainer.global_step}: go on with a larger trainer.max_steps")
     trainer.save_checkpoint(folder / "checkpoints" / f"step={trainer.global_step}.ckpt")
     if trainer.is_global_zero:
         print(farewell(folder, time.monotonic() - start, advice), flush=True)
