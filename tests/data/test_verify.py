@@ -1,5 +1,7 @@
+import shutil
 import subprocess
 import sys
+import zipfile
 
 import pytest
 
@@ -19,6 +21,24 @@ def test_bad_pictures_are_listed(make_celeba, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines[:-1]] == ["000004.jpg", "000010.jpg"]
     assert lines[-1].startswith("18 of 20 pictures")
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_damaged_picture_in_a_zip_is_listed(make_celeba, capsys, compression):
+    root = make_celeba(20)
+    pictures = sorted((root / "img_align_celeba").iterdir())
+    with zipfile.ZipFile(root / "img_align_celeba.zip", "w", compression) as archive:
+        for picture in pictures:
+            archive.write(picture, f"img_align_celeba/{picture.name}")
+        middle = archive.getinfo("img_align_celeba/000003.jpg").header_offset + 1000
+    shutil.rmtree(root / "img_align_celeba")
+    with (root / "img_align_celeba.zip").open("r+b") as file:
+        file.seek(middle)
+        file.write(bytes(100))
+    assert main(["verify", str(root)]) == 1
+    listed, summary = capsys.readouterr().out.splitlines()
+    assert listed.startswith("000003.jpg: damaged in the zip file: ")
+    assert summary.startswith("19 of 20 pictures")
 
 
 def test_any_folder_of_pictures_will_do(make_celeba, capsys):

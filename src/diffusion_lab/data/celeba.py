@@ -1,6 +1,7 @@
 """CelebA as it is published: a folder or zip of aligned 178x218 JPEGs beside the official lists."""
 
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -80,7 +81,10 @@ class CelebA:
             raise FileNotFoundError(f"There is no picture {name} in {self._images}.")
         if self._zip is None:
             return (self._images / member).read_bytes()
-        return self._zip.read(member)  # zipfile locks around the shared file handle
+        try:
+            return self._zip.read(member)  # zipfile locks around the shared file handle
+        except (zipfile.BadZipFile, zlib.error) as error:
+            raise OSError(f"damaged in the zip file: {error}") from None
 
     def attributes(self, split: str) -> Tensor | None:
         """Bool (N, 40) of a split, True where the attribute holds; None without ``list_attr_celeba.txt``."""

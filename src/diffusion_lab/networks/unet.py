@@ -231,7 +231,7 @@ class UNet(nn.Module):
         if attributes is not None and attributes.shape[1] != self.attributes:
             raise ValueError(
                 f"this network is told {self.attributes} attributes, and {attributes.shape[1]} were given: "
-                f"train it with model.attributes={attributes.shape[1]}"
+                f"train it with ++model.attributes={attributes.shape[1]}"
             )
         if self.embed_attributes is not None:
             told = x.new_full((len(x), self.attributes), torch.nan) if attributes is None else attributes
