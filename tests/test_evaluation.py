@@ -13,7 +13,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from diffusion_lab.data.masks import center, evaluation_mask, rectangle
-from diffusion_lab.evaluation import Method, Report, evaluate, mean_fill, navier_stokes, telea
+from diffusion_lab.evaluation import Method, Report, evaluate, loop, mean_fill, navier_stokes, telea
 from diffusion_lab.evaluation.loop import example_seeds
 from diffusion_lab.metrics import FrechetDistance, frechet_distance, l1_hole, psnr
 from diffusion_lab.pictures import to_float, to_uint8
@@ -133,6 +133,17 @@ def test_batch_size_does_not_change_the_figures(report: Report) -> None:
     again = evaluate([mean_fill(), Method("noise", noise)], Faces(), MASKS, extractor=Pixels(), batch_size=8)
     expected = [row for i, row in enumerate(figures(report)) if i % 5 in (1, 4)]
     torch.testing.assert_close(torch.tensor(figures(again)), torch.tensor(expected), rtol=1e-5, atol=1e-6)
+
+
+def test_without_a_terminal_progress_is_told_in_lines(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "SILENCE", -1.0)
+    evaluate([mean_fill()], Faces(), {"center": center}, extractor=Pixels(), batch_size=4)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line]
+    assert lines[:2] == ["real pictures: 25% of all is done", "real pictures: 50% of all is done"]
+    assert lines[2:4] == ["center: mean fill: 75% of all is done", "center: mean fill: 100% of all is done"]
+    assert lines[4].startswith("center: mean fill: 8 pictures at ")
 
 
 def test_fewer_pictures_are_the_first_ones() -> None:

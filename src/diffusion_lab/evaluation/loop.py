@@ -24,6 +24,7 @@ from diffusion_lab.metrics import LPIPS, FrechetDistance, diversity, l1_hole, ps
 from diffusion_lab.pictures import masked, to_float, to_uint8
 
 UNBIASED_ENOUGH = 10_000  # pictures; FID from fewer is too high by an amount that depends on n
+SILENCE = 30.0  # seconds without a word, at most, where there is no progress bar
 HIGHEST_PSNR = 100.0  # dB, what an equal picture counts as in a mean
 
 
@@ -86,9 +87,16 @@ def evaluate(
     work += len(range(fabric.global_rank, n, fabric.world_size)) * len(masks) * len(methods)
     with _progress(fabric) as progress:
         task = progress.add_task("real pictures", total=work)
+        in_lines = fabric.is_global_zero and not progress.console.is_terminal  # where there is no bar to look at
+        spoke = time.monotonic()
 
         def advance(count: int) -> None:
+            nonlocal spoke
             progress.advance(task, count)
+            if in_lines and time.monotonic() - spoke > SILENCE:
+                spoke = time.monotonic()
+                now = progress.tasks[0]
+                print(f"{now.description}: {now.completed / work:.0%} of all is done", flush=True)
 
         add_reference(
             fid,
@@ -109,7 +117,7 @@ def evaluate(
                 rows.append(row)
                 each.append({"mask": kind, "method": method.name, **values})
                 columns.append(completed)
-                if fabric.is_global_zero and not progress.console.is_terminal:  # where there is no bar to look at
+                if in_lines:
                     print(f"{kind}: {method.name}: {n} pictures at {row['seconds_per_image']:.3f} s", flush=True)
                 if touched:
                     changed[f"{kind}: {method.name}"] = touched
