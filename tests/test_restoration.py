@@ -8,14 +8,15 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor, nn
 
+from diffusion_lab.data.crops import center148
 from diffusion_lab.pictures import from_pil
-from diffusion_lab.restoration import as_mask, as_rgb, feathered, opened, restore, square_around
+from diffusion_lab.restoration import as_mask, as_rgb, cut_out, feathered, opened, restore, square_around
 
 
 class Painter(nn.Module):
     """Stands in for an Inpainter: fills holes with pure red."""
 
-    recipe = {"data": {"image_size": 16}}  # noqa: RUF012
+    recipe = {"data": {"image_size": 16, "crop": "full"}}  # noqa: RUF012
 
     def forward(self, image: Tensor, mask: Tensor, *, seeds: object, sampler: object) -> Tensor:
         red = torch.tensor([1.0, -1.0, -1.0]).view(1, 3, 1, 1).expand_as(image)
@@ -65,6 +66,20 @@ def test_the_feather_lies_inside() -> None:
     assert torch.equal(weight > 0, mask)
     torch.testing.assert_close(weight[0, 10, 5:16], torch.tensor([1, 2, 3, 4, 4, 4, 4, 4, 3, 2, 1]) / 4)
     assert torch.equal(feathered(mask, 0), mask.float())
+
+
+@pytest.mark.parametrize("enlarged", [1, 3])
+def test_an_aligned_picture_is_shown_as_the_model_knows_it(enlarged: int) -> None:
+    """Not as the largest square of it, in which the face is smaller than any that the model was trained on."""
+    picture = photo(178, 218)
+    mask = torch.zeros(1, 218 * enlarged, 178 * enlarged, dtype=torch.bool)
+    mask[:, 100 * enlarged : 120 * enlarged, 60 * enlarged : 80 * enlarged] = True
+    large = picture.resize((178 * enlarged, 218 * enlarged), Image.Resampling.NEAREST)
+    cut = cut_out(large, mask, 148, center148())
+    assert (cut.square.left, cut.square.top, cut.square.side) == (15 * enlarged, 35 * enlarged, 148 * enlarged)
+    if enlarged == 1:
+        assert torch.equal(cut.image, from_pil(center148()(picture)))
+    assert cut_out(large.transpose(Image.Transpose.TRANSPOSE), mask.mT, 148, center148()).square.side == 178 * enlarged
 
 
 def test_feathered_results_keep_known_pixels() -> None:

@@ -14,6 +14,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.nn import functional as F
 
+from diffusion_lab.data.crops import Crop, named
 from diffusion_lab.diffusion.sampling import Sampler
 from diffusion_lab.inpainting import Inpainter
 from diffusion_lab.pictures import from_pil, to_pil, to_uint8
@@ -179,14 +180,14 @@ class Cut:
         return Cut(self.image, self.hole, pixels, mask, square)
 
 
-def cut_out(picture: Image.Image, mask: Tensor, size: int, preferred: tuple[int, int, int, int] | None = None) -> Cut:
+def cut_out(picture: Image.Image, mask: Tensor, size: int, crop: Crop) -> Cut:
     """The square around the hole, at the model's size.
 
     Args:
         picture: RGB, of any size.
         mask: ``(1, H, W)`` bool of the picture's size, True = hole.
         size: S, the model's.
-        preferred: (left, top, right, bottom) of the square the model should see; None is the largest in the centre.
+        crop: that the model was trained on; see `Crop.seen`.
 
     Raises:
         ValueError: for a mask of another size, or one without a hole, or with nothing else.
@@ -200,9 +201,7 @@ def cut_out(picture: Image.Image, mask: Tensor, size: int, preferred: tuple[int,
         raise ValueError("the mask is black all over, so there is nothing to fill: paint the hole white")
     if bool(mask.all()):
         raise ValueError("the mask is white all over, so nothing of the face is known: leave some of it black")
-    side = min(width, height)
-    centred = ((width - side) // 2, (height - side) // 2, (width + side) // 2, (height + side) // 2)
-    square = square_around(mask, preferred or centred)
+    square = square_around(mask, crop.seen(width, height))
     pixels = np.array(picture.convert("RGB"))
 
     seen = square.cut(torch.from_numpy(pixels).permute(2, 0, 1)).permute(1, 2, 0).numpy()
@@ -245,18 +244,16 @@ def restore(
     picture: Image.Image,
     mask: Tensor,
     seeds: Sequence[int],
-    preferred: tuple[int, int, int, int] | None = None,
     sampler: Sampler | None = None,
     feather: int = 0,
 ) -> list[Image.Image]:
     """Fills the hole of a picture of any size, once per seed; every known pixel keeps its value.
 
     Args:
-        inpainter: at its own size, which its recipe names.
+        inpainter: at its own size, and shown what its recipe's crop shows of a face.
         picture: RGB.
         mask: ``(1, H, W)`` bool of the picture's size, True = hole.
         seeds: one per completion.
-        preferred: as in `cut_out`.
         sampler: None is the inpainter's own.
         feather: as in `paste_back`.
 
@@ -265,6 +262,7 @@ def restore(
     """
     if not seeds:
         raise ValueError("no completion was asked for: num_samples must be 1 or more")
-    cut = cut_out(picture, mask, int(inpainter.recipe["data"]["image_size"]), preferred)
+    data = inpainter.recipe["data"]
+    cut = cut_out(picture, mask, int(data["image_size"]), named(data["crop"]))
     image, hole = (x.expand(len(seeds), -1, -1, -1) for x in (cut.image, cut.hole))
     return [paste_back(cut, filled, feather) for filled in inpainter(image, hole, seeds=seeds, sampler=sampler)]

@@ -15,6 +15,7 @@ from fastapi import FastAPI
 from PIL import Image
 
 from diffusion_lab import recipe
+from diffusion_lab.data.crops import full
 from diffusion_lab.inpainting import Inpainter
 from diffusion_lab.serving.engine import Event, Finished, Job, Queued, Stats, Stepped
 
@@ -42,6 +43,7 @@ class FakeEngine:
     """Fills holes with red, in five steps, for as many jobs at once as come."""
 
     image_size = 16
+    crop = full()
     steps = 5
 
     def __init__(self) -> None:

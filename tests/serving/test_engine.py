@@ -91,7 +91,7 @@ class Elementwise(nn.Module):
 def elementwise(network: Elementwise) -> Inpainter:
     denoiser = NetworkDenoiser(network, schedule.cosine(100), Velocity(), told=lambda schedule, level: level)
     inpainter = Inpainter(denoiser, ddim(steps=5))
-    inpainter.recipe = {"data": {"image_size": 8}}
+    inpainter.recipe = {"data": {"image_size": 8, "crop": "full"}}
     return inpainter.eval()
 
 

@@ -43,6 +43,25 @@ class Crop:
             )
         return left, top, left + side, top + side
 
+    def seen(self, width: int, height: int) -> tuple[int, int, int, int]:
+        """(left, top, right, bottom) of what a model of this crop is best shown of a picture of any size.
+
+        In an aligned picture, CelebA's 178x218 or an enlargement of it, the face lies where the crop expects it; of
+        others nothing is known, and the largest square in the centre is taken.
+
+        Examples:
+            >>> center148().seen(356, 436)
+            (30, 70, 326, 366)
+            >>> center148().seen(400, 300)
+            (50, 0, 350, 300)
+        """
+        if width < CELEBA_WIDTH or abs(width * CELEBA_HEIGHT - height * CELEBA_WIDTH) >= CELEBA_HEIGHT:
+            return full().box(width, height)
+        left, top, right, bottom = (
+            round(edge * width / CELEBA_WIDTH) for edge in self.box(CELEBA_WIDTH, CELEBA_HEIGHT)
+        )
+        return left, top, right, bottom
+
     def __call__(self, picture: Image) -> Image:
         """The square of that picture.
 
@@ -70,3 +89,13 @@ def ddim128() -> Crop:
 def full() -> Crop:
     """The largest square in the centre of a picture of any size."""
     return Crop("full")
+
+
+def named(name: str) -> Crop:
+    """The crop that a model's recipe names; `full` for one that another project cut by.
+
+    Example:
+        >>> named("center140").side
+        140
+    """
+    return {crop.name: crop for crop in (center140(), center148(), ddim128())}.get(name, full())

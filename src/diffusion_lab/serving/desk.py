@@ -310,7 +310,7 @@ class Desk:
             shape = self._opened(mask, "mask")
             hole = alpha_mask(shape, "mask") if transparent else as_mask(shape)
         try:
-            cut = cut_out(as_rgb(picture), hole, self.engine.image_size)
+            cut = cut_out(as_rgb(picture), hole, self.engine.image_size, self.engine.crop)
         except ValueError as error:
             raise Mistake(400, "invalid_mask", str(error), "mask") from None
         return cut, cut.within(PREVIEW)

@@ -7,6 +7,7 @@ from typing import Literal, Protocol
 
 from torch import Tensor
 
+from diffusion_lab.data.crops import Crop
 from diffusion_lab.diffusion.sampling import Sampler
 
 Code = Literal["non_finite_output", "deadline_exceeded", "engine_error", "shutting_down"]
@@ -166,6 +167,10 @@ class Engine(Protocol):
     @property
     def image_size(self) -> int:
         """Of the model in service, in pixels."""
+
+    @property
+    def crop(self) -> Crop:
+        """That the model in service was trained on."""
 
     @property
     def version(self) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from diffusion_lab.data.crops import Crop
 from diffusion_lab.inpainting import Inpainter
 from diffusion_lab.serving.backends import Backend, eager
 from diffusion_lab.serving.batching import SharedCalls, Walk, begin
@@ -112,6 +113,10 @@ class LocalEngine:
     @property
     def image_size(self) -> int:
         return self._model.image_size
+
+    @property
+    def crop(self) -> Crop:
+        return self._model.crop
 
     @property
     def version(self) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_lab import recipe
+from diffusion_lab.data.crops import Crop, named
 from diffusion_lab.serving.engine import (
     Event,
     Finished,
@@ -83,7 +84,8 @@ class ReplicatedEngine:
         self._handle = handle
         self._stream = handle.options(method_name="submit", stream=True)
         self._wish = Wish(0, folder)
-        self._size = int(recipe.read(folder)["data"]["image_size"])
+        data = recipe.read(folder)["data"]
+        self._size, self._crop = int(data["image_size"]), named(data["crop"])
         self._version = version_of(folder)
         self._max_queue = max_queue
         self._seconds = seconds
@@ -103,6 +105,10 @@ class ReplicatedEngine:
     @property
     def image_size(self) -> int:
         return self._size
+
+    @property
+    def crop(self) -> Crop:
+        return self._crop
 
     @property
     def version(self) -> str:
@@ -182,6 +188,7 @@ class ReplicatedEngine:
                 await self._ask("adopt", self._wish)
                 raise SwapRefused(f"'{folder}' was found fit, and could not serve: {errors[0]}")
             self._version = answers[0] if answers else version_of(folder)
+            self._crop = named(recipe.read(folder)["data"]["crop"])
             log.info("%s serves in place of %s, in %d replicas", self._version, old_version, len(answers))
             return self._version
 

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from diffusion_lab.data.crops import Crop, named
 from diffusion_lab.diffusion.denoiser import Condition, Prediction
 from diffusion_lab.inpainting import Inpainter
 from diffusion_lab.pictures import to_uint8
@@ -40,6 +41,10 @@ class Model:
     @property
     def image_size(self) -> int:
         return int(self.inpainter.recipe["data"]["image_size"])
+
+    @property
+    def crop(self) -> Crop:
+        return named(self.inpainter.recipe["data"]["crop"])
 
     def denoise(self, x: Tensor, level: Tensor, condition: Condition) -> Prediction:
         with torch.autocast(x.device.type, self.autocast, enabled=self.autocast is not None):
