@@ -186,5 +186,5 @@ def test_saying_nothing_is_saying_that_no_attribute_is_known(awake):
     unsaid = torch.full((2, 3), torch.nan)
     assert torch.equal(unet(x, x[:, :0], time), unet(x, x[:, :0], time, unsaid))
     assert not torch.allclose(unet(x, x[:, :0], time), unet(x, x[:, :0], time, torch.zeros(2, 3)))
-    with pytest.raises(ValueError, match=r"told 3 attributes, and 2 were given: train it with model\.attributes=2"):
+    with pytest.raises(ValueError, match=r"told 3 attributes, and 2 were given: train it with \+\+model\.attributes=2"):
         unet(x, x[:, :0], time, torch.zeros(2, 2))
