@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import aclosing
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,9 @@ from diffusion_lab.serving.local import LocalEngine
 from diffusion_lab.serving.replicas import ReplicatedEngine
 from diffusion_lab.serving.swapping import version_of
 
-pytest.importorskip("ray")
 pytestmark = [
+    # Not imported here: `cluster.SETTINGS` must be there before it is.
+    pytest.mark.skipif(find_spec("ray") is None, reason="Ray is an extra"),
     pytest.mark.slow,
     # Ray Serve against a newer pydantic, when it is imported.
     pytest.mark.filterwarnings("ignore:Using extra keyword arguments on `Field` is deprecated"),
