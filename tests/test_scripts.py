@@ -16,58 +16,17 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from diffusion_lab.training.loggers import read_metrics
+from processes import start, wait_for
 
 ROOT = Path(__file__).parents[1]
 RunScript = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def tiny(faces: Path, tmp_path: Path) -> list[str]:
-    """Overrides that make a run small: 12 steps, a checkpoint after every 4."""
-    return [
-        "data=celeba",
-        f"data.root={faces}",
-        "data.image_size=16",
-        "data.batch_size=4",
-        "model=unet",
-        "model.channels=32",
-        "model.multipliers=[1]",
-        "model.dropout=0.1",
-        "metrics=none",
-        "logger=jsonl",
-        "sampler.steps=2",
-        "trainer.max_steps=12",
-        "trainer.validations=1",
-        "trainer.precision=32-true",
-        "trainer.accelerator=cpu",
-        "trainer.log_every_n_steps=1",
-        "callbacks.checkpoint.every_n_train_steps=4",
-        "callbacks.stop.every_n_steps=1",
-        f"paths.logs={tmp_path / 'logs'}",
-        f"paths.cache={tmp_path / 'cache'}",
-    ]
-
-
-def start(*overrides: str) -> subprocess.Popen[str]:
-    """Train in a process of its own, which dies with all of its ranks when its group is killed."""
-    environment = {k: v for k, v in os.environ.items() if k not in ("LOCAL_RANK", "WORLD_SIZE", "NODE_RANK")}
-    return subprocess.Popen(
-        [sys.executable, str(ROOT / "train.py"), *overrides],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-        # Sums over another number of threads round differently.
-        env={**environment, "OMP_NUM_THREADS": str(torch.get_num_threads())},
-    )
-
-
-def wait_for(path: Path, process: subprocess.Popen[str], seconds: float = 120) -> None:
-    until = time.monotonic() + seconds
-    while not list(path.parent.glob(path.name)):
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < until, f"{path} did not come"
-        time.sleep(0.02)
+def tiny(tiny: list[str]) -> list[str]:
+    """12 steps of a network that draws numbers too, every one logged, a checkpoint after every 4."""
+    steps = ["trainer.max_steps=12", "trainer.log_every_n_steps=1", "callbacks.checkpoint.every_n_train_steps=4"]
+    return [*tiny, "model.dropout=0.1", *steps, "callbacks.stop.every_n_steps=1"]
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
@@ -82,7 +41,7 @@ def test_train_then_kill_and_resume_bit_for_bit(tiny: list[str], tmp_path: Path,
     assert {"inpainter", "checkpoints", "samples", "metrics.jsonl", "config.yaml"} <= {p.name for p in whole.iterdir()}
     assert [line["step"] for line in read_metrics(whole) if "train/loss" in line] == list(range(12))
 
-    process = start(*tiny, "trainer.max_steps=400", f"hydra.run.dir={killed}")
+    process = start(*tiny, "trainer.max_steps=400", f"hydra.run.dir={killed}", threads=torch.get_num_threads())
     wait_for(killed / "checkpoints" / "step=4.ckpt.sha256", process)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
@@ -107,7 +66,7 @@ def test_train_then_kill_and_resume_bit_for_bit(tiny: list[str], tmp_path: Path,
 def test_two_processes_train_the_same_as_one(tiny: list[str], tmp_path: Path, run_script: RunScript) -> None:
     alone, both = tmp_path / "logs" / "alone", tmp_path / "logs" / "both"
     plain = [*tiny, "model.dropout=0", "trainer.validations=2"]
-    process = start(*plain, "trainer.devices=2", f"hydra.run.dir={both}")
+    process = start(*plain, "trainer.devices=2", f"hydra.run.dir={both}", threads=torch.get_num_threads())
     code, _, err = run_script("train.py", *plain, f"hydra.run.dir={alone}")
     assert code == 0, err
     out = process.communicate(timeout=200)[0]

@@ -1,8 +1,8 @@
 """Draws diffusion itself: ``python -m diffusion_lab.figures --help``.
 
-forward.png: a face on its way into noise. snr.png: the schedules. reverse.png: one hole filled by every solver.
-swissroll.png: the trajectories of 2015's lesson. calls.png and its like: quality against network calls, from what
-evaluate.py wrote.
+Of a model: forward.png, a face on its way into noise; snr.png, the schedules; reverse.png, one hole as every solver
+fills it. With --lesson, swissroll.png instead: the trajectories of 2015's lesson. With --results, calls.png and its
+like: quality against network calls, from what evaluate.py wrote.
 """
 
 import argparse
@@ -156,7 +156,7 @@ def named(picture: Image.Image, names: Sequence[str]) -> Image.Image:
 
 
 def main(given: Sequence[str] | None = None) -> int:
-    """Draws what it has the means for.
+    """Draws what the arguments name; without any, what there is to draw of the newest model.
 
     Args:
         given: the arguments; None reads the command line's.
@@ -183,12 +183,14 @@ def main(given: Sequence[str] | None = None) -> int:
         for named_file in asked.results:
             name, _, file = named_file.rpartition("=")
             save(quality(json.loads(Path(file).read_text())), name or "quality")
-        save(signal_to_noise(), "snr")
-        save(forward_process(faces(64, 1, asked.cache)[0]), "forward")
         if asked.lesson:
             save(swiss_roll(asked.lesson), "swissroll")
-        inpainter = Inpainter.load(asked.inpainter or newest(Path("logs")))
-        save(reverse_process(inpainter, faces(inpainter.recipe["data"]["image_size"], 6, asked.cache)[5]), "reverse")
+        if asked.inpainter or not (asked.results or asked.lesson):
+            save(signal_to_noise(), "snr")
+            save(forward_process(faces(64, 1, asked.cache)[0]), "forward")
+            inpainter = Inpainter.load(asked.inpainter or newest(Path("logs")))
+            face = faces(inpainter.recipe["data"]["image_size"], 6, asked.cache)[5]
+            save(reverse_process(inpainter, face), "reverse")
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

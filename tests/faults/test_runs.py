@@ -4,8 +4,6 @@ import os
 import signal
 import struct
 import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,46 +16,17 @@ from wandb.proto import wandb_internal_pb2
 
 from diffusion_lab import recipe
 from diffusion_lab.training.loggers import read_metrics
+from processes import start, wait_for
 
 ROOT = Path(__file__).parents[2]
 RunScript = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def tiny(faces: Path, tmp_path: Path) -> list[str]:
-    """Overrides that make a run small, with a checkpoint after every 4 steps."""
-    run = [f"data.root={faces}", f"paths.logs={tmp_path / 'logs'}", f"paths.cache={tmp_path / 'cache'}"]
-    data = ["data=celeba", "data.image_size=16", "data.batch_size=4"]
-    model = ["model=unet", "model.channels=32", "model.multipliers=[1]", "metrics=none", "sampler.steps=2"]
-    trainer = ["trainer.validations=1", "trainer.precision=32-true", "trainer.accelerator=cpu"]
-    trainer += ["trainer.log_every_n_steps=1", "callbacks.checkpoint.every_n_train_steps=4", "logger=jsonl"]
-    return [*run, *data, *model, *trainer, "callbacks.stop.every_n_steps=1", f"hydra.run.dir={tmp_path / 'logs/x/run'}"]
-
-
-@pytest.fixture
-def start() -> Callable[..., subprocess.Popen[str]]:
-    """Trains in a process of its own."""
-
-    def begin(*overrides: str) -> subprocess.Popen[str]:
-        environment = {k: v for k, v in os.environ.items() if k not in ("LOCAL_RANK", "WORLD_SIZE", "NODE_RANK")}
-        return subprocess.Popen(
-            [sys.executable, str(ROOT / "train.py"), *overrides],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-            env={**environment, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)},
-        )
-
-    return begin
-
-
-def wait_for(pattern: str, folder: Path, process: subprocess.Popen[str], seconds: float = 240) -> None:
-    until = time.monotonic() + seconds
-    while not list(folder.glob(pattern)):
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < until, f"{pattern} did not come"
-        time.sleep(0.02)
+def tiny(tiny: list[str], tmp_path: Path) -> list[str]:
+    """With every step logged, a checkpoint after every 4, and a folder that is known."""
+    watched = ["trainer.log_every_n_steps=1", "callbacks.checkpoint.every_n_train_steps=4"]
+    return [*tiny, *watched, "callbacks.stop.every_n_steps=1", f"hydra.run.dir={tmp_path / 'logs/x/run'}"]
 
 
 class Interrupt(Callback):
@@ -79,12 +48,10 @@ def test_ctrl_c_leaves_a_checkpoint(tiny: list[str], tmp_path: Path, run_script:
 
 
 @pytest.mark.slow
-def test_a_rank_that_is_killed_ends_the_run(
-    tiny: list[str], tmp_path: Path, start: Callable[..., subprocess.Popen[str]], run_script: RunScript
-) -> None:
+def test_a_rank_that_is_killed_ends_the_run(tiny: list[str], tmp_path: Path, run_script: RunScript) -> None:
     run = tmp_path / "logs" / "x" / "run"
     process = start(*tiny, "trainer.max_steps=100000", "trainer.devices=2")
-    wait_for("checkpoints/step=*.ckpt", run, process)
+    wait_for(run / "checkpoints" / "step=*.ckpt", process)
     children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
     os.kill(int(children[0]), signal.SIGKILL)
     out = process.communicate(timeout=60)[0]
@@ -96,11 +63,9 @@ def test_a_rank_that_is_killed_ends_the_run(
 
 
 @pytest.mark.slow
-def test_one_bad_batch_on_one_rank_is_skipped_by_both(
-    tiny: list[str], tmp_path: Path, start: Callable[..., subprocess.Popen[str]]
-) -> None:
+def test_one_bad_batch_on_one_rank_is_skipped_by_both(tiny: list[str], tmp_path: Path) -> None:
     poison = ["+callbacks.poison._target_=poison.Poison", "+callbacks.poison.step=3"]
-    process = start(*tiny, "trainer.max_steps=6", "trainer.devices=2", *poison)
+    process = start(*tiny, "trainer.max_steps=6", "trainer.devices=2", *poison, modules=Path(__file__).parent)
     out = process.communicate(timeout=300)[0]
     assert process.returncode == 0, out
     assert "rank 0 skipped 1" in out
@@ -149,9 +114,7 @@ def records(path: Path) -> Iterator[Any]:
 
 
 @pytest.mark.slow
-def test_a_sweep_without_an_account(
-    tiny: list[str], tmp_path: Path, start: Callable[..., subprocess.Popen[str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_sweep_without_an_account(tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     overrides = [o for o in tiny if not o.startswith(("hydra.run.dir", "logger="))]
@@ -179,7 +142,7 @@ def test_a_sweep_without_an_account(
 
 @pytest.mark.slow
 def test_a_run_with_a_key_goes_on_where_wandb_does_not_answer(
-    tiny: list[str], tmp_path: Path, start: Callable[..., subprocess.Popen[str]], monkeypatch: pytest.MonkeyPatch
+    tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("WANDB_API_KEY", "a" * 40)

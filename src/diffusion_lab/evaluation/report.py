@@ -20,6 +20,7 @@ from rich.table import Table
 from torch import Tensor
 
 from diffusion_lab.pictures import save_png, sheet
+from diffusion_lab.recipe import flat
 
 _COLUMNS = (  # key, heading, format, whether more is better (None: neither)
     ("fid", "FID ↓", ".2f", False),
@@ -71,7 +72,7 @@ class Report:
         lines += [_line(cells) for cells in self._cells("**{}**")]
         lines += ["", *(note + "\n" for note in self.notes()), "![truth, masked and completed pictures](grid.png)", ""]
         lines += ["| protocol | |", "|---|---|"]
-        lines += [_line([key, str(value)]) for key, value in self.protocol.items()]
+        lines += [_line([key, str(value)]) for key, value in flat(self.protocol).items()]
         return "\n".join(lines) + "\n"
 
     def show(self, console: Console) -> None:
