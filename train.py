@@ -1,5 +1,6 @@
 """Train a face inpainter: `uv run train.py`, any setting as an override, `--help` for the list."""
 
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -17,7 +18,7 @@ def main(cfg: DictConfig) -> None:
     from lightning.pytorch.callbacks import LambdaCallback
 
     from diffusion_lab import recipe
-    from diffusion_lab.training.run import announce, fit
+    from diffusion_lab.training.run import announce, begun, fit
 
     config: dict[str, Any] = dict(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
     seed_everything(cfg.seed, verbose=False)
@@ -27,6 +28,8 @@ def main(cfg: DictConfig) -> None:
             announce(recipe.build(config["model"]), data, run_folder(), instantiate(cfg.summary))
         return
     inpainter = recipe.build(config["inpainter"])
+    if cfg.start_from and not begun(run_folder()):
+        recipe.start_from(inpainter, config["inpainter"], Path(cfg.start_from))
     training = {key: config[key] for key in ("objective", "optimizer", "mask", "seed", "start_from")}
     inpainter.recipe = recipe.describe(config["inpainter"], data, training)
     module = instantiate(cfg.module, inpainter=inpainter)

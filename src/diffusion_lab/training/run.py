@@ -155,19 +155,19 @@ def fit(
     summary: Summary = table,
     advice: str = "",
 ) -> None:
-    """Trains to the end, from the newest whole checkpoint of the folder, else from the weights that the config names.
+    """Trains to the end, from the newest whole checkpoint of the folder if there is one.
 
     Args:
         module: what is trained.
         data: what it is trained on.
         trainer: on which devices.
         folder: of the run.
-        config: resolved; ranks that hold different ones refuse to train together. ``start_from`` is a saved model.
+        config: resolved; ranks that hold different ones refuse to train together.
         summary: of the network, printed at the start.
         advice: what to do next, printed at the end.
 
     Raises:
-        ValueError: if the devices cannot have equal parts of a batch, or ``start_from`` is of another model.
+        ValueError: if the devices cannot have equal parts of a batch.
     """
     assert isinstance(data, LightningDataModule)
     if data.batch_size % trainer.world_size:
@@ -181,8 +181,6 @@ def fit(
     warnings.filterwarnings("ignore", message=".*exists and is not empty.*")  # it is resumed
     warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
     checkpoint = newest_valid(folder / "checkpoints")
-    if checkpoint is None and config.get("start_from"):
-        recipe.start_from(module.inpainter, config["inpainter"], Path(config["start_from"]))
     if trainer.is_global_zero:
         data.prepare_data()  # what is wrong with the data is said before anything is started or written
         folder.mkdir(parents=True, exist_ok=True)
@@ -208,6 +206,11 @@ def fit(
     trainer.save_checkpoint(folder / "checkpoints" / f"step={trainer.global_step}.ckpt")
     if trainer.is_global_zero:
         print(farewell(folder, time.monotonic() - start, advice), flush=True)
+
+
+def begun(folder: Path) -> bool:
+    """Whether a run has checkpoints to go on from."""
+    return any((folder / "checkpoints").glob("*.ckpt"))
 
 
 def latest(folder: Path, logs: Path) -> None:
