@@ -8,34 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 
-from diffusion_lab import recipe
 from diffusion_lab.inpainting import Inpainter
+from small import small_inpainter
 
 ROOT = Path(__file__).parents[1]
-
-UNET = {
-    "_target_": "diffusion_lab.networks.unet.UNet",
-    "image_size": 16,
-    "channels": 32,
-    "multipliers": [1],
-    "depth": 1,
-}
-MODEL = {
-    "_target_": "diffusion_lab.inpainting.Inpainter",
-    "denoiser": {
-        "_target_": "diffusion_lab.diffusion.denoiser.NetworkDenoiser",
-        "network": UNET,
-        "schedule": {"_target_": "diffusion_lab.diffusion.schedule.cosine", "steps": 100},
-        "predicts": {"_target_": "diffusion_lab.diffusion.denoiser.Velocity"},
-        "told": {"_target_": "diffusion_lab.diffusion.denoiser.by_gamma", "_partial_": True},
-    },
-    "sampler": {"_target_": "diffusion_lab.diffusion.samplers.ddim", "steps": 3},
-    "constrain": {"_target_": "diffusion_lab.diffusion.sampling.keep_clean", "_partial_": True},
-}
 
 PARTS = (0, 0, 0, 0, 0, 0, 0, 0, 1, 2)
 
@@ -95,13 +74,7 @@ def tiny(faces: Path, tmp_path: Path) -> list[str]:
 
 @pytest.fixture
 def inpainter() -> Inpainter:
-    """An inpainter for 16 pixels with random weights, in evaluation mode."""
-    torch.manual_seed(0)
-    made: Inpainter = recipe.build(MODEL)
-    for parameter in made.parameters():
-        torch.nn.init.normal_(parameter, std=0.05)
-    made.recipe = {"model": MODEL, "data": {"name": "none", "crop": "full", "image_size": 16}}
-    return made.eval()
+    return small_inpainter()
 
 
 @pytest.fixture

@@ -4,12 +4,13 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
-from fakes import MODEL, FakeEngine, served, small_model
+from fakes import FakeEngine, served
 
 from diffusion_lab.inpainting import Inpainter
 from diffusion_lab.serving.api import create_app
 from diffusion_lab.serving.desk import Limits, offered
 from diffusion_lab.serving.local import LocalEngine
+from small import MODEL, small_inpainter
 
 
 @pytest.fixture(scope="session")
@@ -37,7 +38,7 @@ def service(_fake: tuple[FakeEngine, str], engine: FakeEngine) -> Iterator[httpx
 @pytest.fixture(scope="session")
 def model() -> Inpainter:
     """A small model with random weights."""
-    return small_model()
+    return small_inpainter()
 
 
 @pytest.fixture(scope="session")

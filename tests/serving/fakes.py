@@ -14,29 +14,33 @@ import uvicorn
 from fastapi import FastAPI
 from PIL import Image
 
-from diffusion_lab import recipe
 from diffusion_lab.data.crops import full
-from diffusion_lab.inpainting import Inpainter
-from diffusion_lab.serving.engine import Event, Finished, Job, Queued, Stats, Stepped
+from diffusion_lab.serving.engine import Code, Event, Finished, Job, Queued, Stage, Stats, Stepped
 
-MODEL = {
-    "_target_": "diffusion_lab.inpainting.Inpainter",
-    "denoiser": {
-        "_target_": "diffusion_lab.diffusion.denoiser.NetworkDenoiser",
-        "network": {
-            "_target_": "diffusion_lab.networks.unet.UNet",
-            "image_size": 16,
-            "channels": 32,
-            "multipliers": [1],
-            "depth": 1,
-        },
-        "schedule": {"_target_": "diffusion_lab.diffusion.schedule.cosine", "steps": 100},
-        "predicts": {"_target_": "diffusion_lab.diffusion.denoiser.Velocity"},
-        "told": {"_target_": "diffusion_lab.diffusion.denoiser.by_gamma", "_partial_": True},
-    },
-    "sampler": {"_target_": "diffusion_lab.diffusion.samplers.ddim", "steps": 3},
-}
 RED = torch.tensor([1.0, -1.0, -1.0]).view(1, 3, 1, 1)
+
+
+class Heard:
+    """Measures that a test looks at."""
+
+    def __init__(self) -> None:
+        self.waits = 0
+        self.steps: list[int] = []  # rows of each
+        self.gone: list[Stage] = []
+        self.failures: list[Code] = []
+
+    def waited(self, seconds: float) -> None:
+        self.waits += 1
+
+    def stepped(self, rows: int, seconds: float) -> None:
+        assert seconds > 0
+        self.steps.append(rows)
+
+    def cancelled(self, stage: Stage) -> None:
+        self.gone.append(stage)
+
+    def failed(self, code: Code) -> None:
+        self.failures.append(code)
 
 
 class FakeEngine:
@@ -111,16 +115,6 @@ def until(true: Callable[[], bool], seconds: float = 10.0) -> None:
     while not true():
         assert time.monotonic() < end, "it did not come"
         time.sleep(0.002)
-
-
-def small_model() -> Inpainter:
-    """An inpainter for 16 pixels with random weights."""
-    torch.manual_seed(0)
-    made: Inpainter = recipe.build(MODEL)
-    for parameter in made.parameters():
-        torch.nn.init.normal_(parameter, std=0.05)
-    made.recipe = {"model": MODEL, "data": {"name": "none", "crop": "full", "image_size": 16}}
-    return made.eval()
 
 
 def photo(width: int = 60, height: int = 40) -> Image.Image:

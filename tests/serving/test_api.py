@@ -12,7 +12,7 @@ import httpx
 import numpy as np
 import pytest
 import torch
-from fakes import MODEL, FakeEngine, decoded, encoded, files, hole, photo, served, until
+from fakes import FakeEngine, decoded, encoded, files, hole, photo, served, until
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -22,6 +22,7 @@ from diffusion_lab.serving.api import create_app
 from diffusion_lab.serving.desk import Limits, offered
 from diffusion_lab.serving.engine import JobFailed, NotReady, QueueFull
 from diffusion_lab.serving.measures import brightness, mask_fraction
+from small import MODEL
 
 
 def uri(picture: Image.Image) -> str:

@@ -5,13 +5,14 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-from fakes import MODEL, FakeEngine, check_filled, encoded, hole, photo, served, until
+from fakes import FakeEngine, check_filled, encoded, hole, photo, served, until
 
 from diffusion_lab.client import AsyncClient, Client, Completion, Progress, ServiceError
 from diffusion_lab.serving.api import create_app
 from diffusion_lab.serving.desk import offered
 from diffusion_lab.serving.engine import JobFailed, QueueFull
 from diffusion_lab.serving.security import Keys, digest
+from small import MODEL
 
 Inpaint = Callable[..., list[Completion]]
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from fakes import Heard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -25,7 +26,6 @@ from diffusion_lab.diffusion.solvers import Ancestral, Memory
 from diffusion_lab.inpainting import Inpainter
 from diffusion_lab.pictures import to_uint8
 from diffusion_lab.serving.engine import (
-    Code,
     Event,
     Finished,
     Job,
@@ -33,7 +33,6 @@ from diffusion_lab.serving.engine import (
     NotReady,
     Queued,
     QueueFull,
-    Stage,
     Stepped,
 )
 from diffusion_lab.serving.local import LocalEngine
@@ -93,29 +92,6 @@ def elementwise(network: Elementwise) -> Inpainter:
     inpainter = Inpainter(denoiser, ddim(steps=5))
     inpainter.recipe = {"data": {"image_size": 8, "crop": "full"}}
     return inpainter.eval()
-
-
-class Told:
-    """Measures that a test can read."""
-
-    def __init__(self) -> None:
-        self.waits = 0
-        self.rows: list[int] = []
-        self.gone: list[Stage] = []
-        self.codes: list[Code] = []
-
-    def waited(self, seconds: float) -> None:
-        self.waits += 1
-
-    def stepped(self, rows: int, seconds: float) -> None:
-        assert seconds > 0
-        self.rows.append(rows)
-
-    def cancelled(self, stage: Stage) -> None:
-        self.gone.append(stage)
-
-    def failed(self, code: Code) -> None:
-        self.codes.append(code)
 
 
 @asynccontextmanager
@@ -284,20 +260,14 @@ def test_a_job_joins_between_two_steps_of_another() -> None:
 
 def test_jobs_start_in_the_order_of_their_coming_and_a_large_one_is_not_passed_over() -> None:
     network = Elementwise(held=True)
-    ended: list[int] = []
+    rows = [2, 2, 1, 5, 1, 1]  # the second does not fit beside the first; the fourth never does
 
     async def main() -> None:
         async with running(elementwise(network), max_batch=3) as engine:
-            tasks = []
-            for i, n in enumerate(
-                [2, 2, 1, 5, 1, 1]
-            ):  # the second does not fit beside the first; the fourth never does
-                tasks.append(await begun(engine, job(i, *range(n - 1), sampler=ddim(steps=2))))
-                tasks[-1].add_done_callback(lambda _, i=i: ended.append(i))  # type: ignore[misc]
+            tasks = [await begun(engine, job(i, *range(n - 1), sampler=ddim(steps=2))) for i, n in enumerate(rows)]
             network.held = False
             network.let(1)
             await asyncio.gather(*tasks)
-            assert ended == [0, 1, 2, 3, 4, 5]
             assert network.calls == [2, 2, 3, 3, 3, 2, 3, 2, 2, 2]
 
     run(main())
@@ -338,22 +308,24 @@ def test_the_estimated_wait_is_that_of_the_steps_ahead() -> None:
     async def main() -> None:
         async with running(elementwise(network), max_batch=1, max_queue=1) as engine:
             step = (await result_of(engine, job(0, sampler=ddim(steps=30)))).seconds / 30
-            tasks = [await begun(engine, job(i, sampler=ddim(steps=100))) for i in (1, 2)]
+            runs = await begun(engine, job(1, sampler=ddim(steps=100)))
+            await until(lambda: engine.stats().queued == 0)
+            waits = await begun(engine, job(2, sampler=ddim(steps=100)))
             with pytest.raises(QueueFull) as full:
                 await anext(engine.submit(job(3)))
             assert 200 * step / 3 <= full.value.retry_after <= 200 * step * 3 + 1
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            runs.cancel()
+            waits.cancel()
+            await asyncio.gather(runs, waits, return_exceptions=True)
 
     run(main())
 
 
 def test_a_job_that_is_given_up_frees_its_place_within_one_step() -> None:
-    network, told = Elementwise(held=True), Told()
+    network, heard = Elementwise(held=True), Heard()
 
     async def main() -> None:
-        async with running(elementwise(network), max_batch=2, measures=told) as engine:
+        async with running(elementwise(network), max_batch=2, measures=heard) as engine:
             events = engine.submit(job(0, 1))
             assert await anext(events) == Queued(0)
             await network.inside()
@@ -363,7 +335,7 @@ def test_a_job_that_is_given_up_frees_its_place_within_one_step() -> None:
             await network.inside()
             assert network.calls == [2, 1]
             assert engine.stats().running == 1
-            assert told.gone == ["running"]
+            assert heard.gone == ["running"]
             network.let(5)
             await waiting
             assert network.calls == [2, 1, 1, 1, 1, 1]
@@ -372,10 +344,10 @@ def test_a_job_that_is_given_up_frees_its_place_within_one_step() -> None:
 
 
 def test_a_job_that_is_given_up_in_the_queue_is_never_started() -> None:
-    network, told = Elementwise(held=True), Told()
+    network, heard = Elementwise(held=True), Heard()
 
     async def main() -> None:
-        async with running(elementwise(network), max_batch=1, measures=told) as engine:
+        async with running(elementwise(network), max_batch=1, measures=heard) as engine:
             first = await begun(engine, job(0))
             await network.inside()
             second = await begun(engine, job(1))
@@ -383,7 +355,7 @@ def test_a_job_that_is_given_up_in_the_queue_is_never_started() -> None:
             assert await anext(third) == Queued(1)
             second.cancel()
             assert await anext(third) == Queued(0)
-            assert told.gone == ["queued"]
+            assert heard.gone == ["queued"]
             network.let(20)
             await first
             assert isinstance([event async for event in third][-1], Finished)
@@ -393,10 +365,10 @@ def test_a_job_that_is_given_up_in_the_queue_is_never_started() -> None:
 
 
 def test_many_clients_that_leave_at_any_time_leave_nothing_behind() -> None:
-    told = Told()
+    heard = Heard()
 
     async def main() -> None:
-        async with running(elementwise(Elementwise()), max_batch=4, max_queue=1000, measures=told) as engine:
+        async with running(elementwise(Elementwise()), max_batch=4, max_queue=1000, measures=heard) as engine:
 
             async def leave(i: int) -> None:
                 async with aclosing(engine.submit(job(i, sampler=SAMPLERS[i % 8]))) as events:
@@ -407,17 +379,17 @@ def test_many_clients_that_leave_at_any_time_leave_nothing_behind() -> None:
             await asyncio.gather(*(leave(i) for i in range(200)))
             await until(lambda: engine.stats().queued + engine.stats().running == 0)
             assert torch.equal((await result_of(engine, job(1))).pictures, alone(engine.inpainter, job(1)))
-            assert told.codes == []
-            assert max(told.rows) <= 4
+            assert heard.failures == []
+            assert max(heard.steps) <= 4
 
     run(main())
 
 
 def test_a_job_that_is_late_leaves_the_queue_or_the_batch() -> None:
-    network, told = Elementwise(held=True), Told()
+    network, heard = Elementwise(held=True), Heard()
 
     async def main() -> None:
-        async with running(elementwise(network), max_batch=1, measures=told, seconds=30) as engine:
+        async with running(elementwise(network), max_batch=1, measures=heard, seconds=30) as engine:
             first = asyncio.create_task(code_of(engine, job(0, seconds=0.05)))
             await network.inside()
             second = asyncio.create_task(code_of(engine, job(1, seconds=0.05)))
@@ -427,7 +399,7 @@ def test_a_job_that_is_late_leaves_the_queue_or_the_batch() -> None:
             assert [await first, await second] == ["deadline_exceeded"] * 2
             network.let(5)
             await third
-            assert told.codes == ["deadline_exceeded"] * 2
+            assert heard.failures == ["deadline_exceeded"] * 2
             assert network.calls == [1] * 6
 
     run(main())
@@ -484,18 +456,18 @@ def infinite(denoiser: Denoiser) -> Denoiser:
     ],
 )
 def test_a_poisoned_sampler_fails_alone(poisoned: Sampler, code: str) -> None:
-    told = Told()
+    heard = Heard()
 
     async def main() -> None:
         inpainter = elementwise(Elementwise())
-        async with running(inpainter, measures=told) as engine:
+        async with running(inpainter, measures=heard) as engine:
             bad = asyncio.create_task(code_of(engine, job(0, sampler=poisoned)))
             good = [job(i, sampler=SAMPLERS[i]) for i in range(1, 5)]
             pictures = await asyncio.gather(*(result_of(engine, one) for one in good))
             assert await bad == code
             for one, finished in zip(good, pictures, strict=True):
                 assert torch.equal(finished.pictures, alone(inpainter, one))
-            assert told.codes == [code]
+            assert heard.failures == [code]
             assert engine.stats().running == 0
 
     run(main())
@@ -597,10 +569,10 @@ def test_a_drain_lets_jobs_end_and_takes_none() -> None:
 
 
 def test_a_drain_that_takes_too_long_fails_what_is_left() -> None:
-    network, told = Elementwise(held=True), Told()
+    network, heard = Elementwise(held=True), Heard()
 
     async def main() -> None:
-        async with running(elementwise(network), max_batch=1, measures=told) as engine:
+        async with running(elementwise(network), max_batch=1, measures=heard) as engine:
             tasks = [asyncio.create_task(code_of(engine, job(i))) for i in (1, 2)]
             await network.inside()
             drain = asyncio.create_task(engine.drain(0.02))
@@ -609,7 +581,7 @@ def test_a_drain_that_takes_too_long_fails_what_is_left() -> None:
             assert [await task for task in tasks] == ["shutting_down"] * 2
             await asyncio.wait_for(drain, 5)
             assert network.calls == [1]
-            assert told.codes == ["shutting_down"] * 2
+            assert heard.failures == ["shutting_down"] * 2
 
     run(main())
 

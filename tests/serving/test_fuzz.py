@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 import schemathesis
-from fakes import MODEL, FakeEngine, encoded, hole, photo, served, transparent
+from fakes import FakeEngine, encoded, hole, photo, served, transparent
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from schemathesis import GenerationMode
@@ -20,6 +20,7 @@ from schemathesis.specs.openapi.checks import (
 
 from diffusion_lab.serving.api import create_app
 from diffusion_lab.serving.desk import Limits, offered
+from small import MODEL
 
 CHECKS = [
     not_a_server_error,

@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
-from fakes import MODEL, FakeEngine, check_filled, decoded, encoded, files, hole, photo, until
+from fakes import FakeEngine, check_filled, decoded, encoded, files, hole, photo, until
 from PIL import Image
 
 from diffusion_lab.serving.desk import Desk, JobSettings, Limits, offered
@@ -16,6 +16,7 @@ from diffusion_lab.serving.engine import JobFailed, NotReady, QueueFull
 from diffusion_lab.serving.errors import Mistake
 from diffusion_lab.serving.jobs import MOST_PREVIEWS, Jobs
 from diffusion_lab.serving.measures import Measures
+from small import MODEL
 
 
 def parsed(lines: Iterator[str]) -> Iterator[tuple[int, str, Any]]:

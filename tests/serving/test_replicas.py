@@ -12,14 +12,13 @@ from typing import Any
 
 import pytest
 import torch
-from fakes import small_model, until
+from fakes import Heard, until
 from safetensors.torch import load_file, save_file
 
 from diffusion_lab.diffusion.samplers import ddim
 from diffusion_lab.inpainting import Inpainter
 from diffusion_lab.serving.cluster import replicated
 from diffusion_lab.serving.engine import (
-    Code,
     Event,
     Finished,
     Job,
@@ -27,13 +26,13 @@ from diffusion_lab.serving.engine import (
     NotReady,
     Queued,
     QueueFull,
-    Stage,
     Stepped,
     SwapRefused,
 )
 from diffusion_lab.serving.local import LocalEngine
 from diffusion_lab.serving.replicas import ReplicatedEngine
 from diffusion_lab.serving.swapping import version_of
+from small import small_inpainter
 
 pytestmark = [
     # Not imported here: `cluster.SETTINGS` must be there before it is.
@@ -50,28 +49,6 @@ pytestmark = [
 
 PATIENCE = 300
 """Seconds: what is tested is what happens, and not how soon on a busy machine."""
-
-
-class Heard:
-    """Measures that a test looks at."""
-
-    def __init__(self) -> None:
-        self.waits = 0
-        self.steps: list[int] = []
-        self.gone: list[Stage] = []
-        self.failures: list[Code] = []
-
-    def waited(self, seconds: float) -> None:
-        self.waits += 1
-
-    def stepped(self, rows: int, seconds: float) -> None:
-        self.steps.append(rows)
-
-    def cancelled(self, stage: Stage) -> None:
-        self.gone.append(stage)
-
-    def failed(self, code: Code) -> None:
-        self.failures.append(code)
 
 
 def job(seed: int, steps: int = 3, previews: int = 0) -> Job:
@@ -114,7 +91,7 @@ def offspring(process: int) -> set[int]:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("replicas") / "first"
-    small_model().save(path)
+    small_inpainter().save(path)
     return path
 
 

@@ -4,12 +4,13 @@ from pathlib import Path
 
 import httpx
 import pytest
-from fakes import MODEL, FakeEngine, files, served
+from fakes import FakeEngine, files, served
 
 from diffusion_lab.serving.__main__ import main
 from diffusion_lab.serving.api import create_app
 from diffusion_lab.serving.desk import offered
 from diffusion_lab.serving.security import Keys, check_open, digest, is_loopback, new_key
+from small import MODEL
 
 
 @pytest.mark.parametrize(
@@ -97,7 +98,9 @@ def test_requests_are_traces_where_opentelemetry_runs() -> None:
     """In a process of its own: a provider of traces is set once for all."""
     pytest.importorskip("opentelemetry.sdk")
     code = """
-from fakes import MODEL, FakeEngine
+import sys
+sys.path.append("..")
+from fakes import FakeEngine
 from fastapi.testclient import TestClient
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
@@ -105,6 +108,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from diffusion_lab.serving.api import create_app
 from diffusion_lab.serving.desk import offered
+from small import MODEL
 spans, provider = InMemorySpanExporter(), TracerProvider()
 provider.add_span_processor(SimpleSpanProcessor(spans))
 trace.set_tracer_provider(provider)

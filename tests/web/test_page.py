@@ -19,13 +19,12 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-import torch
 from PIL import Image, ImageDraw
 
-from diffusion_lab import recipe, serving
+from diffusion_lab import serving
 from diffusion_lab.data.celeba import built_in_faces
 from diffusion_lab.data.crops import center148
-from diffusion_lab.inpainting import Inpainter
+from small import DENOISER, MODEL, small_inpainter
 
 PAGE = Path(serving.__file__).with_name("page")
 SAMPLES = sorted((PAGE / "samples").iterdir())
@@ -36,22 +35,9 @@ in_browser = pytest.mark.skipif(
     CHROMIUM is None or DRIVER is None, reason="no chromium with chromedriver: apt-get install chromium chromium-driver"
 )
 
-MODEL = {
-    "_target_": "diffusion_lab.inpainting.Inpainter",
-    "denoiser": {
-        "_target_": "diffusion_lab.diffusion.denoiser.NetworkDenoiser",
-        "network": {
-            "_target_": "diffusion_lab.networks.unet.UNet",
-            "image_size": 16,
-            "channels": 32,
-            "multipliers": [1],
-            "depth": 1,
-        },
-        "schedule": {"_target_": "diffusion_lab.diffusion.schedule.linear", "steps": 1000},
-        "predicts": {"_target_": "diffusion_lab.diffusion.denoiser.Velocity"},
-    },
-    "sampler": {"_target_": "diffusion_lab.diffusion.samplers.ddim", "steps": 10},
-}
+SCHEDULE = {"_target_": "diffusion_lab.diffusion.schedule.linear", "steps": 1000}
+SAMPLER = {"_target_": "diffusion_lab.diffusion.samplers.ddim", "steps": 10}
+LONGER = {**MODEL, "denoiser": {**DENOISER, "schedule": SCHEDULE}, "sampler": SAMPLER}
 
 
 class Moody:
@@ -109,11 +95,7 @@ def service() -> Iterator[Service]:
     from diffusion_lab.serving.desk import offered
     from diffusion_lab.serving.local import LocalEngine
 
-    torch.manual_seed(0)
-    inpainter: Inpainter = recipe.build(MODEL)
-    for parameter in inpainter.parameters():
-        torch.nn.init.normal_(parameter, std=0.05)
-    inpainter.recipe = {"model": MODEL, "data": {"name": "none", "crop": "full", "image_size": 16}}
+    inpainter = small_inpainter(LONGER)
     engine = Moody(LocalEngine(inpainter, "tiny@1"))
     with listening(create_app(engine, offered(inpainter.recipe), trained_on="nothing")) as url:
         yield Service(url, engine)
@@ -609,7 +591,7 @@ def test_a_key_is_asked_for_until_it_is_right(page: Page) -> None:
     from diffusion_lab.serving.security import Keys, digest
 
     page.complaints_expected = True  # browsers log each answer of 401
-    app = create_app(page.service.engine, offered({"model": MODEL}), keys=Keys([digest("open sesame")]))
+    app = create_app(page.service.engine, offered({"model": LONGER}), keys=Keys([digest("open sesame")]))
     with listening(app) as url:
         page.service = Service(url, page.service.engine)
         page.driver.get(url)
