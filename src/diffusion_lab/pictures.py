@@ -1,7 +1,6 @@
 """Pictures at the borders: PIL, uint8 and files on one side, tensors in [-1, 1] on the other."""
 
 import io
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +9,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
+
+from diffusion_lab.files import replacing
 
 SYNTHETIC = "https://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
 """What the IPTC calls a picture of which a model made a part."""
@@ -64,15 +65,8 @@ def png(picture: Image.Image) -> bytes:
 
 def save_png(picture: Image.Image, path: Path) -> None:
     """Writes `png`; an interrupted write leaves what was there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with replacing(path) as fresh:
         fresh.write_bytes(png(picture))
-        os.replace(fresh, path)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from None
-    finally:
-        fresh.unlink(missing_ok=True)
 
 
 def sheet(rows: Sequence[Sequence[Tensor]], columns: Sequence[str], side: int = 96, gap: int = 4) -> Image.Image:

@@ -3,7 +3,6 @@
 import importlib
 import json
 import math
-import os
 import shlex
 import shutil
 import tempfile
@@ -17,6 +16,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+
+from diffusion_lab.files import flush
 
 PACKAGE = "diffusion_lab"
 
@@ -143,9 +144,7 @@ def save(model: nn.Module, recipe: Mapping[str, Any], folder: Path) -> None:
         (fresh / "recipe.json").write_text(json.dumps(recipe, indent=2) + "\n")
         for path in (*fresh.iterdir(), fresh):
             path.chmod(0o755 if path.is_dir() else 0o644)  # others may serve what we trained
-            descriptor = os.open(path, os.O_RDONLY)
-            os.fsync(descriptor)
-            os.close(descriptor)
+            flush(path)
         if folder.exists():
             folder.rename(old)
         fresh.rename(folder)

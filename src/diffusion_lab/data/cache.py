@@ -26,6 +26,7 @@ from torch import Tensor
 from diffusion_lab.data.crops import Crop
 from diffusion_lab.data.decoding import decode
 from diffusion_lab.data.source import SPLITS, Source
+from diffusion_lab.files import flush
 
 VERSION = 1  # of decode, crop and resize: a change that alters a pixel must raise it
 RESAMPLING = Image.Resampling.LANCZOS  # of PIL, which widens its support when shrinking and so does not alias
@@ -120,19 +121,11 @@ def _published(folder: Path) -> Iterator[Path]:
     try:
         yield unfinished
         for file in unfinished.iterdir():
-            _sync(file)
+            flush(file)
         os.replace(unfinished, folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-    _sync(folder.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    flush(folder.parent)
 
 
 def _require_space(folder: Path, needed: int) -> None:

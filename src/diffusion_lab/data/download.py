@@ -1,12 +1,12 @@
 """Fetch CelebA's official files, each verified against the checksum that torchvision publishes for it."""
 
 import hashlib
-import os
-import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
+
+from diffusion_lab.files import replacing
 
 
 def official_files() -> Mapping[str, tuple[str, str]]:
@@ -31,14 +31,12 @@ def fetch(root: Path, mirror: str | None, files: Mapping[str, tuple[str, str]] |
     root.mkdir(parents=True, exist_ok=True)
     for name, (drive, md5) in (official_files() if files is None else files).items():
         if not (root / name).exists():
-            with tempfile.TemporaryDirectory(dir=root, prefix=".download-") as folder:
-                part = Path(folder) / name
+            with replacing(root / name) as part:
                 if mirror is None:
                     _from_drive(drive, part)
                 else:
                     _from_address(f"{mirror.rstrip('/')}/{name}", part)
                 _verify(part, md5)
-                os.replace(part, root / name)
 
 
 def _from_address(address: str, file: Path) -> None:

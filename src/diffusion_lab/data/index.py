@@ -1,7 +1,5 @@
 """CelebA's text files as arrays, parsed once: every process would otherwise parse four files of 202,599 lines."""
 
-import os
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -9,6 +7,8 @@ from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from diffusion_lab.files import replacing
 
 PARTITION = "list_eval_partition.txt"
 ATTRIBUTES = "list_attr_celeba.txt"
@@ -32,11 +32,9 @@ class Index:
 
     def save(self, file: Path) -> None:
         """Write to a ``.npz`` file in one step: a reader sees the whole of it or nothing."""
-        file.parent.mkdir(parents=True, exist_ok=True)
         arrays = {field.name: getattr(self, field.name) for field in fields(self)}
-        with tempfile.NamedTemporaryFile(dir=file.parent, prefix=".index", suffix=".npz", delete=False) as temporary:
-            np.savez(temporary, **{name: array for name, array in arrays.items() if array is not None})
-        os.replace(temporary.name, file)
+        with replacing(file) as fresh:
+            np.savez(fresh, **{name: array for name, array in arrays.items() if array is not None})
 
     @classmethod
     def load(cls, file: Path) -> "Index":

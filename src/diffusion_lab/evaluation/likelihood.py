@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -29,6 +28,7 @@ from diffusion_lab.diffusion.schedule import NoiseSchedule
 from diffusion_lab.evaluation.loop import example_seeds
 from diffusion_lab.evaluation.reference import PictureSet
 from diffusion_lab.evaluation.report import machine
+from diffusion_lab.files import replacing
 from diffusion_lab.inpainting import Inpainter
 from diffusion_lab.pictures import to_float
 
@@ -52,13 +52,8 @@ class Bits:
 
     def save(self, folder: Path) -> None:
         """Writes likelihood.json, whole or not at all; call it on one rank only."""
-        folder.mkdir(parents=True, exist_ok=True)
-        fresh = folder / f".likelihood.json.{os.getpid()}"
-        try:
+        with replacing(folder / "likelihood.json") as fresh:
             fresh.write_text(json.dumps(vars(self), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-            os.replace(fresh, folder / "likelihood.json")
-        finally:
-            fresh.unlink(missing_ok=True)
 
     def show(self, console: Console) -> None:
         """Prints the table and what must be known of it."""

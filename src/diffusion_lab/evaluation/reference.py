@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
@@ -14,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from diffusion_lab.files import replacing
 from diffusion_lab.metrics import FrechetDistance
 
 
@@ -88,7 +88,8 @@ def add_reference(
         features, sums = fid.side(real=True)
     if file and fabric.is_global_zero:
         held = {"features": features.float()} if features is not None else {"moments": sums} if sums is not None else {}
-        _write(file, held)
+        with replacing(file) as fresh:
+            save_file({name: tensor.cpu().contiguous() for name, tensor in held.items()}, fresh)
 
 
 def _read(file: Path) -> dict[str, Tensor]:
@@ -96,13 +97,3 @@ def _read(file: Path) -> dict[str, Tensor]:
         return load_file(file)
     except (OSError, SafetensorError):  # none yet, or one that a full disk cut short: it is only a cache
         return {}
-
-
-def _write(file: Path, tensors: dict[str, Tensor]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    fresh = file.with_name(f"{file.name}.{os.getpid()}")
-    try:
-        save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, fresh)
-        os.replace(fresh, file)
-    finally:
-        fresh.unlink(missing_ok=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from diffusion_lab.files import replacing
 from diffusion_lab.pictures import save_png, sheet
 from diffusion_lab.recipe import flat
 
@@ -54,16 +54,16 @@ class Report:
 
     def save(self, folder: Path) -> None:
         """Write grid.png, results.md and results.json, each whole or not at all; call it on one rank only."""
-        folder.mkdir(parents=True, exist_ok=True)
         save_png(self.grid(), folder / "grid.png")
-        _write(folder / "results.md", self.markdown())
+        with replacing(folder / "results.md") as fresh:
+            fresh.write_text(self.markdown(), encoding="utf-8")
         facts = {"rows": [dict(row) for row in self.rows], "protocol": dict(self.protocol)}
         head = json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False).removesuffix("\n}")
         lines = ",\n".join(
             "    " + json.dumps(dict(each), ensure_ascii=False, allow_nan=False) for each in self.pictures
         )
-        # A line per row, not per number.
-        _write(folder / "results.json", f'{head},\n  "pictures": [\n{lines}\n  ]\n}}\n')
+        with replacing(folder / "results.json") as fresh:  # a line per row, not per number
+            fresh.write_text(f'{head},\n  "pictures": [\n{lines}\n  ]\n}}\n', encoding="utf-8")
 
     def markdown(self) -> str:
         """The table, the best of each mask kind in bold, and everything that has to stand beside it."""
@@ -175,15 +175,3 @@ def machine(fabric: Fabric) -> dict[str, Any]:
 
 def _line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-
-def _write(path: Path, text: str) -> None:
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with fresh.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(fresh, path)
-    finally:
-        fresh.unlink(missing_ok=True)

@@ -16,9 +16,7 @@ ONNX is for exchange. A .pt2 is for whoever wrote it: to load one is to trust it
 import argparse
 import hashlib
 import json
-import os
 import sys
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -27,6 +25,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from diffusion_lab import recipe
+from diffusion_lab.files import replacing
 from diffusion_lab.inpainting import Inpainter
 from diffusion_lab.networks.unet import UNet
 
@@ -107,25 +106,18 @@ def write_onnx(network: UNet, output: Path, about: Mapping[str, str]) -> None:
     )
     assert written is not None
     written.model.metadata_props.update(about)
-    _replacing(output, lambda path: written.save(path, external_data=False))
+    with replacing(output) as fresh:
+        written.save(fresh, external_data=False)
 
 
 def write_pt2(network: UNet, output: Path, about: Mapping[str, str]) -> None:
     """Writes one call of a network as `torch.export` does; see `write_onnx`."""
     program = traced(network)
-    _replacing(output, lambda path: torch.export.save(program, path, extra_files=dict(about)))
+    with replacing(output) as fresh:
+        torch.export.save(program, fresh, extra_files=dict(about))
 
 
 FORMATS = {".onnx": write_onnx, ".pt2": write_pt2}
-
-
-def _replacing(output: Path, write: Callable[[Path], None]) -> None:
-    """Lets a file be written beside its place, then moves it there."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as folder:
-        fresh = Path(folder) / output.name
-        write(fresh)
-        os.replace(fresh, output)
 
 
 def read_onnx(path: Path, wanted: Mapping[str, str] | None = None) -> Call:

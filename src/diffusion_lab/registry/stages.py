@@ -12,8 +12,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
+from diffusion_lab.files import replacing
 from diffusion_lab.registry.gate import now
-from diffusion_lab.registry.versions import parsed, write
+from diffusion_lab.registry.manifest import parsed
 
 STATE = "pipeline.json"
 
@@ -99,7 +100,8 @@ class Stages:
 
     def _save(self) -> None:
         facts = {"arguments": self.arguments, "done": self.done}
-        write(self.folder / STATE, json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
+        with replacing(self.folder / STATE) as fresh:
+            fresh.write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def earlier(folder: Path) -> Sequence[str]:

@@ -16,12 +16,14 @@ from typing import Any
 from filelock import FileLock
 from safetensors.torch import save_file
 
+from diffusion_lab.files import flush, replacing
 from diffusion_lab.inpainting import Inpainter
 from diffusion_lab.registry.gate import Candidate, Decision, now
+from diffusion_lab.registry.manifest import digests, faults, parsed, recorded, seal
 from diffusion_lab.registry.probes import golden
 
 PRODUCTION = "production"
-MANIFEST, ALIASES, DECISIONS = "manifest.json", "aliases.json", "decisions"
+ALIASES, DECISIONS = "aliases.json", "decisions"
 UNFINISHED = ".unfinished-"
 ABANDONED = 86_400  # seconds after which an unfinished version has no writer any more
 
@@ -99,21 +101,21 @@ class Registry:
             (fresh / "card.md").write_text(card, encoding="utf-8")
             if inputs is not None:
                 (fresh / "inputs.json").write_text(json.dumps(inputs), encoding="utf-8")
-            given = _digests(fresh)
+            given = digests(fresh)
             save_file(golden(Inpainter.load(fresh)), fresh / "golden.safetensors")
-            (fresh / MANIFEST).write_text(_manifest(_digests(fresh), now()), encoding="utf-8")
+            seal(fresh, now())
             for path in fresh.iterdir():
                 path.chmod(0o444)
-                _sync(path)
+                flush(path)
             fresh.chmod(0o755)
-            _sync(fresh)
+            flush(fresh)
             with self._locked(name):
-                same = [each.number for each in self.list(name) if given.items() <= _recorded(each.folder).items()]
+                same = [each.number for each in self.list(name) if given.items() <= recorded(each.folder).items()]
                 if same:
                     return same[-1]
                 number = self._last(name) + 1
                 os.rename(fresh, home / str(number))  # fails where something stands
-                _sync(home)
+                flush(home)
                 return number
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
@@ -246,17 +248,17 @@ class Registry:
             reference: "name@3", "name@alias" or "name"; None is everything.
         """
         if reference is not None and "@" in reference:
-            return _faults(self.find(reference))
+            return _said([self.find(reference)])
         versions = self.list(reference)
         if reference is not None and not versions:
             self.find(f"{reference}@1")  # says that there is no such model
-        faults = [fault for version in versions for fault in _faults(version)]
+        wrong = _said(versions)
         for name in sorted({version.name for version in versions}):
             numbers = _numbers(self._home(name))
             for alias, held in self._aliases(name).items():
                 lost = [number for number in [*held["before"], held["version"]] if number not in numbers]
-                faults += [f"{name}@{alias} holds or held version {number}, which is gone" for number in lost]
-        return faults
+                wrong += [f"{name}@{alias} holds or held version {number}, which is gone" for number in lost]
+        return wrong
 
     def _home(self, name: str) -> Path:
         if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", name):
@@ -281,108 +283,29 @@ class Registry:
         """Moves an alias; the caller holds the lock."""
         moves = [*self.history(name, alias), {"version": number, "at": now(), "why": why}]
         aliases[alias] = {"version": number, "before": list(before), "moves": moves}
-        write(self._home(name) / ALIASES, json.dumps(aliases, indent=2) + "\n")
+        with replacing(self._home(name) / ALIASES) as fresh:
+            fresh.write_text(json.dumps(aliases, indent=2) + "\n")
 
     def _keep(self, version: Version, alias: str, decision: Decision) -> Path:
-        folder = self._home(version.name) / DECISIONS
-        folder.mkdir(exist_ok=True)
         facts = {"version": version.number, "alias": alias, **decision.facts()}
         text = json.dumps(facts, indent=2, ensure_ascii=False) + "\n"
         short = hashlib.sha256(text.encode()).hexdigest()[:8]
-        path = folder / f"{version.number}-{alias}-{short}.json"
-        write(path, text)
+        path = self._home(version.name) / DECISIONS / f"{version.number}-{alias}-{short}.json"
+        with replacing(path) as fresh:
+            fresh.write_text(text, encoding="utf-8")
         return path
 
     def _require_whole(self, version: Version) -> None:
-        faults = _faults(version)
-        if faults:
-            raise ValueError(f"{version.label} is damaged and stays where it is: {'; '.join(faults)}")
+        if wrong := _said([version]):
+            raise ValueError(f"{version.label} is damaged and stays where it is: {'; '.join(wrong)}")
+
+
+def _said(versions: Sequence[Version]) -> list[str]:
+    return [f"{version.label}: {fault}" for version in versions for fault in faults(version.folder)]
 
 
 def _numbers(home: Path) -> list[int]:
     return sorted(int(path.name) for path in home.glob("[1-9]*/") if path.name.isdecimal())
-
-
-def parsed(path: Path) -> Mapping[str, Any]:
-    try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"'{path}' is not JSON ({error}): the file is damaged") from None
-    if not isinstance(facts, Mapping):
-        raise ValueError(f"'{path}' is not a JSON object: the file is damaged")
-    return facts
-
-
-def _digests(folder: Path) -> dict[str, str]:
-    """The sha256 of every file but the manifest."""
-    found = {}
-    for path in sorted(folder.iterdir()):
-        if path.name != MANIFEST:
-            with path.open("rb") as file:
-                found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return found
-
-
-def _manifest(files: Mapping[str, str], registered: str) -> str:
-    """The manifest's text, which ends with its own sum, so that no byte of it goes unguarded either."""
-    facts = {"files": dict(files), "registered": registered}
-    own = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-    return json.dumps({**facts, "sha256": own}, indent=2) + "\n"
-
-
-def _recorded(folder: Path) -> Mapping[str, str]:
-    """What the manifest says of the files; nothing where it cannot be read."""
-    with contextlib.suppress(OSError, ValueError):
-        files = parsed(folder / MANIFEST)["files"]
-        if isinstance(files, Mapping):
-            return files
-    return {}
-
-
-def _faults(version: Version) -> list[str]:
-    path = version.folder / MANIFEST
-    try:
-        text = path.read_bytes()
-        facts = json.loads(text)
-        files, registered = dict(facts["files"]), str(facts["registered"])
-    except FileNotFoundError:
-        return [f"{version.label}: {MANIFEST} is missing"]
-    except (ValueError, KeyError, TypeError):
-        return [f"{version.label}: {MANIFEST} is damaged"]
-    if text != _manifest(files, registered).encode():
-        return [f"{version.label}: {MANIFEST} is damaged"]
-    found = _digests(version.folder)
-    faults = [f"{version.label}: {name} is missing" for name in files.keys() - found.keys()]
-    faults += [f"{version.label}: {name} was added" for name in found.keys() - files.keys()]
-    faults += [
-        f"{version.label}: {name} is not what was registered"
-        for name in files.keys() & found.keys()
-        if files[name] != found[name]
-    ]
-    return sorted(faults)
-
-
-def write(path: Path, text: str) -> None:
-    """Replaces a file whole."""
-    descriptor, fresh = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    try:
-        with open(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(fresh, 0o644)
-        os.replace(fresh, path)
-        _sync(path.parent)
-    finally:
-        Path(fresh).unlink(missing_ok=True)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _sweep(home: Path) -> None:

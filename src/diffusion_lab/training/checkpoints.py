@@ -1,8 +1,6 @@
 """Checkpoints that survive a kill at any moment: written aside, checked, and moved into place."""
 
 import hashlib
-import os
-import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +8,8 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.io import CheckpointIO
 from lightning.pytorch.utilities import rank_zero_warn
+
+from diffusion_lab.files import replacing
 
 
 def sidecar(path: Path) -> Path:
@@ -22,24 +22,6 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write(path: Path, content: bytes) -> None:
-    """Replaces a file whole: a temporary file in the same folder, flushed to the disk, then renamed."""
-    fresh = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
-    try:
-        with fresh.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(fresh, path)
-    finally:
-        fresh.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
 class SafeCheckpointIO(CheckpointIO):
     """Writes a checkpoint and its sha256 so that a reader finds either a whole one or none.
 
@@ -48,16 +30,13 @@ class SafeCheckpointIO(CheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            with fresh.open("wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            # The sum first: a checkpoint without one is taken for unfinished.
-            write(sidecar(path), digest(fresh).encode())
-            os.replace(fresh, path)
+            with replacing(path) as fresh:
+                with fresh.open("wb") as file:
+                    torch.save(checkpoint, file)
+                # The sum first: a checkpoint without one is taken for unfinished.
+                with replacing(sidecar(path)) as sum_:
+                    sum_.write_text(digest(fresh))
         except (OSError, RuntimeError) as error:
             # torch fails again while it closes the file that it could not write, with an error of its own.
             cause = error if isinstance(error, OSError) else error.__context__
@@ -66,8 +45,6 @@ class SafeCheckpointIO(CheckpointIO):
             rank_zero_warn(
                 f"no checkpoint was written to '{path}' ({cause.strerror}); older ones stand, training goes on"
             )
-        finally:
-            fresh.unlink(missing_ok=True)
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any | None = None, weights_only: bool | None = None

@@ -12,7 +12,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from diffusion_lab.data.datamodule import Batch
-from diffusion_lab.training.checkpoints import write
+from diffusion_lab.files import replacing
 from diffusion_lab.training.ema import Power
 from diffusion_lab.training.module import DiffusionModule
 
@@ -110,13 +110,13 @@ class Snapshots(Callback):
         step = module.ema.updates
         if not trainer.is_global_zero or step == self.saved:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
         for i, decay in enumerate(module.ema.decays):
             assert isinstance(decay, Power)
             path = self.folder / f"{step:07d}-{decay.sigma_rel:g}.safetensors"
             tensors = {name: tensor.cpu().contiguous() for name, tensor in module.ema.tensors(i).items()}
             try:
-                write(path, save(tensors, {"step": str(step), "sigma_rel": str(decay.sigma_rel)}))
+                with replacing(path) as fresh:
+                    fresh.write_bytes(save(tensors, {"step": str(step), "sigma_rel": str(decay.sigma_rel)}))
             except OSError as error:
                 rank_zero_warn(f"no snapshot was written to '{path}' ({error.strerror}); training goes on without it")
         self.saved = step
