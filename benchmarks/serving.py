@@ -52,13 +52,14 @@ def rival(kind: str, folder: Path, port: int) -> None:
     import uvicorn
     from fastapi import FastAPI, File, Form, Response
 
+    from diffusion_lab.data.crops import named
     from diffusion_lab.diffusion.samplers import ddpm
     from diffusion_lab.inpainting import Inpainter
     from diffusion_lab.pictures import png as encoded
     from diffusion_lab.restoration import as_mask, as_rgb, cut_out, opened, paste_back
 
     app, inpainter = FastAPI(), Inpainter.load(folder)
-    size = int(inpainter.recipe["data"]["image_size"])
+    size, crop = int(inpainter.recipe["data"]["image_size"]), named(inpainter.recipe["data"]["crop"])
     lock, waiting = asyncio.Lock(), asyncio.Queue()
 
     def fill(cuts: list, seeds: list[int], steps: int) -> torch.Tensor:
@@ -90,7 +91,7 @@ def rival(kind: str, folder: Path, port: int) -> None:
     async def inpaint(
         image: bytes = File(), mask: bytes = File(), seed: int = Form(0), steps: int = Form(10)
     ) -> Response:
-        cut = cut_out(as_rgb(opened(image, "image")), as_mask(opened(mask, "mask")), size)
+        cut = cut_out(as_rgb(opened(image, "image")), as_mask(opened(mask, "mask")), size, crop)
         if kind == "naive":
             async with lock:
                 filled = (await asyncio.to_thread(fill, [cut], [seed], steps))[0]
