@@ -123,6 +123,19 @@ def shipped() -> Path:
     return Path(__file__).parent / "shipped"
 
 
+def device(asked: str) -> torch.device:
+    """Where to call a network: ``cpu``, ``cuda:1`` and so on; ``auto`` is the first GPU, or the CPU without one.
+
+    Raises:
+        ValueError: if it cannot be had here.
+    """
+    name = ("cuda" if torch.cuda.is_available() else "cpu") if asked == "auto" else asked
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise ValueError(f"device={asked} is not to be had on this machine: use device=auto, or cpu") from None
+
+
 def newest(logs: Path) -> Path:
     """The inpainter of the newest run below a folder of logs, or the one that comes with the package."""
     found = sorted(logs.glob("**/inpainter/recipe.json"), key=lambda path: path.stat().st_mtime)

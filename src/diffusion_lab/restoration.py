@@ -250,7 +250,7 @@ def restore(
     """Fills the hole of a picture of any size, once per seed; every known pixel keeps its value.
 
     Args:
-        inpainter: at its own size, and shown what its recipe's crop shows of a face.
+        inpainter: on any device; at its own size, and shown what its recipe's crop shows of a face.
         picture: RGB.
         mask: ``(1, H, W)`` bool of the picture's size, True = hole.
         seeds: one per completion.
@@ -264,5 +264,6 @@ def restore(
         raise ValueError("no completion was asked for: num_samples must be 1 or more")
     data = inpainter.recipe["data"]
     cut = cut_out(picture, mask, int(data["image_size"]), named(data["crop"]))
-    image, hole = (x.expand(len(seeds), -1, -1, -1) for x in (cut.image, cut.hole))
-    return [paste_back(cut, filled, feather) for filled in inpainter(image, hole, seeds=seeds, sampler=sampler)]
+    device = next(inpainter.parameters()).device
+    image, hole = (x.to(device).expand(len(seeds), -1, -1, -1) for x in (cut.image, cut.hole))
+    return [paste_back(cut, filled, feather) for filled in inpainter(image, hole, seeds=seeds, sampler=sampler).cpu()]

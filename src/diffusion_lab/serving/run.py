@@ -12,7 +12,7 @@ import torch
 import uvicorn
 from fastapi import FastAPI
 
-from diffusion_lab import recipe
+from diffusion_lab import inpainting, recipe
 from diffusion_lab.serving.api import create_app
 from diffusion_lab.serving.backends import BACKENDS
 from diffusion_lab.serving.desk import Limits, offered
@@ -43,7 +43,7 @@ def local(
     Args:
         folder: of the inpainter.
         measures: is told what the engine does.
-        device: auto is the first GPU, or the CPU without one.
+        device: as `inpainting.device` reads it.
         max_batch: pictures in a network call.
         max_queue: jobs that may wait.
         seconds: until a job is given up.
@@ -57,10 +57,9 @@ def local(
         raise ValueError(f"engine.backend={backend} is none of {', '.join(BACKENDS)}")
     if bfloat16 and backend == "onnxruntime":
         raise ValueError("engine.backend=onnxruntime calls the network in float32: leave engine.bfloat16 out")
-    chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     autocast = torch.bfloat16 if bfloat16 else None
     try:
-        model = checked(folder, torch.device(chosen), autocast=autocast, backend=BACKENDS[backend])
+        model = checked(folder, inpainting.device(device), autocast=autocast, backend=BACKENDS[backend])
     except SwapRefused as refused:
         raise ValueError(str(refused)) from None
     return LocalEngine(

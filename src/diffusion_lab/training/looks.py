@@ -114,8 +114,8 @@ class Samples(Callback):
         except OSError as error:  # a full disk costs the sheet, not the run
             rank_zero_warn(f"no sheet was drawn ({error}); training goes on")
         show(trainer, drawn)
-        pair = to_uint8(result), to_uint8(image)
-        return {name: float(measure(*pair, mask).mean()) for name, measure in self.measures.items()}
+        measured = to_uint8(result).cpu(), to_uint8(image).cpu(), mask.cpu()  # LPIPS has its weights there
+        return {name: float(measure(*measured).mean()) for name, measure in self.measures.items()}
 
 
 class Looks(Callback):

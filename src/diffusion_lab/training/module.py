@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from diffusion_lab.data.datamodule import Batch
 from diffusion_lab.diffusion.denoiser import Condition, Prediction
 from diffusion_lab.diffusion.losses import Levels, LevelSampler, Loss
-from diffusion_lab.diffusion.noise import ExampleNoise, Noise
+from diffusion_lab.diffusion.noise import Draws, KeyedNoise, Noise
 from diffusion_lab.diffusion.process import add_noise
 from diffusion_lab.diffusion.sampling import Constrain, Rows
 from diffusion_lab.diffusion.schedule import NoiseSchedule
@@ -140,7 +140,7 @@ class DiffusionModule(LightningModule):
     def example_losses(self, batch: Batch) -> tuple[Levels, Tensor]:
         """Levels and loss of each example, ``(B,)``; noise and level follow from its key alone (DDPM algorithm 1)."""
         x_0, mask = batch.image, batch.mask
-        noise = ExampleNoise(batch.key, x_0.shape[1:], x_0.device, drawn_on=x_0.device)
+        noise = KeyedNoise(batch.key, x_0.shape[1:])
         levels = self.levels(self.inpainter.denoiser.schedule, noise.uniform(2))
         eps = noise()
         condition = self.inpainter.condition(x_0, mask, noise(), self.said(batch.attributes, noise))
@@ -149,7 +149,7 @@ class DiffusionModule(LightningModule):
         prediction = self.inpainter.denoiser(x, levels.level, condition)
         return levels, self.loss(prediction, x_0, eps, levels, mask)
 
-    def said(self, attributes: Tensor, noise: ExampleNoise) -> Tensor | None:
+    def said(self, attributes: Tensor, noise: Draws) -> Tensor | None:
         """The attributes as the denoiser is told them, ``(B, A)``; a row of NaN is left out. None if there are none."""
         if not attributes.shape[1]:
             return None

@@ -113,6 +113,7 @@ def trainer(
             accumulate_grad_batches=accumulate_grad_batches,
             log_every_n_steps=min(log_every_n_steps, max_steps),
             deterministic=deterministic,
+            benchmark=not deterministic,  # cuDNN tries its convolutions once and keeps the fastest
             use_distributed_sampler=False,  # our samplers know their rank, and do not pad
             callbacks=[*filter(None, callbacks), Bar()],
             logger=list(filter(None, loggers)),
