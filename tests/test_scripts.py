@@ -136,6 +136,18 @@ def test_torchrun(tiny: list[str], tmp_path: Path, run_script: RunScript, monkey
     assert "under torchrun every rank needs the same folder: add hydra.run.dir=" in err
 
 
+def test_sigterm_to_the_workers_too_ends_with_a_checkpoint(tiny: list[str], tmp_path: Path) -> None:
+    run = tmp_path / "logs" / "stopped"
+    process = start(*tiny, "trainer.max_steps=100000", "data.num_workers=2", f"hydra.run.dir={run}")
+    wait_for(run / "checkpoints" / "step=4.ckpt", process)
+    os.killpg(process.pid, signal.SIGTERM)
+    out = process.communicate(timeout=60)[0]
+    assert process.returncode == 143, out
+    step = int(out.split("stopped by SIGTERM at step ")[1].split(";")[0])
+    assert (run / "checkpoints" / f"step={step}.ckpt").is_file()
+    assert "Traceback" not in out
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("victims", [["main"], ["child"], ["main", "child"]])
 def test_sigterm_to_any_rank_ends_all_with_a_checkpoint(tiny: list[str], tmp_path: Path, victims: list[str]) -> None:

@@ -1,5 +1,6 @@
 """Batches of faces for Lightning, the same whatever the number of devices or workers and wherever a run was resumed."""
 
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -156,10 +157,20 @@ class FaceData(LightningDataModule):
             examples,
             batch_sampler=batches,
             num_workers=self.num_workers,
+            worker_init_fn=_deaf,
             collate_fn=_whole,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.num_workers > 0,
         )
+
+
+def _deaf(worker: int) -> None:
+    """Ctrl-C and a scheduler's SIGTERM reach the whole process group: it is the main process that answers them.
+
+    It ends its workers when it ends, and they end by themselves if it is gone.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _whole(batch: Any) -> Any:

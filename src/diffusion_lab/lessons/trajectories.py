@@ -1,5 +1,6 @@
 """What is seen of a lesson's model: the bound, and forward and reverse trajectories as in the paper's figure 1."""
 
+import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -116,7 +117,7 @@ def look(
     """Measures the bound on validation examples, beside the truth, and draws the trajectories.
 
     Args:
-        model: with the weights to be looked at.
+        model: with the weights to be looked at, on any device.
         data: whose validation examples are taken.
         path: of the picture.
         truth: -log2 of the density that the examples were drawn from, in bits, ``(N,)``.
@@ -129,6 +130,7 @@ def look(
     Returns:
         Means in bits an example: "bits", "bits_eq14" (see `dpm.Bound`) and "bits_true".
     """
+    model = copy.deepcopy(model).cpu()  # where the examples are
     examples = data.splits["valid"][:measured]
     found = model.bound(examples, seeds=torch.arange(len(examples)))
     save_png(figure(model, examples[:drawn], torch.tensor(hole), panel, drifts), path)

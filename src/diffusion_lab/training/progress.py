@@ -15,6 +15,8 @@ from diffusion_lab.data.examples import Batch
 class Bar(ProgressBar):
     """Step, loss, pictures per second and time left; on a terminal as a bar, elsewhere as a line now and then.
 
+    The rate is that of the steps between the last two lines of metrics, so that a slow start is soon forgotten.
+
     Args:
         seconds: between lines where there is no terminal.
     """
@@ -26,7 +28,8 @@ class Bar(ProgressBar):
         self.progress: Progress | None = None
         self.enabled = True
         self.spoke = self.since = 0.0
-        self.pictures = 0
+        self.pictures = 0  # since then
+        self.rate: float | None = None
 
     def disable(self) -> None:
         self.enabled = False
@@ -55,8 +58,10 @@ class Bar(ProgressBar):
     ) -> None:
         self.pictures += len(batch.index) * trainer.world_size
         now = time.monotonic()
-        rate = self.pictures / max(1e-9, now - self.since)
+        rate = self.rate or self.pictures / max(1e-9, now - self.since)
         if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            rate = self.rate = self.pictures / max(1e-9, now - self.since)
+            self.pictures, self.since = 0, now
             pl_module.log("train/pictures_per_second", rate)
         due = now - self.spoke > (0.5 if self.progress else self.seconds)
         if not (self.enabled and trainer.is_global_zero and (due or trainer.global_step == trainer.max_steps)):
