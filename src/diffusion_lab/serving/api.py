@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -15,7 +15,7 @@ from fastapi.staticfiles import StaticFiles
 from PIL import Image
 from pydantic import BaseModel
 
-from diffusion_lab.serving import errors, jobs, openai
+from diffusion_lab.serving import errors, eyes, jobs, openai
 from diffusion_lab.serving.desk import Desk, Filled, JobSettings, Limits, Offer, Settings
 from diffusion_lab.serving.engine import Engine
 from diffusion_lab.serving.errors import Mistake, declared
@@ -81,6 +81,7 @@ class Info(BaseModel):
     samplers: dict[str, SamplerInfo]
     default_sampler: str
     limits: LimitsInfo
+    finds_eyes: bool
 
 
 class Version(BaseModel):
@@ -120,6 +121,7 @@ def create_app(
     desk = Desk(engine, offers, limits, measures)
     store = jobs.Jobs(desk)
     locks = [Depends(keys)] if keys is not None and keys.hashes else []
+    find = eyes.finder()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -146,7 +148,9 @@ def create_app(
         measures=measures,
     )
     errors.install(app)
-    app.include_router(inpainting(desk, trained_on, locks))
+    app.include_router(inpainting(desk, trained_on, locks, finds_eyes=find is not None))
+    if find is not None:
+        app.include_router(eyes.router(desk, find, described(eyes.Nothing, files=("image",)), locks))
     app.include_router(openai.router(desk, locks))
     app.include_router(jobs.router(desk, store, described(desk.bounded(JobSettings)), locks))
     app.include_router(operations(engine, measures))
@@ -154,7 +158,7 @@ def create_app(
     return app
 
 
-def inpainting(desk: Desk, trained_on: str, locks: list[Any]) -> APIRouter:
+def inpainting(desk: Desk, trained_on: str, locks: list[Any], finds_eyes: bool) -> APIRouter:
     """`/v1/inpaint` and `/v1/info`."""
     routes = APIRouter(prefix="/v1", tags=["inpainting"], dependencies=locks)
     settings = desk.bounded(Settings)
@@ -207,6 +211,7 @@ def inpainting(desk: Desk, trained_on: str, locks: list[Any]) -> APIRouter:
             },
             default_sampler=next(iter(desk.offers)),
             limits=LimitsInfo(**{name: getattr(desk.limits, name) for name in LimitsInfo.model_fields}),
+            finds_eyes=finds_eyes,
         )
 
     return routes
@@ -318,7 +323,11 @@ def as_completions(filled: Filled) -> Response:
     return JSONResponse(done.model_dump(), headers={"X-Model-Version": filled.finished.version})
 
 
-def example(kind: Literal["image", "mask"]) -> str:
+EXAMPLE = {"num_samples": 1, "steps": 2, "seed": 7}
+"""Settings of the documentation's example."""
+
+
+def example(kind: str) -> str:
     """A picture of 16x16 pixels, or its mask, as a data URI: small enough for the documentation."""
     pixels = np.zeros((16, 16, 3), dtype=np.uint8)
     if kind == "mask":
@@ -330,37 +339,35 @@ def example(kind: Literal["image", "mask"]) -> str:
     return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"
 
 
-def described(settings: type[Settings]) -> dict[str, Any]:
-    """OpenAPI's description of a request with an image and a mask, as multipart or JSON."""
-    fields: dict[str, Any] = settings.model_json_schema()["properties"]
+def described(settings: type[BaseModel], files: Sequence[str] = ("image", "mask")) -> dict[str, Any]:
+    """OpenAPI's description of a request with pictures, as multipart or JSON."""
+    fields: dict[str, Any] = settings.model_json_schema().get("properties", {})
+    meant = {
+        "image": "PNG, JPEG or WebP of any size",
+        "mask": "of the same size; white is the hole, from middle grey on",
+    }
 
-    def body(image: dict[str, Any], properties: dict[str, Any]) -> dict[str, Any]:
-        files = {
-            "image": {**image, "description": "PNG, JPEG or WebP of any size"},
-            "mask": {**image, "description": "of the same size; white is the hole, from middle grey on"},
-        }
+    def body(file: dict[str, Any], properties: dict[str, Any]) -> dict[str, Any]:
         return {
             "type": "object",
-            "required": ["image", "mask"],
-            "properties": {**files, **properties},
+            "required": list(files),
+            "properties": {**{name: {**file, "description": meant[name]} for name in files}, **properties},
             "additionalProperties": False,
         }
 
     form = body({"type": "string", "contentMediaType": "application/octet-stream"}, in_a_form(fields))
     json = body({"type": "string", "contentEncoding": "base64"}, fields)
     picture = {"contentType": "image/png, image/jpeg, image/webp"}
-    examples = {
-        "small": {
-            "summary": "A grey ramp with a hole",
-            "value": {"image": example("image"), "mask": example("mask"), "num_samples": 1, "steps": 2, "seed": 7},
-        }
-    }
+    value = {name: example(name) for name in files} | {k: v for k, v in EXAMPLE.items() if k in fields}
     return {
         "requestBody": {
             "required": True,
             "content": {
-                "multipart/form-data": {"schema": form, "encoding": {"image": picture, "mask": picture}},
-                "application/json": {"schema": json, "examples": examples},
+                "multipart/form-data": {"schema": form, "encoding": dict.fromkeys(files, picture)},
+                "application/json": {
+                    "schema": json,
+                    "examples": {"small": {"summary": "A grey ramp", "value": value}},
+                },
             },
         }
     }

@@ -232,6 +232,14 @@ class Desk:
         weakref.finalize(order, self._let_go, order.pixels).atexit = False
         return order
 
+    async def looked(self, image: bytes, look: Callable[[Image.Image], Made]) -> Made:
+        """What is seen in an upload, upright and in RGB.
+
+        Raises:
+            Mistake: if it cannot be read, or is too large.
+        """
+        return await self._beside(lambda: look(as_rgb(self._opened(image, "image"))))
+
     async def events(self, order: Order) -> AsyncGenerator[Event, None]:
         """What the engine says of an order; closing it gives the job up.
 

@@ -127,6 +127,22 @@ function startAligning() {
   describe();
 }
 
+/** Aligns by the eyes that the service finds; where it finds none, the clicks are still open. */
+async function findEyes() {
+  const from = original ?? picture;
+  $("align-find").disabled = true;
+  try {
+    const found = await service.eyes(from.blob);
+    if (view() !== "aligning" || (original ?? picture) !== from) return;
+    if (!found) throw new Error("No face was found in this photo: click its eyes.");
+    await align(...[found.left, found.right].map(({ x, y }) => ({ x: x / from.width, y: y / from.height })));
+  } catch (error) {
+    explain(error, null);
+  } finally {
+    $("align-find").disabled = false;
+  }
+}
+
 function stopAligning() {
   show(picture, editor.mask);
   focusHole();
@@ -482,6 +498,7 @@ document.addEventListener("keydown", (event) => {
 });
 
 click("align", startAligning);
+click("align-find", findEyes);
 click("align-cancel", stopAligning);
 click("align-reset", () => {
   const whole = original;
@@ -555,6 +572,7 @@ async function connect() {
   try {
     about = await service.info();
     settings.offer(about);
+    $("align-find").hidden = !about.finds_eyes;
     showModel();
     hush();
   } catch (error) {

@@ -55,6 +55,14 @@ async function request(path, { headers = {}, ...options } = {}) {
 /** What the service is: version, size, samplers, limits. */
 export const info = async () => (await request("v1/info")).json();
 
+/** Both eyes of the face in a picture, in its pixels, or null if the service sees none. */
+export async function eyes(picture) {
+  const body = new FormData();
+  body.set("image", picture, "picture");
+  const { faces } = await (await request("v1/eyes", { method: "POST", body })).json();
+  return faces[0] ?? null;
+}
+
 /** Hands a picture and its hole over; `settings` holds num_samples, steps, sampler and seed. */
 export async function submit(picture, mask, settings, previews) {
   const body = new FormData();
