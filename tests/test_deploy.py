@@ -1,5 +1,6 @@
 """What can be known of the container files without a container engine."""
 
+import asyncio
 import json
 import re
 import subprocess
@@ -52,6 +53,7 @@ def test_every_query_asks_for_series_that_the_service_has(inpainter: Inpainter, 
     engine, measures = LocalEngine(inpainter, "a@1", max_batch=2), Measures()
     measures.watch(engine)
     shown = measures.text().decode()
+    asyncio.run(engine.drain(0))  # an interpreter that ends under a call of its thread aborts
     assert all(f"\n{gauge}" in shown for gauge in gauges)
     for query in queries():
         for name in re.findall(r"\b(?:diffusion_lab|process)_\w+", query):
