@@ -86,12 +86,12 @@ class BlazeFace:
     def __init__(self, weights: Path) -> None:
         self.weights = weights
         self.lock = Lock()  # its network holds one picture at a time
-        places = [
+        grids = [
             np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2).repeat(times, axis=0)
             for size, times in GRIDS
             for axis in [(np.arange(size) + 0.5) / size]
         ]
-        self.places = np.concatenate(places)  # (896, 2), each answer's own place in [0, 1]
+        self.places = np.concatenate(grids)  # (896, 2), each answer's own place in [0, 1]
 
     def __call__(self, picture: Image.Image) -> Eyes | None:
         """Looks at the whole picture, then closer at what it found."""
@@ -122,9 +122,11 @@ class BlazeFace:
 
     @cached_property
     def network(self) -> Any:
-        import cv2
+        from cv2 import dnn
 
-        return cv2.dnn.readNetFromTFLite(str(self.weights), cv2.dnn.ENGINE_CLASSIC)
+        # Of the two outputs OpenCV 5's new engine finds one; OpenCV 4 has the other engine alone.
+        engine = [dnn.ENGINE_CLASSIC] if hasattr(dnn, "ENGINE_CLASSIC") else []
+        return dnn.readNetFromTFLite(str(self.weights), *engine)
 
 
 def finder() -> Find | None:
