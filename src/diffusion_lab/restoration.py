@@ -264,6 +264,6 @@ def restore(
         raise ValueError("no completion was asked for: num_samples must be 1 or more")
     data = inpainter.recipe["data"]
     cut = cut_out(picture, mask, int(data["image_size"]), named(data["crop"]))
-    device = next(inpainter.parameters()).device
+    device = next(inpainter.parameters(), torch.empty(0)).device
     image, hole = (x.to(device).expand(len(seeds), -1, -1, -1) for x in (cut.image, cut.hole))
     return [paste_back(cut, filled, feather) for filled in inpainter(image, hole, seeds=seeds, sampler=sampler).cpu()]
