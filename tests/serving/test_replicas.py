@@ -116,7 +116,7 @@ def engine(folder: Path, heard: Heard) -> Iterator[ReplicatedEngine]:
 def test_a_replica_that_is_killed_under_load_costs_no_job_and_comes_back(
     engine: ReplicatedEngine, heard: Heard, folder: Path
 ) -> None:
-    steps = 500  # so many that none ends before one dies
+    steps = 500  # so many that few end before one dies
     jobs = [job(seed, steps=steps, previews=2) for seed in range(20)]
     both = {standing.process for standing in engine.standings}
     assert len(both) == 2
@@ -130,11 +130,11 @@ def test_a_replica_that_is_killed_under_load_costs_no_job_and_comes_back(
 
     async def main() -> None:
         under_way = [asyncio.create_task(follow(i)) for i in range(len(jobs))]
-        while (
-            sum(any(isinstance(event, Stepped) for event in events) for events in told) < 5
-        ):  # more than one replica takes
+        # More than one replica takes, so that both are at work,
+        while sum(any(isinstance(event, Stepped) for event in events) for events in told) < 5:
             await asyncio.sleep(0.005)
-        assert not any(isinstance(event, Finished) for events in told for event in events)
+        # and they stay at work: more is left than they take together.
+        assert sum(isinstance(event, Finished) for events in told for event in events) <= len(jobs) - 2 * 4
         os.kill(victim, signal.SIGKILL)
         await asyncio.gather(*under_way)
         assert engine.stats().queued == engine.stats().running == 0
