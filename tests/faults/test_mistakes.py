@@ -106,6 +106,7 @@ def test_train(folder: Path, run_script: RunScript, overrides: list[str], said: 
         (["sampler=ddim", "sampler.steps=0"], "sampler.steps must be 1 or more, got 0"),
         (["sampler=nope"], "Could not find 'sampler/nope'"),
         (["num_samples=0"], "num_samples must be 1 or more"),
+        (["device=nonsense"], "device=nonsense is not to be had on this machine"),
         (["inpainter=nowhere"], "no recipe.json in 'nowhere'"),
         (["inpainter=weights.pt"], "as another project wrote them"),
         ([f"inpainter={shipped() / 'model.safetensors'}"], f"name its folder '{shipped()}'"),
