@@ -25,7 +25,12 @@ def test_a_seed_draws_the_same_in_any_company(make, seeds, draws):
         batch = together()
         for row, noise in zip(batch, alone, strict=True):
             assert torch.equal(row, noise()[0])
-    assert torch.equal(together.uniform(4), torch.cat([noise.uniform(4) for noise in alone]))
+
+
+@given(seeds=seeds)
+def test_a_keys_uniforms_are_its_own(seeds):
+    alone = [keyed([seed], (1,)).uniform(4) for seed in seeds]
+    assert torch.equal(keyed(seeds, (1,)).uniform(4), torch.cat(alone))
 
 
 @both
@@ -37,19 +42,23 @@ def test_draws_and_seeds_differ(make):
 
 
 @both
-def test_it_is_standard_normal_and_uniform(make):
+def test_it_is_standard_normal(make):
     keys = torch.randint(2**63 - 1, (200,), generator=torch.Generator().manual_seed(0))
     noise = make(keys, (51,))
-    x, u = noise().double(), noise.uniform(50)
+    x = noise().double()
     n = x.numel()
     assert x.mean().item() == pytest.approx(0, abs=4 / n**0.5)
     assert x.square().mean().item() == pytest.approx(1, abs=4 * (2 / n) ** 0.5)
     assert stats.kstest(x.flatten().numpy(), "norm").pvalue > 1e-3
+    across = torch.corrcoef(x[:20])  # rows of different seeds
+    assert (across - torch.eye(20, dtype=torch.float64)).abs().max().item() < 5 / 51**0.5
+
+
+def test_keyed_uniforms_are_uniform():
+    u = keyed(torch.randint(2**63 - 1, (200,), generator=torch.Generator().manual_seed(0)), (1,)).uniform(50)
     assert u.min() >= 0
     assert u.max() < 1
     assert stats.kstest(u.flatten().numpy(), "uniform").pvalue > 1e-3
-    across = torch.corrcoef(x[:20])  # rows of different seeds
-    assert (across - torch.eye(20, dtype=torch.float64)).abs().max().item() < 5 / 51**0.5
 
 
 def test_keyed_words_are_splitmix64s():

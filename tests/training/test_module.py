@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from diffusion_lab.data.datamodule import Batch, FaceData
 from diffusion_lab.diffusion.denoiser import Condition, Prediction
 from diffusion_lab.diffusion.losses import input_perturbation
-from diffusion_lab.diffusion.noise import ExampleNoise
+from diffusion_lab.diffusion.noise import KeyedNoise
 from diffusion_lab.training.callbacks import Export
 from diffusion_lab.training.checkpoints import SafeCheckpointIO
 from diffusion_lab.training.looks import Samples
@@ -231,11 +231,11 @@ def test_attributes_are_said_by_key_but_for_a_share(make_module: MakeModule) -> 
     module = make_module()
     attributes = torch.tensor([[1.0, 0.0]]).expand(400, -1)
     assert module.unsaid == 0.1
-    said = module.said(attributes, ExampleNoise(range(400), (1,)))
+    said = module.said(attributes, KeyedNoise(torch.arange(400), (1,)))
     assert said is not None
     silent = said.isnan().all(dim=1)
     assert torch.equal(said[~silent], attributes[~silent])  # a row is said whole, or left out whole
     assert silent.sum() == pytest.approx(40, abs=4 * 6)  # four standard deviations of Binomial(400, .1)
-    again = module.said(attributes[:7], ExampleNoise(range(7), (1,)))
+    again = module.said(attributes[:7], KeyedNoise(torch.arange(7), (1,)))
     torch.testing.assert_close(again, said[:7], equal_nan=True)
-    assert module.said(torch.empty(4, 0), ExampleNoise(range(4), (1,))) is None
+    assert module.said(torch.empty(4, 0), KeyedNoise(torch.arange(4), (1,))) is None

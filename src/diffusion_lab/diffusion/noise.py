@@ -2,23 +2,12 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 Noise = Callable[[], Tensor]
 """The next N(0, 1) like x; row i comes from example i's generator only."""
-
-
-class Draws(Protocol):
-    """Noise, and numbers beside it."""
-
-    def __call__(self) -> Tensor:
-        """``(B, *shape)`` from N(0, 1)."""
-
-    def uniform(self, count: int) -> Tensor:
-        """``(B, count)`` float64 from U[0, 1), on the CPU."""
 
 
 class ExampleNoise:
@@ -49,18 +38,13 @@ class ExampleNoise:
             torch.randn(self.shape, generator=generator, out=row)
         return eps.to(self.device)
 
-    def uniform(self, count: int) -> Tensor:
-        """``(B, count)`` float64 from U[0, 1), on the CPU."""
-        rows = [torch.rand(count, generator=generator, dtype=torch.float64) for generator in self.generators]
-        return torch.stack(rows)
-
 
 class KeyedNoise:
     """Noise that is a hash of key and position, all rows at once on the keys' device: what trains.
 
-    A GPU with a generator for each of 256 examples spends 11 ms a step on starting their kernels, and here less than
-    one. The words are SplitMix64's (Steele, Lea & Flood 2014), the normals are Box and Muller's; devices agree but for
-    the rounding of logarithm and cosine.
+    A generator for each of 256 examples costs a GPU 11 ms a step, most of it for starting kernels. The words are
+    SplitMix64's (Steele, Lea & Flood 2014), the normals are Box and Muller's; devices agree but for the rounding of
+    logarithm and cosine.
 
     Args:
         keys: int64 ``(B,)``, themselves random; neighbouring ones do as well.

@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from diffusion_lab.data.datamodule import Batch
 from diffusion_lab.diffusion.denoiser import Condition, Prediction
 from diffusion_lab.diffusion.losses import Levels, LevelSampler, Loss
-from diffusion_lab.diffusion.noise import Draws, KeyedNoise, Noise
+from diffusion_lab.diffusion.noise import KeyedNoise, Noise
 from diffusion_lab.diffusion.process import add_noise
 from diffusion_lab.diffusion.sampling import Constrain, Rows
 from diffusion_lab.diffusion.schedule import NoiseSchedule
@@ -149,7 +149,7 @@ class DiffusionModule(LightningModule):
         prediction = self.inpainter.denoiser(x, levels.level, condition)
         return levels, self.loss(prediction, x_0, eps, levels, mask)
 
-    def said(self, attributes: Tensor, noise: Draws) -> Tensor | None:
+    def said(self, attributes: Tensor, noise: KeyedNoise) -> Tensor | None:
         """The attributes as the denoiser is told them, ``(B, A)``; a row of NaN is left out. None if there are none."""
         if not attributes.shape[1]:
             return None
