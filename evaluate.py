@@ -1,25 +1,27 @@
-"""Score an inpainter against two baselines: ``uv run evaluate.py``; see ``conf/evaluate.yaml`` for what can be set."""
+"""Score an inpainter against its task's baselines: ``uv run evaluate.py``; see ``conf/evaluate.yaml`` for what can be set."""
 
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from diffusion_lab.cli import command, subject
+from diffusion_lab.cli import command, for_its_task, subject
 
 
-@command("evaluate", paths=["inpainter", "output", "data.root", "fid.extractor.weights"])
+@command("evaluate", paths=["inpainter", "output", "data.root", "fid.extractor.weights"], before=for_its_task)
 def main(cfg: DictConfig) -> None:
     from hydra.utils import instantiate
 
-    from diffusion_lab.evaluation import diffusion, evaluate
+    from diffusion_lab.evaluation import diffusion, evaluate, problems
 
     inpainter, data, fabric, console, output, protocol = subject(cfg)
     wanted = instantiate(cfg.attributes)
+    task = instantiate(cfg.build, _convert_="all")
+    degradations = instantiate(cfg.degradations, _convert_="all") or {"": task.degrade}
     methods = [diffusion(name, inpainter, instantiate(sampler), wanted) for name, sampler in cfg.methods.items()]
     report = evaluate(
         [*methods, *instantiate(cfg.baselines, _convert_="all").values()],
         data.pictures(cfg.split),
-        instantiate(cfg.masks, _convert_="all"),
+        problems(inpainter.task, instantiate(cfg.masks, _convert_="all"), degradations),
         extractor=instantiate(cfg.fid.extractor),
         fabric=fabric,
         num_images=cfg.num_images,
@@ -28,8 +30,10 @@ def main(cfg: DictConfig) -> None:
         completions=cfg.completions,
         reference=data.pictures(cfg.fid.reference) if cfg.fid.reference else None,
         cache=Path(cfg.paths.cache).expanduser() / "features",
+        measures=instantiate(cfg.measures, _convert_="all"),
         protocol={
             **protocol,
+            "task": task.name,
             "attributes": dict(wanted or {}),
             "samplers": {
                 name: OmegaConf.to_container(sampler, resolve=True) if sampler else inpainter.recipe["model"]["sampler"]

@@ -170,7 +170,7 @@ def test_files(report: Report, tmp_path: Path) -> None:
     assert (facts["n"], facts["fid_biased"], facts["mask_set"], facts["extractor"]) == (8, True, 1, "pixels")
     assert facts["data"] == "toy faces"
     text = (folder / "results.md").read_text(encoding="utf-8")
-    assert "# Inpainting 8 test pictures: toy faces (full 32x32)" in text
+    assert "# Inpainting: 8 test pictures: toy faces (full 32x32)" in text
     assert "FID* ↓" in text
     assert "biased" in text
     assert "Known pixels: unchanged by every method." in text

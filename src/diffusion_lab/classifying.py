@@ -29,7 +29,7 @@ class AttributeClassifier(nn.Module):
         self.denoiser = denoiser
         self.recipe: dict[str, Any] = {}
 
-    def condition(self, image: Tensor, mask: Tensor, fill: Tensor, attributes: Tensor | None = None) -> Condition:
+    def condition(self, given: Tensor, mask: Tensor, fill: Tensor, attributes: Tensor | None = None) -> Condition:
         """What it is asked about the face; it looks at the whole of it."""
         return Condition(attributes=attributes)
 

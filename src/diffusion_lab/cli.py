@@ -200,6 +200,20 @@ def chosen(inpainter: str | None, logs: str) -> Path:
     return Path(inpainter) if inpainter else newest(Path(logs))
 
 
+def for_its_task(arguments: list[str]) -> list[str]:
+    """Puts the task that the inpainter was trained for before the arguments, unless they name one."""
+    if any(argument.startswith("-") for argument in arguments if not argument.startswith("--config")):
+        return [re.sub("^task=", "task@_global_=", argument) for argument in arguments]  # somebody asks for help
+    given = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
+    if "task" not in given:
+        from diffusion_lab import recipe
+
+        asked = given.get("inpainter", "null").strip("'")
+        folder = chosen(None if asked == "null" else asked, given.get("paths.logs", "logs").strip("'"))
+        arguments = [f"task={recipe.task(recipe.read(folder))}", *arguments]
+    return [re.sub("^task=", "task@_global_=", argument) for argument in arguments]
+
+
 class Subject(NamedTuple):
     """An inpainter that is to be scored, and on what."""
 

@@ -1,4 +1,4 @@
-"""The Inpainter: one way through the code for "fill this hole in this picture"."""
+"""The Inpainter: one way through the code for "make this part of this picture anew"."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,15 +11,17 @@ from diffusion_lab import recipe
 from diffusion_lab.diffusion.denoiser import Condition, NetworkDenoiser, Prediction
 from diffusion_lab.diffusion.noise import ExampleNoise
 from diffusion_lab.diffusion.sampling import Constrain, Rows, Sampler, keep_clean, sample
+from diffusion_lab.tasks import Task, inpainting
 
 
 class Inpainter(nn.Module):
-    """Fills the hole of a picture by a diffusion model; known pixels come back bit for bit.
+    """Fills the hole of a picture by a diffusion model, or whatever its task is; known pixels come back bit for bit.
 
     Args:
         denoiser: the trained model.
         sampler: how it samples unless told otherwise.
         constrain: how it was trained to see the known pixels of x.
+        task: what it was trained for; None is `tasks.inpainting`, and so are all folders that name none.
 
     Example:
         >>> import torch
@@ -33,16 +35,23 @@ class Inpainter(nn.Module):
         torch.Size([1, 3, 16, 16])
     """
 
-    def __init__(self, denoiser: NetworkDenoiser, sampler: Sampler, constrain: Constrain = keep_clean) -> None:
+    def __init__(
+        self,
+        denoiser: NetworkDenoiser,
+        sampler: Sampler,
+        constrain: Constrain = keep_clean,
+        task: Task | None = None,
+    ) -> None:
         super().__init__()
         self.denoiser = denoiser
         self.sampler = sampler
         self.constrain = constrain
+        self.task = task or inpainting()
         self.recipe: dict[str, Any] = {}
 
-    def condition(self, image: Tensor, mask: Tensor, fill: Tensor, attributes: Tensor | None = None) -> Condition:
-        """What the model may see: the known pixels, noise in the hole (Palette, section 4.2), what the face is like."""
-        return Condition(torch.where(mask, fill, image), mask, attributes, fill)
+    def condition(self, given: Tensor, mask: Tensor, fill: Tensor, attributes: Tensor | None = None) -> Condition:
+        """What the model may see: what its task shows of the given picture, and what the face is like."""
+        return Condition(self.task.show(given, mask, fill), mask, attributes, fill)
 
     def attributes(self, wanted: Mapping[str, float]) -> Tensor:
         """What a face shall be like, as `forward` is told it; what is not named is not said.
@@ -72,18 +81,18 @@ class Inpainter(nn.Module):
         attributes: Tensor | None = None,
         on_step: Callable[[Rows, Prediction], None] | None = None,
     ) -> Tensor:
-        """Fills the holes.
+        """Fills the holes, or restores the pictures.
 
         Args:
-            image: ``(B, 3, H, W)`` in [-1, 1]; what lies in the hole is never looked at.
-            mask: ``(B, 1, H, W)`` bool, True = hole.
+            image: ``(B, 3, H, W)`` in [-1, 1], what is given; of a hole nothing is looked at, unless the task shows it.
+            mask: ``(B, 1, H, W)`` bool, True = what is made anew.
             seeds: one per example; the same seed draws the same noise in any company.
             sampler: None is the model's own.
             attributes: ``(B, A)``, what the faces shall be like (see `attributes`); None says nothing.
             on_step: called after every network call.
 
         Returns:
-            ``(B, 3, H, W)`` in [-1, 1], equal to `image` outside the hole.
+            ``(B, 3, H, W)`` in [-1, 1], equal to `image` outside the mask.
         """
         noise = ExampleNoise(seeds, image.shape[1:], image.device)
         x_T = noise()

@@ -107,6 +107,19 @@ def describe(model: Mapping[str, Any], data: Data, training: Mapping[str, Any]) 
     }
 
 
+def task(recipe: Mapping[str, Any]) -> str:
+    """The name of the task that a model was trained for.
+
+    Example:
+        >>> task({"model": {"task": {"_target_": "diffusion_lab.tasks.restoration", "name": "jpeg"}}})
+        'jpeg'
+        >>> task({"model": {}})  # from before there were tasks
+        'inpainting'
+    """
+    node = recipe["model"].get("task") or {"_target_": f"{PACKAGE}.tasks.inpainting"}
+    return str(node.get("name") or node["_target_"].rpartition(".")[2])
+
+
 def asked(recipe: Mapping[str, Any], wanted: Mapping[str, float]) -> Tensor:
     """Attributes by name as a model of that recipe is told them: ``(1, A)``, NaN where not said.
 

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from diffusion_lab.data.batches import EvaluationBatches, TrainingBatches
 from diffusion_lab.data.cache import Pictures, build
 from diffusion_lab.data.crops import Crop
+from diffusion_lab.data.degradations import Degrade, unchanged
 from diffusion_lab.data.examples import Batch as Batch
 from diffusion_lab.data.examples import EvaluationExamples, TrainingExamples
 from diffusion_lab.data.labels import Labels
@@ -56,6 +57,8 @@ class FaceData(LightningDataModule):
             for small pictures.
         flip: mirror every other training picture.
         labels: says which attributes the faces have, for models that are told them; None says nothing.
+        degrade: makes of a picture what is given of it; None gives the picture, whose hole nobody looks at.
+        window: side of the random square of each picture that is trained on, in pixels; None is all of it.
     """
 
     def __init__(
@@ -70,6 +73,8 @@ class FaceData(LightningDataModule):
         num_workers: int = 0,
         flip: bool = True,
         labels: Labels | None = None,
+        degrade: Degrade | None = None,
+        window: int | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(crop, Crop):  # from data.crop=center140, which is easily written
@@ -79,6 +84,8 @@ class FaceData(LightningDataModule):
             )
         if image_size < 1:
             raise ValueError(f"data.image_size must be at least 1 pixel, got {image_size}.")
+        if window is not None and not 1 <= window <= image_size:
+            raise ValueError(f"data.window must be in 1..{image_size}, the side of the pictures, got {window}.")
         if batch_size < 1:
             raise ValueError(f"data.batch_size must be at least 1 picture, got {batch_size}.")
         self.name: str = source.name  # goes with every reported number
@@ -86,6 +93,7 @@ class FaceData(LightningDataModule):
         self.batch_size, self.mask, self.seed = batch_size, mask, seed
         self.cache = Path(cache).expanduser()
         self.num_workers, self.flip, self.labels = num_workers, flip, labels
+        self.degrade, self.window = degrade or unchanged, window
         self._pictures: dict[str, Pictures] = {}
 
     def prepare_data(self) -> None:
@@ -132,7 +140,10 @@ class FaceData(LightningDataModule):
                 stop = self.trainer.max_steps * self.trainer.accumulate_grad_batches
         rank, world = self._place()
         batches = TrainingBatches(len(pictures), self.batch_size, self.seed, start, stop, rank, world)
-        examples = TrainingExamples(pictures, self.mask, self.seed, self.flip, self.attributes_of("train"))
+        attributes = self.attributes_of("train")
+        examples = TrainingExamples(
+            pictures, self.mask, self.seed, self.flip, attributes, self.degrade, self.window
+        )
         return self._loader(examples, batches)
 
     def val_dataloader(self) -> DataLoader[Batch]:
@@ -147,7 +158,7 @@ class FaceData(LightningDataModule):
         pictures = self.pictures(split)
         rank, world = self._place()
         batches = EvaluationBatches(len(pictures), max(1, self.batch_size // world), rank, world)
-        return self._loader(EvaluationExamples(pictures, self.mask, self.attributes_of(split)), batches)
+        return self._loader(EvaluationExamples(pictures, self.mask, self.attributes_of(split), self.degrade), batches)
 
     def _place(self) -> tuple[int, int]:
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)

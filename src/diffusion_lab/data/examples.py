@@ -1,5 +1,6 @@
 """From indices to a batch of floats and masks, all of it at once."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -9,6 +10,7 @@ from torch.utils.data import Dataset
 
 from diffusion_lab.data.batches import Draw
 from diffusion_lab.data.cache import Pictures
+from diffusion_lab.data.degradations import Degrade, unchanged
 from diffusion_lab.data.masks import MaskFn, evaluation_mask
 
 
@@ -20,10 +22,11 @@ class Batch(NamedTuple):
     index: Tensor  # type: ignore[assignment]  # hides tuple.index; int64 (B,) place of the picture in its split
     key: Tensor  # int64 (B,) >= 0, a hash of (seed, epoch, index): seeds noise and level of the example
     attributes: Tensor  # float32 (B, A), 1 where one holds; A is 0 where nothing is known of the faces
+    given: Tensor  # float32 (B, 3, H, W), what a person would hand in of the picture; the picture itself for holes
 
 
 class TrainingExamples(Dataset[Batch]):
-    """Pictures flipped at random, with random masks; both by (seed, epoch, index) alone.
+    """Pictures flipped and cut at random, with random masks and degradations; all by (seed, epoch, index) alone.
 
     Args:
         pictures: the training split.
@@ -31,25 +34,38 @@ class TrainingExamples(Dataset[Batch]):
         seed: of the run.
         flip: mirror every other picture.
         attributes: (N, A) of all pictures; None where nothing is known of them.
+        degrade: makes of a picture what is given of it.
+        window: side of the square that is cut out of each picture at a random place, in pixels; None is all of it.
     """
 
     def __init__(
-        self, pictures: Pictures, mask: MaskFn, seed: int, flip: bool, attributes: Tensor | None = None
+        self,
+        pictures: Pictures,
+        mask: MaskFn,
+        seed: int,
+        flip: bool,
+        attributes: Tensor | None = None,
+        degrade: Degrade = unchanged,
+        window: int | None = None,
     ) -> None:
         self.pictures, self.mask, self.seed, self.flip = pictures, mask, seed, flip
         self.attributes = _unknown(pictures) if attributes is None else attributes
+        self.degrade, self.window = degrade, window
 
     def __getitems__(self, draw: Draw) -> Batch:
         """The whole batch of a draw."""
         pixels = self.pictures[draw.indices]
         # Key, mask and flip have words of their own: noise seeded by the same number as the mask would follow it.
-        words = [_words(3, self.seed, draw.epoch, index) for index in draw.indices.tolist()]
+        words = [_words(5, self.seed, draw.epoch, index) for index in draw.indices.tolist()]
+        keys, of_mask, of_flip, of_degradation, of_window = (list(each) for each in zip(*words, strict=True))
         if self.flip:
-            pixels = mirror(pixels, torch.tensor([flip % 2 == 1 for _, _, flip in words]))
+            pixels = mirror(pixels, torch.tensor([flip % 2 == 1 for flip in of_flip]))
+        if self.window is not None:
+            pixels = windows(pixels, self.window, of_window)
         size, generator = pixels.shape[-1], Generator()
-        mask = torch.stack([self.mask(size, generator.manual_seed(word)) for _, word, _ in words])
-        keys = torch.tensor([key for key, _, _ in words])
-        return Batch(to_float(pixels), mask, draw.indices, keys, self.attributes[draw.indices])
+        mask = torch.stack([self.mask(size, generator.manual_seed(word)) for word in of_mask])
+        image, given = floats(pixels, self.degrade(pixels, mask, of_degradation))
+        return Batch(image, mask, draw.indices, torch.tensor(keys), self.attributes[draw.indices], given)
 
     def __len__(self) -> int:
         """Number of pictures."""
@@ -57,16 +73,19 @@ class TrainingExamples(Dataset[Batch]):
 
 
 class EvaluationExamples(Dataset[Batch]):
-    """Pictures as they are, with masks and keys by their index alone: the same in every epoch and run.
+    """Whole pictures, with masks, degradations and keys by their index alone: the same in every epoch and run.
 
     Args:
         pictures: the validation or test split.
         mask: draws the holes.
         attributes: (N, A) of all pictures; None where nothing is known of them.
+        degrade: makes of a picture what is given of it.
     """
 
-    def __init__(self, pictures: Pictures, mask: MaskFn, attributes: Tensor | None = None) -> None:
-        self.pictures, self.mask = pictures, mask
+    def __init__(
+        self, pictures: Pictures, mask: MaskFn, attributes: Tensor | None = None, degrade: Degrade = unchanged
+    ) -> None:
+        self.pictures, self.mask, self.degrade = pictures, mask, degrade
         self.attributes = _unknown(pictures) if attributes is None else attributes
 
     def __getitems__(self, indices: Tensor) -> Batch:
@@ -75,7 +94,8 @@ class EvaluationExamples(Dataset[Batch]):
         numbers: list[int] = indices.tolist()
         mask = torch.stack([evaluation_mask(self.mask, pixels.shape[-1], index) for index in numbers])
         keys = torch.tensor([_words(1, index)[0] for index in numbers])
-        return Batch(to_float(pixels), mask, indices, keys, self.attributes[indices])
+        image, given = floats(pixels, self.degrade(pixels, mask, degradation_keys(numbers)))
+        return Batch(image, mask, indices, keys, self.attributes[indices], given)
 
     def __len__(self) -> int:
         """Number of pictures."""
@@ -102,6 +122,30 @@ def to_float(pixels: Tensor) -> Tensor:
         tensor([-1.,  1.])
     """
     return pixels.float().sub_(127.5).mul_(1 / 127.5)  # exact at both ends, and twice as fast as dividing
+
+
+def floats(pixels: Tensor, given: Tensor) -> tuple[Tensor, Tensor]:
+    """Both in [-1, 1]; one tensor if they are one."""
+    image = to_float(pixels)
+    return image, image if given is pixels else to_float(given)
+
+
+def windows(pixels: Tensor, side: int, words: Sequence[int]) -> Tensor:
+    """A square of each picture, uint8 ``(B, 3, side, side)``, whose place its word draws evenly.
+
+    Raises:
+        ValueError: if the pictures are smaller.
+    """
+    rows, columns = (size - side + 1 for size in pixels.shape[-2:])
+    if min(rows, columns) < 1:
+        raise ValueError(f"data.window={side} is larger than the pictures, which are {tuple(pixels.shape[-2:])}.")
+    places = [divmod(word % (rows * columns), columns) for word in words]
+    return torch.stack([x[:, top : top + side, left : left + side] for x, (top, left) in zip(pixels, places, strict=True)])
+
+
+def degradation_keys(indices: Sequence[int]) -> list[int]:
+    """What the degradations of a validation or test split are drawn by: the pictures' indices alone."""
+    return [_words(2, index)[1] for index in indices]
 
 
 def _unknown(pictures: Pictures) -> Tensor:

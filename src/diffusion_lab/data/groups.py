@@ -6,6 +6,7 @@ from pathlib import Path
 from diffusion_lab.data.celeba import ADVICE, CelebA
 from diffusion_lab.data.crops import Crop
 from diffusion_lab.data.datamodule import FaceData
+from diffusion_lab.data.degradations import Degrade
 from diffusion_lab.data.folder import Folder
 from diffusion_lab.data.labels import Labels
 from diffusion_lab.data.masks import MaskFn
@@ -24,6 +25,8 @@ def celeba(
     download: bool = False,
     mirror: str | None = None,
     labels: Labels | None = None,
+    degrade: Degrade | None = None,
+    window: int | None = None,
 ) -> FaceData:
     """CelebA's faces; the arguments are those of :class:`CelebA` and :class:`FaceData`.
 
@@ -33,7 +36,7 @@ def celeba(
     if root is None:
         raise ValueError(f"data=celeba needs data.root=<folder>: {ADVICE}.")
     source = CelebA(root, index=cache, download=download, mirror=mirror)
-    return FaceData(source, crop, image_size, batch_size, mask, seed, cache, num_workers, flip, labels)
+    return FaceData(source, crop, image_size, batch_size, mask, seed, cache, num_workers, flip, labels, degrade, window)
 
 
 def folder(
@@ -50,6 +53,8 @@ def folder(
     shares: Sequence[float] = (0.8, 0.1, 0.1),
     split_seed: int = 0,
     labels: Labels | None = None,
+    degrade: Degrade | None = None,
+    window: int | None = None,
 ) -> FaceData:
     """The pictures of any folder; the arguments are those of :class:`Folder` and :class:`FaceData`.
 
@@ -59,4 +64,4 @@ def folder(
     if root is None:
         raise ValueError("data=folder needs data.root=<folder with pictures>; data=faces runs on the built-in faces.")
     source = Folder(root, name, shares, split_seed)
-    return FaceData(source, crop, image_size, batch_size, mask, seed, cache, num_workers, flip, labels)
+    return FaceData(source, crop, image_size, batch_size, mask, seed, cache, num_workers, flip, labels, degrade, window)

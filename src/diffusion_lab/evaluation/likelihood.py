@@ -18,6 +18,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 from torch import Tensor
 
+from diffusion_lab.data.examples import degradation_keys
 from diffusion_lab.data.masks import MASK_SET, MaskFn, evaluation_mask
 from diffusion_lab.diffusion.denoiser import Condition, Denoiser, Prediction
 from diffusion_lab.diffusion.likelihood import Decoder, bound, discretised
@@ -140,10 +141,12 @@ def measure(
             steps = torch.zeros(len(levels) - 2, dtype=torch.float64)
             for start in range(0, len(mine), batch_size):
                 indices = mine[start : start + batch_size]
-                x_0, hole = to_float(pictures[indices]).to(fabric.device), _holes(kind, mask, size, indices)
+                pixels, hole = pictures[indices], _holes(kind, mask, size, indices)
+                given = inpainter.task.degrade(pixels, hole, degradation_keys(indices.tolist()))
+                x_0, given = (to_float(each).to(fabric.device) for each in (pixels, given))
                 shares[indices] = hole.double().mean(dim=(1, 2, 3))
                 noise = ExampleNoise(example_seeds(seed, indices), x_0.shape[1:], fabric.device)
-                found = bounded(x_0, inpainter.condition(x_0, hole.to(fabric.device), fill=noise()), noise)
+                found = bounded(x_0, inpainter.condition(given, hole.to(fabric.device), fill=noise()), noise)
                 terms[indices] = torch.stack([found.prior, found.steps.sum(1), found.decoder], dim=1)
                 steps += found.steps.sum(0)
             terms, shares, steps = (_summed(values, fabric) for values in (terms, shares, steps))

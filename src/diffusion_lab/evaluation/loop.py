@@ -1,4 +1,4 @@
-"""The evaluation loop: every method fills the same holes of the same pictures, on one device or many."""
+"""The evaluation loop: every method is asked the same of the same pictures, on one device or many."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ from lightning.fabric import Fabric
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from diffusion_lab.data.masks import MASK_SET, MaskFn, evaluation_mask
+from diffusion_lab.data.masks import MASK_SET
 from diffusion_lab.evaluation.methods import Method
+from diffusion_lab.evaluation.problems import Problem
 from diffusion_lab.evaluation.reference import Extractor, PictureSet, add_reference
 from diffusion_lab.evaluation.report import Report, machine
 from diffusion_lab.metrics import LPIPS, FrechetDistance, diversity, l1_hole, psnr, ssim
-from diffusion_lab.pictures import masked, to_float, to_uint8
+from diffusion_lab.metrics.inpainting import Measure
+from diffusion_lab.pictures import to_float, to_uint8
 
 UNBIASED_ENOUGH = 10_000  # pictures; FID from fewer is too high by an amount that depends on n
 SILENCE = 30.0  # seconds without a word, at most, where there is no progress bar
@@ -31,7 +33,7 @@ HIGHEST_PSNR = 100.0  # dB, what an equal picture counts as in a mean
 def evaluate(
     methods: Sequence[Method],
     pictures: PictureSet,
-    masks: Mapping[str, MaskFn],
+    problems: Mapping[str, Problem],
     *,
     extractor: Extractor,
     fabric: Fabric | None = None,
@@ -42,6 +44,7 @@ def evaluate(
     cache: Path | None = None,
     examples: int = 2,
     completions: int = 1,
+    measures: Mapping[str, Measure] | None = None,
     protocol: Mapping[str, Any] | None = None,
 ) -> Report:
     """Score methods on the first pictures of a split, with the fixed masks of each kind.
@@ -51,7 +54,7 @@ def evaluate(
     Args:
         methods: what to score; their names differ.
         pictures: the split.
-        masks: mask kinds by name. Picture i of a kind has the same hole whatever else is asked for.
+        problems: what is asked, by name. Picture i of a kind has the same hole whatever else is asked for.
         extractor: features for FID, such as `diffusion_lab.metrics.inception()`.
         fabric: the devices, launched; None is one CPU process.
         num_images: how many pictures; None takes all.
@@ -59,9 +62,10 @@ def evaluate(
         seed: example i is filled with a seed made of (seed, i).
         reference: the pictures that FID compares with, all of them; None takes the evaluated ones themselves.
         cache: folder for the features of real pictures; None computes them anew.
-        examples: pictures of each mask kind that the grid shows.
+        examples: pictures of each kind that the grid shows.
         completions: of each picture; from 2 on, the rows also have `diversity`, the mean LPIPS between them. All other
             figures are of the first.
+        measures: of each picture, beside the usual ones.
         protocol: facts that only the caller knows (data, crop, ...), to stand beside the figures.
 
     ValueError for a number of pictures that the split does not have, or a completion that is not finite.
@@ -70,13 +74,15 @@ def evaluate(
     n = len(pictures) if num_images is None else num_images
     if not 1 <= n <= len(pictures):
         raise ValueError(f"Cannot evaluate {n} pictures: this split has {len(pictures)}; ask for 1 to {len(pictures)}.")
-    if not methods or not masks:
+    if not methods or not problems:
         raise ValueError("There is nothing to evaluate: give at least one method and one mask kind.")
     # MPS has no float64, which every figure needs: there the pictures are measured on the CPU.
     device = torch.device("cpu") if fabric.device.type == "mps" else fabric.device
     fid = FrechetDistance(extractor, keep_real=True).to(device)
+    perceptual = LPIPS().to(device)
+    measured = {"lpips": perceptual, "psnr": _psnr, "ssim": ssim, "l1_hole": l1_hole, **(measures or {})}
     bench = _Bench(
-        pictures, n, batch_size, seed, fabric, device, fid, LPIPS().to(device), min(examples, n), completions
+        pictures, n, batch_size, seed, fabric, device, fid, perceptual, measured, min(examples, n), completions
     )
     compared, n_compared = (pictures, n) if reference is None else (reference, len(reference))
     rows: list[dict[str, Any]] = []
@@ -84,7 +90,7 @@ def evaluate(
     changed: dict[str, int] = {}
     grid: list[tuple[str, list[Tensor]]] = []
     work = len(range(fabric.global_rank, n_compared, fabric.world_size))
-    work += len(range(fabric.global_rank, n, fabric.world_size)) * len(masks) * len(methods)
+    work += len(range(fabric.global_rank, n, fabric.world_size)) * len(problems) * len(methods)
     with _progress(fabric) as progress:
         task = progress.add_task("real pictures", total=work)
         in_lines = fabric.is_global_zero and not progress.console.is_terminal  # where there is no bar to look at
@@ -109,11 +115,11 @@ def evaluate(
             cache=cache,
             advance=advance,
         )
-        for kind, mask in masks.items():
-            columns = bench.truth(mask)
+        for kind, problem in problems.items():
+            columns = bench.truth(problem)
             for method in methods:
                 progress.update(task, description=f"{kind}: {method.name}")
-                row, values, touched, completed = bench.score(method, kind, mask, advance)
+                row, values, touched, completed = bench.score(method, kind, problem, advance)
                 rows.append(row)
                 each.append({"mask": kind, "method": method.name, **values})
                 columns.append(completed)
@@ -157,6 +163,7 @@ class _Bench:
     device: torch.device  # where pictures are measured
     fid: FrechetDistance
     perceptual: LPIPS
+    measures: Mapping[str, Measure]
     shown: int
     completions: int
 
@@ -164,57 +171,57 @@ class _Bench:
     def size(self) -> int:
         return self.pictures.images.shape[-1]
 
-    def truth(self, mask: MaskFn) -> list[Tensor]:
-        """The first two columns of the grid: true pictures and masked ones, (shown, 3, S, S) in [-1, 1]."""
+    def truth(self, problem: Problem) -> list[Tensor]:
+        """The first two columns of the grid: true pictures and what is given, (shown, 3, S, S) in [-1, 1]."""
         indices = torch.arange(self.shown)
-        true = to_float(self.pictures[indices])
-        return [true, masked(true, self.holes(mask, indices))]
+        pixels, holes = self.pictures[indices], problem.regions(self.size, indices)
+        given = to_float(problem.given(pixels, holes, indices))
+        return [to_float(pixels), problem.task.plain(given, holes)]
 
-    def holes(self, mask: MaskFn, indices: Tensor) -> Tensor:
-        return torch.stack([evaluation_mask(mask, self.size, index) for index in indices.tolist()])
-
-    def spread(self, method: Method, indices: Tensor, first: Tensor, target: Tensor, holes: Tensor) -> Tensor:
+    def spread(self, method: Method, indices: Tensor, first: Tensor, asked: Tensor, holes: Tensor) -> Tensor:
         """How much the completions of each picture differ, float64 (B,); 0 where there is one only."""
         if self.completions == 1:
             return torch.zeros(len(indices), dtype=torch.float64, device=self.device)
         several = [first]
         for completion in range(1, self.completions):
             seeds = example_seeds(self.seed, indices, completion)
-            filled, _ = _fill(method, target, holes, seeds, self.fabric.device)
+            filled, _ = _fill(method, asked, holes, seeds, self.fabric.device)
             several.append(to_uint8(filled).to(self.device))
         return diversity(self.perceptual, torch.stack(several)).double()
 
     def score(
-        self, method: Method, kind: str, mask: MaskFn, advance: Callable[[int], None]
+        self, method: Method, kind: str, problem: Problem, advance: Callable[[int], None]
     ) -> tuple[dict[str, Any], dict[str, list[float]], int, Tensor]:
         """A method's row, its figures of each picture, how many it changed outside the hole, its column of the grid."""
         self.fid.reset()
-        values = torch.zeros(self.n, 5, dtype=torch.float64, device=self.device)
+        values = torch.zeros(self.n, len(self.measures) + 1, dtype=torch.float64, device=self.device)
         totals = torch.zeros(2, dtype=torch.float64, device=self.device)  # seconds, pictures changed outside the hole
         column = torch.zeros(self.shown, 3, self.size, self.size, dtype=torch.int32, device=self.device)
         # Each picture on one rank only and none twice; a rank may have none at all.
         mine = torch.arange(self.fabric.global_rank, self.n, self.fabric.world_size)
         for start in range(0, len(mine), self.batch_size):
             indices = mine[start : start + self.batch_size]
-            target, holes = self.pictures[indices], self.holes(mask, indices)
-            filled, seconds = _fill(method, target, holes, example_seeds(self.seed, indices), self.fabric.device)
+            target, holes = self.pictures[indices], problem.regions(self.size, indices)
+            # What may not be looked at is taken out before any method sees it.
+            asked = problem.task.plain(to_float(problem.given(target, holes, indices)), holes, grey=0.0)
+            filled, seconds = _fill(method, asked, holes, example_seeds(self.seed, indices), self.fabric.device)
             _require_finite(filled, indices, method, kind)
             touched = ((filled != to_float(target)) & ~holes).flatten(1).any(dim=1).sum()
             images, target, holes = (x.to(self.device) for x in (to_uint8(filled), target, holes))
             self.fid.update(images, real=False)
-            measures = (self.perceptual, psnr, ssim, l1_hole)
-            scores = [measure(images, target, holes).double() for measure in measures]
-            scores.append(self.spread(method, indices, images, target, holes))
+            scores = [measure(images, target, holes).double() for measure in self.measures.values()]
+            scores.append(self.spread(method, indices, images, asked, holes))
             values[indices.to(self.device)] = torch.stack(scores, dim=1)
             totals += torch.tensor([seconds, touched], dtype=torch.float64, device=self.device)
             seen = indices < self.shown
             column[indices[seen].to(self.device)] = images[seen.to(self.device)].int()
             advance(len(indices))
         values, totals, column = (_summed(x, self.fabric) for x in (values, totals, column))
-        row = _row(method, kind, values, totals[0].item(), self.fid.compute().item())
+        each = dict(zip(self.measures, values.T, strict=False))
+        row = _row(method, kind, each, totals[0].item(), self.fid.compute().item())
         if self.completions > 1:
-            row["diversity"] = values[:, 4].mean().item()
-        return row, _of_each(values), int(totals[1]), to_float(column.cpu())
+            row["diversity"] = values[:, -1].mean().item()
+        return row, _of_each(each), int(totals[1]), to_float(column.cpu())
 
 
 def example_seeds(seed: int, indices: Tensor, completion: int = 0) -> Tensor:
@@ -230,10 +237,9 @@ def example_seeds(seed: int, indices: Tensor, completion: int = 0) -> Tensor:
     return torch.tensor([int(word) for word in words], dtype=torch.int64)
 
 
-def _fill(method: Method, target: Tensor, holes: Tensor, seeds: Tensor, device: torch.device) -> tuple[Tensor, float]:
-    """The completed pictures on the CPU, and how long the method took; what lies in the hole is hidden from it."""
-    holes = holes.to(device)
-    image = to_float(target.to(device)).masked_fill(holes, 0.0)
+def _fill(method: Method, asked: Tensor, holes: Tensor, seeds: Tensor, device: torch.device) -> tuple[Tensor, float]:
+    """The completed pictures on the CPU, and how long the method took."""
+    image, holes = asked.to(device), holes.to(device)
     synchronize: Callable[[], None] = torch.accelerator.synchronize if device.type != "cpu" else lambda: None
     synchronize()
     start = time.perf_counter()
@@ -252,11 +258,13 @@ def _require_finite(filled: Tensor, indices: Tensor, method: Method, kind: str) 
         raise ValueError(f"{method.name} made values that are not finite of picture {broken[0]} with the {kind} mask.")
 
 
-def _of_each(values: Tensor) -> dict[str, list[float]]:
+def _psnr(images: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    return psnr(images, target).clamp(max=HIGHEST_PSNR)
+
+
+def _of_each(values: Mapping[str, Tensor]) -> dict[str, list[float]]:
     """The figures of each picture, in order, to six digits: two evaluations of the same pictures compare in pairs."""
-    capped = values.clamp(max=HIGHEST_PSNR).T.tolist()
-    measures = ("lpips", "psnr", "ssim", "l1_hole")
-    return {name: [float(f"{x:.6g}") for x in column] for name, column in zip(measures, capped, strict=False)}
+    return {name: [float(f"{x:.6g}") for x in column.tolist()] for name, column in values.items()}
 
 
 def _digest(pictures: PictureSet, n: int) -> str:
@@ -267,18 +275,15 @@ def _digest(pictures: PictureSet, n: int) -> str:
     return sha256.hexdigest()
 
 
-def _row(method: Method, kind: str, values: Tensor, seconds: float, fid: float) -> dict[str, Any]:
-    lpips_value, psnr_value, ssim_value, l1_value, _ = values.clamp(max=HIGHEST_PSNR).mean(dim=0).tolist()
+def _row(method: Method, kind: str, values: Mapping[str, Tensor], seconds: float, fid: float) -> dict[str, Any]:
+    n = len(values["lpips"])
     return {
         "method": method.name,
         "mask": kind,
-        "n": len(values),
+        "n": n,
         "fid": None if math.isnan(fid) else fid,
-        "lpips": lpips_value,
-        "psnr": psnr_value,
-        "ssim": ssim_value,
-        "l1_hole": l1_value,
-        "seconds_per_image": seconds / len(values),
+        **{name: column.mean().item() for name, column in values.items()},
+        "seconds_per_image": seconds / n,
         "network_calls": method.network_calls,
     }
 

@@ -28,6 +28,8 @@ _COLUMNS = (  # key, heading, format, whether more is better (None: neither)
     ("psnr", "PSNR ↑", ".2f", True),
     ("ssim", "SSIM ↑", ".3f", True),
     ("l1_hole", "L1 hole ↓", ".4f", False),
+    ("colourfulness", "colour", ".1f", None),
+    ("true_colourfulness", "true colour", ".1f", None),
     ("diversity", "diversity", ".4f", None),
     ("seconds_per_image", "s/pic", ".3f", None),
     ("network_calls", "calls", "d", None),
@@ -39,9 +41,9 @@ class Report:
     """The figures of an evaluation, how they came about, and pictures to look at.
 
     Args:
-        rows: one per mask kind and method; the keys are those of `diffusion_lab.evaluation.loop.evaluate`.
+        rows: one per kind (of mask, of degradation) and method; the keys are those of `diffusion_lab.evaluation.loop.evaluate`.
         protocol: what must be known to compare the figures with others.
-        examples: caption and pictures of each row of the grid: (3, H, W) in [-1, 1], truth, masked, then the methods'.
+        examples: caption and pictures of each row of the grid: (3, H, W) in [-1, 1], truth, given, then the methods'.
         methods: names of the methods, in the order of those pictures.
         pictures: the figures of each picture, one entry per row, for comparisons in pairs.
     """
@@ -70,7 +72,7 @@ class Report:
         headings = ["mask", "method", *(self._heading(key, heading) for key, heading, _, _ in self._columns())]
         lines = [f"# {self.title()}", "", _line(headings), _line(["---", "---", *["---:"] * len(self._columns())])]
         lines += [_line(cells) for cells in self._cells("**{}**")]
-        lines += ["", *(note + "\n" for note in self.notes()), "![truth, masked and completed pictures](grid.png)", ""]
+        lines += ["", *(note + "\n" for note in self.notes()), "![truth, given and completed pictures](grid.png)", ""]
         lines += ["| protocol | |", "|---|---|"]
         lines += [_line([key, str(value)]) for key, value in flat(self.protocol).items()]
         return "\n".join(lines) + "\n"
@@ -97,7 +99,7 @@ class Report:
         facts = self.protocol
         crop, data, split = (f"{facts[key]} " if key in facts else "" for key in ("crop", "data", "split"))
         size = facts["image_size"]
-        return f"Inpainting {facts['n']} {split}pictures: {data or 'unnamed data '}({crop}{size}x{size})"
+        return f"{str(facts.get('task', 'inpainting')).capitalize()}: {facts['n']} {split}pictures: {data or 'unnamed data '}({crop}{size}x{size})"
 
     def notes(self) -> list[str]:
         """The sentences that a reader of the figures needs."""
@@ -121,9 +123,9 @@ class Report:
         return notes
 
     def grid(self) -> Image.Image:
-        """The examples as one picture: columns are truth, hole and methods, rows pictures of each mask kind."""
+        """The examples as one picture: columns are truth, what is given and methods, rows pictures of each mask kind."""
         side = max(96, self.protocol["image_size"])
-        body = sheet([row for _, row in self.examples], ["truth", "masked", *self.methods], side=side)
+        body = sheet([row for _, row in self.examples], ["truth", "given", *self.methods], side=side)
         margin = 96
         canvas = Image.new("RGB", (body.width + margin, body.height), "white")
         canvas.paste(body, (margin, 0))

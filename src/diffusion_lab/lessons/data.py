@@ -109,7 +109,7 @@ class Examples(Dataset[Batch]):
         ]
         x = self.examples[indices]
         keys = torch.tensor(words, dtype=torch.int64)
-        return Batch(x, torch.ones_like(x, dtype=torch.bool), indices, keys, torch.empty(len(x), 0))
+        return Batch(x, torch.ones_like(x, dtype=torch.bool), indices, keys, torch.empty(len(x), 0), x)
 
 
 class DrawnData(LightningDataModule):

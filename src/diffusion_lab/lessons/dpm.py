@@ -139,9 +139,9 @@ class DPM(nn.Module):
         self.constrain = constrain
         self.recipe: dict[str, Any] = {}
 
-    def condition(self, image: Tensor, mask: Tensor, fill: Tensor, attributes: Tensor | None = None) -> Condition:
+    def condition(self, given: Tensor, mask: Tensor, fill: Tensor, attributes: Tensor | None = None) -> Condition:
         """What is known; the network does not see it."""
-        return Condition(known=image, mask=mask, attributes=attributes)
+        return Condition(known=given, mask=mask, attributes=attributes)
 
     def network_calls(self, sampler: Sampler | None = None) -> int:
         """How often an example asks the network."""

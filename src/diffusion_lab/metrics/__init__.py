@@ -10,9 +10,11 @@ from diffusion_lab.metrics.frechet import moments as moments
 from diffusion_lab.metrics.inception import InceptionV3 as InceptionV3
 from diffusion_lab.metrics.inpainting import Measure as Measure
 from diffusion_lab.metrics.inpainting import PictureMean as PictureMean
+from diffusion_lab.metrics.inpainting import colourfulness as colourfulness
 from diffusion_lab.metrics.inpainting import l1_hole as l1_hole
 from diffusion_lab.metrics.inpainting import psnr as psnr
 from diffusion_lab.metrics.inpainting import seam as seam
 from diffusion_lab.metrics.inpainting import ssim as ssim
+from diffusion_lab.metrics.inpainting import true_colourfulness as true_colourfulness
 from diffusion_lab.metrics.lpips import LPIPS as LPIPS
 from diffusion_lab.metrics.lpips import diversity as diversity

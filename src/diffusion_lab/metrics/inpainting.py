@@ -98,6 +98,28 @@ def seam(images: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     return excess / pairs.clamp(min=1)
 
 
+def colourfulness(images: Tensor, target: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+    """How colourful a picture is, float64 (B,); 0 is grey, 15 slightly, 45 quite, 82 highly colourful.
+
+    Hasler and Suesstrunk (2003): with rg = R - G and yb = (R + G) / 2 - B over the picture's pixels, the length of
+    their deviations plus .3 times the length of their means.
+
+    Args:
+        images: uint8 (B, 3, H, W).
+        target: not looked at.
+        mask: not looked at.
+    """
+    red, green, blue = _exact(images).unbind(1)
+    opponents = torch.stack([red - green, (red + green) / 2 - blue], dim=1).flatten(2)  # (B, 2, HW)
+    spread, mean = (torch.linalg.vector_norm(of, dim=1) for of in (opponents.std(2, correction=0), opponents.mean(2)))
+    return spread + 0.3 * mean
+
+
+def true_colourfulness(images: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
+    """`colourfulness` of the true pictures, to stand beside the method's."""
+    return colourfulness(target)
+
+
 class PictureMean(Metric):
     """The mean of a measure over all pictures, on any number of devices: float64 ().
 

@@ -16,7 +16,7 @@ from diffusion_lab.data.examples import Batch, EvaluationExamples
 from diffusion_lab.diffusion.denoiser import Prediction
 from diffusion_lab.diffusion.sampling import Rows
 from diffusion_lab.metrics.inpainting import Measure
-from diffusion_lab.pictures import masked, save_png, sheet, to_uint8
+from diffusion_lab.pictures import save_png, sheet, to_uint8
 from diffusion_lab.training.module import Completing, DiffusionModule
 
 Look = Callable[[Any, Any, Path], Mapping[str, float]]
@@ -83,8 +83,9 @@ class Samples(Callback):
         assert isinstance(module, DiffusionModule)
         data: FaceData = trainer.datamodule  # type: ignore[attr-defined]
         pictures = data.pictures("valid")
-        batch = EvaluationExamples(pictures, data.mask).__getitems__(torch.arange(min(count, len(pictures))))
-        image, mask = batch.image.to(module.device), batch.mask.to(module.device)
+        examples = EvaluationExamples(pictures, data.mask, degrade=data.degrade)
+        batch = examples.__getitems__(torch.arange(min(count, len(pictures))))
+        image, given, mask = (x.to(module.device) for x in (batch.image, batch.given, batch.mask))
         inpainter = cast(Completing, module.inpainter)
         calls = inpainter.network_calls()
         shown = {round(calls * (i + 1) / (self.strip + 1)) for i in range(self.strip)}
@@ -95,20 +96,21 @@ class Samples(Callback):
             nonlocal seen
             seen += 1
             if seen in shown:
-                moments.append(torch.where(mask, rows.x, image))
+                moments.append(torch.where(mask, rows.x, given))
 
         training = module.training
         module.eval()
         with module.ema.applied(), trainer.precision_plugin.forward_context():
-            result = inpainter(image, mask, seeds=batch.index, on_step=remember)
+            result = inpainter(given, mask, seeds=batch.index, on_step=remember)
         module.train(training)
         columns = [
-            "hole",
+            "given",
             *[f"{100 * (i + 1) // (len(moments) + 1)} %" for i in range(len(moments))],
             "result",
             "truth",
         ]
-        drawn = sheet(list(zip(masked(image, mask), *moments, result, image, strict=True))[: self.count], columns)
+        shown_of_it = inpainter.task.plain(given, mask)
+        drawn = sheet(list(zip(shown_of_it, *moments, result, image, strict=True))[: self.count], columns)
         try:
             save_png(drawn, self.folder / f"{trainer.global_step:07d}.png")
         except OSError as error:  # a full disk costs the sheet, not the run

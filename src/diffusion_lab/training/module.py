@@ -18,6 +18,7 @@ from diffusion_lab.diffusion.noise import KeyedNoise, Noise
 from diffusion_lab.diffusion.process import add_noise
 from diffusion_lab.diffusion.sampling import Constrain, Rows
 from diffusion_lab.diffusion.schedule import NoiseSchedule
+from diffusion_lab.tasks import Task
 from diffusion_lab.training.ema import Averages
 
 LearningRate = Callable[[int, int], float]
@@ -51,7 +52,7 @@ class Artefact(Protocol):
     constrain: Constrain
     recipe: dict[str, Any]
 
-    def condition(self, image: Tensor, mask: Tensor, fill: Tensor, attributes: Tensor | None = None) -> Condition:
+    def condition(self, given: Tensor, mask: Tensor, fill: Tensor, attributes: Tensor | None = None) -> Condition:
         """What the denoiser may see of an example."""
 
     def save(self, folder: Path | str) -> None:
@@ -62,7 +63,9 @@ class Artefact(Protocol):
 
 
 class Completing(Artefact, Protocol):
-    """An artefact that fills in what is missing."""
+    """An artefact that makes anew what its task says."""
+
+    task: Task
 
     def network_calls(self) -> int:
         """How often an example asks the network."""
@@ -143,7 +146,7 @@ class DiffusionModule(LightningModule):
         noise = KeyedNoise(batch.key, x_0.shape[1:])
         levels = self.levels(self.inpainter.denoiser.schedule, noise.uniform(2))
         eps = noise()
-        condition = self.inpainter.condition(x_0, mask, noise(), self.said(batch.attributes, noise))
+        condition = self.inpainter.condition(batch.given, mask, noise(), self.said(batch.attributes, noise))
         x = self.diffuse(x_0, self.perturb(eps, noise), levels.level)
         x = self.inpainter.constrain(x, None, levels.level, levels.level, lambda: eps, condition)
         prediction = self.inpainter.denoiser(x, levels.level, condition)

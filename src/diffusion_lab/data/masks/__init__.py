@@ -8,6 +8,7 @@ from diffusion_lab.data.masks.boxes import half as half
 from diffusion_lab.data.masks.boxes import rectangle as rectangle
 from diffusion_lab.data.masks.boxes import rectangles as rectangles
 from diffusion_lab.data.masks.boxes import scattered as scattered
+from diffusion_lab.data.masks.boxes import sides as sides
 from diffusion_lab.data.masks.boxes import super_resolution as super_resolution
 from diffusion_lab.data.masks.brush import free_form as free_form
 from diffusion_lab.data.masks.drawing import MaskFn as MaskFn

@@ -1,6 +1,7 @@
 """Masks with straight edges. Lengths are fractions of the picture's side."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -104,6 +105,33 @@ def half(size: int, generator: Generator) -> Tensor:
     mask = torch.zeros(1, size, size, dtype=torch.bool)
     mask[:, :, : size // 2] = True
     return mask.rot90(side, (1, 2)).contiguous()
+
+
+def sides(
+    size: int, generator: Generator, least: float = 0.25, most: float = 0.5, counts: Sequence[int] = (1, 2, 4)
+) -> Tensor:
+    """One, two opposite or all four sides, together `least` to `most` of the picture (Palette, section 5.3).
+
+    Args:
+        size: side of the mask in pixels.
+        generator: source of randomness.
+        least: least share of the picture that is erased.
+        most: largest.
+        counts: of sides, drawn evenly.
+    """
+    u = uniforms(3, generator)
+    count = counts[whole_number(0, len(counts) - 1, next(u))]
+    area, turn = least + (most - least) * next(u), whole_number(0, 3, next(u))
+    mask = torch.ones(1, size, size, dtype=torch.bool)
+    if count == 4:
+        kept = min(size - 1, math.ceil(size * math.sqrt(1 - area)))
+        first = (size - kept) // 2
+        mask[:, first : first + kept, first : first + kept] = False
+        return mask
+    erased = max(1, math.floor(size * area))
+    first = erased // count if count == 2 else 0  # one side: the columns after the known ones
+    mask[:, :, first : first + size - erased] = False
+    return mask.rot90(turn, (1, 2)).contiguous()
 
 
 def expand(size: int, generator: Generator, side: float = 0.25) -> Tensor:
