@@ -1,4 +1,4 @@
-"""Score an inpainter against its task's baselines: ``uv run evaluate.py``; see ``conf/evaluate.yaml`` for what can be set."""
+"""Score a model against its task's baselines: ``uv run evaluate.py``; ``conf/evaluate.yaml`` says what can be set."""
 
 from pathlib import Path
 

@@ -91,8 +91,9 @@ def test_every_option_builds(group: str, option: str, tmp_path: Path) -> None:
         assert callable(instantiate(composed("serve", f"engine={option}").engine))
         return
     guides = guide(tmp_path) if option.startswith("classifier_guided") else []
-    model = ["model=classifier"] if (group, option) == ("artefact", "classifier") else []
-    cfg = composed("train", f"{group}={option}", *rooted, *masks, *guides, *model)
+    company = {"artefact=classifier": ["model=classifier"], "artefact=dpm2015": ["experiment=dpm2015_swissroll"]}
+    chosen = f"{group}={option}"
+    cfg = composed("train", chosen, *rooted, *masks, *guides, *company.get(chosen, []))
     node = cfg["inpainter" if group == "artefact" else group]
     if group == "model":
         with torch.device("meta"):

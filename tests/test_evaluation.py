@@ -13,13 +13,15 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from diffusion_lab.data.masks import center, evaluation_mask, rectangle
-from diffusion_lab.evaluation import Method, Report, evaluate, loop, mean_fill, navier_stokes, telea
+from diffusion_lab.evaluation import Method, Report, evaluate, loop, mean_fill, navier_stokes, problems, telea
 from diffusion_lab.evaluation.loop import example_seeds
 from diffusion_lab.metrics import FrechetDistance, frechet_distance, l1_hole, psnr
 from diffusion_lab.pictures import to_float, to_uint8
+from diffusion_lab.tasks import inpainting
 
 KEYS = ["method", "mask", "n", "fid", "lpips", "psnr", "ssim", "l1_hole", "seconds_per_image", "network_calls"]
-MASKS = {"center": center, "box": rectangle}
+PROBLEMS = problems(inpainting(), {"center": center, "box": rectangle})
+CENTER = problems(inpainting(), {"center": center})
 FIGURES = ["fid", "lpips", "psnr", "ssim", "l1_hole"]
 
 
@@ -78,7 +80,7 @@ def report() -> Report:
     faces = Faces()
     methods = [oracle(faces), mean_fill(), telea(), navier_stokes(), Method("noise", noise)]
     facts = {"data": "toy faces", "crop": "full", "split": "test"}
-    return evaluate(methods, faces, MASKS, extractor=Pixels(), batch_size=3, protocol=facts)
+    return evaluate(methods, faces, PROBLEMS, extractor=Pixels(), batch_size=3, protocol=facts)
 
 
 def test_a_row_for_each_mask_and_method(report: Report) -> None:
@@ -120,7 +122,7 @@ def test_figures_are_means_over_pictures(report: Report) -> None:
 
 def test_the_protocol_knows_the_pictures_by_their_pixels() -> None:
     def digest(faces: Faces, n: int) -> str:
-        report = evaluate([mean_fill()], faces, {"center": center}, extractor=Pixels(), num_images=n)
+        report = evaluate([mean_fill()], faces, CENTER, extractor=Pixels(), num_images=n)
         return str(report.protocol["pictures_sha256"])
 
     other = Faces()
@@ -130,7 +132,7 @@ def test_the_protocol_knows_the_pictures_by_their_pixels() -> None:
 
 
 def test_batch_size_does_not_change_the_figures(report: Report) -> None:
-    again = evaluate([mean_fill(), Method("noise", noise)], Faces(), MASKS, extractor=Pixels(), batch_size=8)
+    again = evaluate([mean_fill(), Method("noise", noise)], Faces(), PROBLEMS, extractor=Pixels(), batch_size=8)
     expected = [row for i, row in enumerate(figures(report)) if i % 5 in (1, 4)]
     torch.testing.assert_close(torch.tensor(figures(again)), torch.tensor(expected), rtol=1e-5, atol=1e-6)
 
@@ -139,7 +141,7 @@ def test_without_a_terminal_progress_is_told_in_lines(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loop, "SILENCE", -1.0)
-    evaluate([mean_fill()], Faces(), {"center": center}, extractor=Pixels(), batch_size=4)
+    evaluate([mean_fill()], Faces(), CENTER, extractor=Pixels(), batch_size=4)
     lines = [line for line in capsys.readouterr().out.splitlines() if line]
     assert lines[:2] == ["real pictures: 25% of all is done", "real pictures: 50% of all is done"]
     assert lines[2:4] == ["center: mean fill: 75% of all is done", "center: mean fill: 100% of all is done"]
@@ -147,10 +149,10 @@ def test_without_a_terminal_progress_is_told_in_lines(
 
 
 def test_fewer_pictures_are_the_first_ones() -> None:
-    few = evaluate([mean_fill()], Faces(), MASKS, extractor=Pixels(), num_images=5)
+    few = evaluate([mean_fill()], Faces(), PROBLEMS, extractor=Pixels(), num_images=5)
     first = Faces()
     first.images = first.images[:5]
-    assert figures(few) == figures(evaluate([mean_fill()], first, MASKS, extractor=Pixels()))
+    assert figures(few) == figures(evaluate([mean_fill()], first, PROBLEMS, extractor=Pixels()))
     assert few.protocol["n"] == 5
 
 
@@ -220,7 +222,7 @@ def test_changed_known_pixels_are_told() -> None:
         filled[:3, :, 0, 0] += 1e-6  # no 8-bit picture would show it
         return filled
 
-    result = evaluate([mean_fill(), Method("careless", careless)], Faces(), {"center": center}, extractor=Pixels())
+    result = evaluate([mean_fill(), Method("careless", careless)], Faces(), CENTER, extractor=Pixels())
     assert result.protocol["known_pixels_changed"] == {"center: careless": 3}
     assert "Known pixels were CHANGED by center: careless in 3 pictures." in result.notes()
 
@@ -232,7 +234,7 @@ def test_what_lies_in_the_hole_is_hidden() -> None:
         peeked.append(image.masked_select(mask).abs().max().item())
         return image
 
-    evaluate([Method("peek", peek)], Faces(), MASKS, extractor=Pixels())
+    evaluate([Method("peek", peek)], Faces(), PROBLEMS, extractor=Pixels())
     assert peeked == [0.0] * 2
 
 
@@ -248,7 +250,7 @@ def test_real_features_are_kept_on_disk(tmp_path: Path) -> None:
     counts = []
     for n in (None, None, 4):
         extractor = Pixels()
-        result = evaluate([mean_fill()], Faces(), MASKS, extractor=extractor, cache=tmp_path, num_images=n)
+        result = evaluate([mean_fill()], Faces(), PROBLEMS, extractor=extractor, cache=tmp_path, num_images=n)
         counts.append(extractor.seen)
         if n is None:
             fids = [row["fid"] for row in result.rows]
@@ -258,7 +260,7 @@ def test_real_features_are_kept_on_disk(tmp_path: Path) -> None:
     assert len(files) == 2
     files[0].write_bytes(b"cut short")
     files[1].write_bytes(b"")
-    evaluate([mean_fill()], Faces(), MASKS, extractor=Pixels(), cache=tmp_path)
+    evaluate([mean_fill()], Faces(), PROBLEMS, extractor=Pixels(), cache=tmp_path)
 
 
 def test_many_real_pictures_are_kept_as_sums(tmp_path: Path) -> None:
@@ -266,7 +268,7 @@ def test_many_real_pictures_are_kept_as_sums(tmp_path: Path) -> None:
     for _ in range(2):
         extractor = Pixels()
         result = evaluate(
-            [mean_fill()], Faces(), MASKS, extractor=extractor, cache=tmp_path, reference=Faces(50)
+            [mean_fill()], Faces(), PROBLEMS, extractor=extractor, cache=tmp_path, reference=Faces(50)
         )  # more than the 12 features
         fids.append([row["fid"] for row in result.rows])
     assert extractor.seen == 16
@@ -275,7 +277,7 @@ def test_many_real_pictures_are_kept_as_sums(tmp_path: Path) -> None:
 
 
 def test_one_picture_has_no_fid(tmp_path: Path) -> None:
-    result = evaluate([mean_fill()], Faces(), {"center": center}, extractor=Pixels(), num_images=1)
+    result = evaluate([mean_fill()], Faces(), CENTER, extractor=Pixels(), num_images=1)
     assert result.rows[0]["fid"] is None
     assert result.notes()[0] == "FID: there is none of a single picture."
     result.save(tmp_path)
@@ -285,12 +287,12 @@ def test_one_picture_has_no_fid(tmp_path: Path) -> None:
 @pytest.mark.parametrize("n", [0, -1, 9])
 def test_a_number_of_pictures_that_is_not_there(n: int) -> None:
     with pytest.raises(ValueError, match=f"Cannot evaluate {n} pictures: this split has 8; ask for 1 to 8"):
-        evaluate([mean_fill()], Faces(), MASKS, extractor=Pixels(), num_images=n)
+        evaluate([mean_fill()], Faces(), PROBLEMS, extractor=Pixels(), num_images=n)
 
 
 def test_nothing_to_evaluate() -> None:
     with pytest.raises(ValueError, match="at least one method"):
-        evaluate([], Faces(), MASKS, extractor=Pixels())
+        evaluate([], Faces(), PROBLEMS, extractor=Pixels())
 
 
 def test_a_completion_that_is_not_finite_names_its_picture() -> None:
@@ -299,7 +301,7 @@ def test_a_completion_that_is_not_finite_names_its_picture() -> None:
         return image.masked_fill(bad.view(-1, 1, 1, 1) & mask, math.nan)
 
     with pytest.raises(ValueError, match="not finite of picture 5 with the center mask"):
-        evaluate([Method("broken", broken)], Faces(), MASKS, extractor=Pixels(), batch_size=4)
+        evaluate([Method("broken", broken)], Faces(), PROBLEMS, extractor=Pixels(), batch_size=4)
 
 
 def test_baselines_leave_known_pixels_alone_and_bear_any_mask() -> None:
@@ -316,7 +318,7 @@ def test_baselines_leave_known_pixels_alone_and_bear_any_mask() -> None:
 def _on_devices(fabric: Fabric) -> list[dict[str, Any]]:
     torch.set_num_threads(1)
     report = evaluate(
-        [mean_fill(), Method("noise", noise)], Faces(7), MASKS, extractor=Pixels(), fabric=fabric, batch_size=2
+        [mean_fill(), Method("noise", noise)], Faces(7), PROBLEMS, extractor=Pixels(), fabric=fabric, batch_size=2
     )
     many = FrechetDistance(Pixels())  # of more pictures than features only sums are kept
     many.update(Faces(37).images[fabric.global_rank :: 2], real=True)
@@ -333,7 +335,7 @@ def test_two_devices_give_the_figures_of_one() -> None:
     fabric = Fabric(accelerator="cpu", devices=2, strategy="ddp_spawn")
     (first, grid, many), second = fabric.launch(_on_devices)
     assert second == (first, grid, many)
-    alone = evaluate([mean_fill(), Method("noise", noise)], Faces(7), MASKS, extractor=Pixels(), batch_size=2)
+    alone = evaluate([mean_fill(), Method("noise", noise)], Faces(7), PROBLEMS, extractor=Pixels(), batch_size=2)
     torch.testing.assert_close(torch.tensor(first), torch.tensor(figures(alone)), rtol=1e-6, atol=1e-7)
     assert grid == alone.examples[3][1][3].tolist()  # a picture that the second process made
     images = Faces(37).images

@@ -19,13 +19,14 @@ from diffusion_lab.diffusion import samplers, schedule
 from diffusion_lab.diffusion.denoiser import NetworkDenoiser, Velocity
 from diffusion_lab.diffusion.losses import DenoisingLoss, discrete_levels
 from diffusion_lab.diffusion.noise import KeyedNoise
-from diffusion_lab.evaluation import diffusion, evaluate
+from diffusion_lab.evaluation import diffusion, evaluate, problems
 from diffusion_lab.inpainting import Inpainter, shipped
 from diffusion_lab.metrics import LPIPS
 from diffusion_lab.networks.unet import UNet
 from diffusion_lab.pictures import to_float, to_uint8
 from diffusion_lab.serving.engine import Finished, Job
 from diffusion_lab.serving.local import LocalEngine
+from diffusion_lab.tasks import inpainting
 from diffusion_lab.training.ema import exponential
 from diffusion_lab.training.module import DiffusionModule, warmup_constant
 from diffusion_lab.training.run import trainer
@@ -162,7 +163,7 @@ def test_a_report_is_the_cpus(data: FaceData) -> None:
         report = evaluate(
             [diffusion("ddpm", inpainter.to(fabric.device), samplers.ddpm(5), None)],
             data.pictures("test"),
-            {"center": center, "free_form": free_form},
+            problems(inpainting(), {"center": center, "free_form": free_form}),
             extractor=Averaged(),
             fabric=fabric,
             num_images=32,

@@ -1,8 +1,8 @@
 """What is given of a picture, and what the network is shown of that: the one seam between the tasks.
 
-Inpainting, uncropping, colourisation, JPEG restoration, super-resolution and the refinement of a coarse filling are one
-network, one loss and one sampler (Palette, Saharia et al. 2022). What differs is here: a task is a degradation, a way to
-show its result, and whether a person says where.
+Inpainting, uncropping, colourisation, JPEG restoration, super-resolution and the refinement of a coarse filling are
+one network, one loss and one sampler (Palette, Saharia et al. 2022). What differs is here: a task is a degradation, a
+way to show its result, and whether a person says where.
 """
 
 from collections.abc import Callable

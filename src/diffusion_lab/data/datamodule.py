@@ -141,9 +141,7 @@ class FaceData(LightningDataModule):
         rank, world = self._place()
         batches = TrainingBatches(len(pictures), self.batch_size, self.seed, start, stop, rank, world)
         attributes = self.attributes_of("train")
-        examples = TrainingExamples(
-            pictures, self.mask, self.seed, self.flip, attributes, self.degrade, self.window
-        )
+        examples = TrainingExamples(pictures, self.mask, self.seed, self.flip, attributes, self.degrade, self.window)
         return self._loader(examples, batches)
 
     def val_dataloader(self) -> DataLoader[Batch]:

@@ -80,9 +80,7 @@ def reduced(pixels: Tensor, region: Tensor, keys: Sequence[int], factors: Sequen
     return torch.where(region, given, pixels)
 
 
-def noisy_reduced(
-    pixels: Tensor, region: Tensor, keys: Sequence[int], factor: int = 4, noise: float = 0.0
-) -> Tensor:
+def noisy_reduced(pixels: Tensor, region: Tensor, keys: Sequence[int], factor: int = 4, noise: float = 0.0) -> Tensor:
     """What a coarser model would have filled the region with: its true content at `factor` times less, enlarged.
 
     Its own fillings are no truth: noise of a deviation that is drawn for each picture makes the finer model distrust
@@ -101,9 +99,7 @@ def noisy_reduced(
     return torch.where(region, noised(coarse, keys, (0.0, 127.5 * noise)), pixels)
 
 
-def noisy(
-    pixels: Tensor, region: Tensor, keys: Sequence[int], deviation: tuple[float, float] = (10.0, 50.0)
-) -> Tensor:
+def noisy(pixels: Tensor, region: Tensor, keys: Sequence[int], deviation: tuple[float, float] = (10.0, 50.0)) -> Tensor:
     """The region with Gaussian noise added, as a camera does in the dark.
 
     Args:

@@ -140,7 +140,9 @@ def windows(pixels: Tensor, side: int, words: Sequence[int]) -> Tensor:
     if min(rows, columns) < 1:
         raise ValueError(f"data.window={side} is larger than the pictures, which are {tuple(pixels.shape[-2:])}.")
     places = [divmod(word % (rows * columns), columns) for word in words]
-    return torch.stack([x[:, top : top + side, left : left + side] for x, (top, left) in zip(pixels, places, strict=True)])
+    return torch.stack(
+        [x[:, top : top + side, left : left + side] for x, (top, left) in zip(pixels, places, strict=True)]
+    )
 
 
 def degradation_keys(indices: Sequence[int]) -> list[int]:

@@ -127,9 +127,8 @@ def _bicubic_source(given: Tensor, factor: int) -> tuple[Tensor, float]:
 
 def _bicubic(side: int, factor: int) -> Tensor:
     """``(side * factor, side)`` float64: what bicubic enlargement does to a column."""
-    impulses = torch.eye(side).reshape(side, 1, side, 1)
-    columns = F.interpolate(impulses, size=(side * factor, 1), mode="bicubic", antialias=True)
-    return columns.reshape(side, -1).T.double()
+    impulses = torch.eye(side)[None, None]
+    return F.interpolate(impulses, size=(side * factor, side), mode="bicubic", antialias=True)[0, 0].double()
 
 
 def _continued(image: Tensor, mask: Tensor, mode: Any) -> Tensor:
@@ -144,9 +143,7 @@ def _continued(image: Tensor, mask: Tensor, mode: Any) -> Tensor:
     return torch.where(mask, completed, image)
 
 
-def _each(
-    change: Callable[[NDArray[np.uint8]], NDArray[np.uint8]], image: Tensor, mask: Tensor, known: Tensor
-) -> Tensor:
+def _each(change: Callable[[NDArray[np.uint8]], NDArray[Any]], image: Tensor, mask: Tensor, known: Tensor) -> Tensor:
     """Each picture changed as 8-bit pixels ``(H, W, 3)``, inside the mask alone."""
     changed = np.stack([change(x) for x in to_uint8(image).permute(0, 2, 3, 1).cpu().numpy()])
     return torch.where(mask, to_float(torch.from_numpy(changed).permute(0, 3, 1, 2)).to(known), known)

@@ -80,7 +80,8 @@ def evaluate(
     device = torch.device("cpu") if fabric.device.type == "mps" else fabric.device
     fid = FrechetDistance(extractor, keep_real=True).to(device)
     perceptual = LPIPS().to(device)
-    measured = {"lpips": perceptual, "psnr": _psnr, "ssim": ssim, "l1_hole": l1_hole, **(measures or {})}
+    measured: dict[str, Measure] = {"lpips": perceptual, "psnr": _psnr, "ssim": ssim, "l1_hole": l1_hole}
+    measured |= measures or {}
     bench = _Bench(
         pictures, n, batch_size, seed, fabric, device, fid, perceptual, measured, min(examples, n), completions
     )

@@ -41,7 +41,8 @@ class Report:
     """The figures of an evaluation, how they came about, and pictures to look at.
 
     Args:
-        rows: one per kind (of mask, of degradation) and method; the keys are those of `diffusion_lab.evaluation.loop.evaluate`.
+        rows: one per kind and method, a kind being a mask, a degradation or both; the keys are those of
+            `diffusion_lab.evaluation.loop.evaluate`.
         protocol: what must be known to compare the figures with others.
         examples: caption and pictures of each row of the grid: (3, H, W) in [-1, 1], truth, given, then the methods'.
         methods: names of the methods, in the order of those pictures.
@@ -99,7 +100,8 @@ class Report:
         facts = self.protocol
         crop, data, split = (f"{facts[key]} " if key in facts else "" for key in ("crop", "data", "split"))
         size = facts["image_size"]
-        return f"{str(facts.get('task', 'inpainting')).capitalize()}: {facts['n']} {split}pictures: {data or 'unnamed data '}({crop}{size}x{size})"
+        task = str(facts.get("task", "inpainting")).replace("_", "-").capitalize()
+        return f"{task}: {facts['n']} {split}pictures: {data or 'unnamed data '}({crop}{size}x{size})"
 
     def notes(self) -> list[str]:
         """The sentences that a reader of the figures needs."""
@@ -123,7 +125,7 @@ class Report:
         return notes
 
     def grid(self) -> Image.Image:
-        """The examples as one picture: columns are truth, what is given and methods, rows pictures of each mask kind."""
+        """The examples as one picture: columns are truth, what is given and methods, rows pictures of each kind."""
         side = max(96, self.protocol["image_size"])
         body = sheet([row for _, row in self.examples], ["truth", "given", *self.methods], side=side)
         margin = 96

@@ -111,7 +111,8 @@ def colourfulness(images: Tensor, target: Tensor | None = None, mask: Tensor | N
     """
     red, green, blue = _exact(images).unbind(1)
     opponents = torch.stack([red - green, (red + green) / 2 - blue], dim=1).flatten(2)  # (B, 2, HW)
-    spread, mean = (torch.linalg.vector_norm(of, dim=1) for of in (opponents.std(2, correction=0), opponents.mean(2)))
+    spread: Tensor = torch.linalg.vector_norm(opponents.std(2, correction=0), dim=1)
+    mean: Tensor = torch.linalg.vector_norm(opponents.mean(2), dim=1)
     return spread + 0.3 * mean
 
 
