@@ -11,7 +11,8 @@ def main(cfg: DictConfig) -> None:
 
     from hydra.utils import instantiate
 
-    from diffusion_lab.inpainting import Inpainter, device
+    from diffusion_lab import cascade
+    from diffusion_lab.inpainting import device
     from diffusion_lab.pictures import save_png
     from diffusion_lab.restoration import as_mask, as_rgb, opened, restore
 
@@ -22,7 +23,7 @@ def main(cfg: DictConfig) -> None:
     folder = chosen(cfg.inpainter, cfg.paths.logs)
     print(f"inpainter: {folder}", flush=True)
     seeds = list(range(cfg.seed, cfg.seed + cfg.num_samples))
-    inpainter = Inpainter.load(folder).to(device(cfg.device))
+    inpainter = cascade.load(folder).to(device(cfg.device))
     pictures = restore(
         inpainter, as_rgb(image), as_mask(hole), seeds, sampler=instantiate(cfg.get("sampler")), feather=cfg.feather
     )

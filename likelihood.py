@@ -12,8 +12,10 @@ def main(cfg: DictConfig) -> None:
     from diffusion_lab.evaluation.likelihood import measure
 
     inpainter, data, fabric, console, output, protocol = subject(cfg)
+    if len(inpainter.stages) > 1:
+        raise ValueError("a cascade has no bound of its own: name the folder of one of its stages by inpainter=...")
     bits = measure(
-        inpainter,
+        inpainter.stages[0],
         data.pictures(cfg.split),
         instantiate(cfg.masks, _convert_="all"),
         path=instantiate(cfg.path),

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from diffusion_lab.data.datamodule import FaceData
-    from diffusion_lab.inpainting import Inpainter
+    from diffusion_lab.cascade import Model
 
 FULL = "HYDRA_FULL_ERROR"
 
@@ -217,7 +217,7 @@ def for_its_task(arguments: list[str]) -> list[str]:
 class Subject(NamedTuple):
     """An inpainter that is to be scored, and on what."""
 
-    inpainter: "Inpainter"
+    inpainter: "Model"
     data: "FaceData"
     fabric: "Fabric"
     console: "Console"
@@ -232,7 +232,8 @@ def subject(cfg: DictConfig) -> Subject:
     from lightning.fabric.utilities.exceptions import MisconfigurationException
     from rich.console import Console
 
-    from diffusion_lab.inpainting import Inpainter, shipped
+    from diffusion_lab import cascade
+    from diffusion_lab.inpainting import shipped
 
     folder = chosen(cfg.inpainter, cfg.paths.logs)
     beside = Path(cfg.paths.logs) / "shipped" if folder == shipped() else folder.parent
@@ -244,7 +245,7 @@ def subject(cfg: DictConfig) -> Subject:
             "use accelerator=cpu, or fewer devices"
         ) from None
     fabric.launch()
-    inpainter = Inpainter.load(folder).to(fabric.device).eval()
+    inpainter = cascade.load(folder).to(fabric.device).eval()
     trained_on = inpainter.recipe["data"]
     cfg.data.image_size = cfg.data.image_size or trained_on["image_size"]
     cfg.data.crop._target_ = cfg.data.crop._target_ or f"diffusion_lab.data.crops.{trained_on['crop']}"

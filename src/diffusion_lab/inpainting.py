@@ -49,6 +49,15 @@ class Inpainter(nn.Module):
         self.task = task or inpainting()
         self.recipe: dict[str, Any] = {}
 
+    @property
+    def stages(self) -> "Sequence[Inpainter]":
+        """Itself: a cascade has more."""
+        return (self,)
+
+    def asked(self, stage: int, image: Tensor, mask: Tensor, filled: Tensor | None) -> tuple[Tensor, Tensor]:
+        """What its one stage is given, and the hole that it fills; see `Cascade.asked`."""
+        return image, mask
+
     def condition(self, given: Tensor, mask: Tensor, fill: Tensor, attributes: Tensor | None = None) -> Condition:
         """What the model may see: what its task shows of the given picture, and what the face is like."""
         return Condition(self.task.show(given, mask, fill), mask, attributes, fill)
@@ -122,7 +131,7 @@ class Inpainter(nn.Module):
         """The inpainter that a folder holds, strictly: see `recipe.load` for what it refuses."""
         model = recipe.load(Path(folder))
         if not isinstance(model, cls):
-            raise ValueError(f"'{folder}' holds a {type(model).__name__}, not an Inpainter")
+            raise ValueError(f"'{folder}' holds a {type(model).__name__}, not an Inpainter alone")
         model.recipe = recipe.read(Path(folder))
         return model
 

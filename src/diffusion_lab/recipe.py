@@ -116,7 +116,8 @@ def task(recipe: Mapping[str, Any]) -> str:
         >>> task({"model": {}})  # from before there were tasks
         'inpainting'
     """
-    node = recipe["model"].get("task") or {"_target_": f"{PACKAGE}.tasks.inpainting"}
+    model = recipe["model"].get("stages", [recipe["model"]])[0]
+    node = model.get("task") or {"_target_": f"{PACKAGE}.tasks.inpainting"}
     return str(node.get("name") or node["_target_"].rpartition(".")[2])
 
 

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from diffusion_lab.data.crops import Crop, named
 from diffusion_lab.diffusion.sampling import Sampler
-from diffusion_lab.inpainting import Inpainter
+from diffusion_lab.cascade import Model
 from diffusion_lab.pictures import from_pil, to_pil, to_uint8
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
@@ -240,7 +240,7 @@ def paste_back(cut: Cut, filled: Tensor, feather: int = 0) -> Image.Image:
 
 
 def restore(
-    inpainter: Inpainter,
+    inpainter: Model,
     picture: Image.Image,
     mask: Tensor,
     seeds: Sequence[int],

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from diffusion_lab.diffusion.sampling import Sampler
-from diffusion_lab.inpainting import Inpainter
+from diffusion_lab.cascade import Model
 
 Fill = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(image (B, 3, H, W) in [-1, 1], mask (B, 1, H, W), seeds int64 (B,)) -> completed picture, shaped as the image.
@@ -33,7 +33,7 @@ class Method:
 
 def diffusion(
     name: str,
-    inpainter: Inpainter,
+    inpainter: Model,
     sampler: Sampler | None = None,
     attributes: Mapping[str, float] | None = None,
 ) -> Method:

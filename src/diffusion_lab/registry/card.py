@@ -111,7 +111,17 @@ def card(name: str, recipe: Mapping[str, Any], results: Mapping[str, Any], terms
 
 
 def _facts(recipe: Mapping[str, Any]) -> list[Sequence[str]]:
-    denoiser, training = recipe["model"]["denoiser"], recipe.get("training", {})
+    made_with = ("made with", ", ".join(f"{key} {value}" for key, value in recipe.get("versions", {}).items()))
+    if "stages" not in recipe["model"]:
+        return [*_stage_facts(recipe["model"], recipe.get("training", {})), made_with]
+    each = zip(recipe["model"]["stages"], recipe["training"], strict=True)
+    stages = [_stage_facts(model, training) for model, training in each]
+    facts = [(f"stage {number}: {name}", what) for number, of in enumerate(stages, 1) for name, what in of]
+    return [*facts, made_with]
+
+
+def _stage_facts(model: Mapping[str, Any], training: Mapping[str, Any]) -> list[Sequence[str]]:
+    denoiser = model["denoiser"]
     with torch.device("meta"):
         network = recipes.build(denoiser["network"])
     count = sum(parameter.numel() for parameter in network.parameters())
@@ -119,11 +129,11 @@ def _facts(recipe: Mapping[str, Any]) -> list[Sequence[str]]:
         ("network", f"{_call(denoiser['network'])}, {count / 1e6:.2f} million parameters"),
         ("schedule", _call(denoiser["schedule"])),
         ("predicts", _call(denoiser["predicts"])),
-        ("sampler", _call(recipe["model"]["sampler"])),
+        ("sampler", _call(model["sampler"])),
     ]
     facts += [(key, _call(training[key])) for key in ("mask", "optimizer") if key in training]
     facts += [(key, str(training[key])) for key in ("step", "seed") if key in training]
-    return [*facts, ("made with", ", ".join(f"{key} {value}" for key, value in recipe.get("versions", {}).items()))]
+    return facts
 
 
 def _call(node: Any) -> str:

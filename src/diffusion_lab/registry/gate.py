@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from diffusion_lab.inpainting import Inpainter
+from diffusion_lab.cascade import Model, load
 from diffusion_lab.registry.probes import image_size, probes, seconds_per_picture
 
 ACCIDENTAL = frozenset(
@@ -143,7 +143,7 @@ def judge(
     """
     checks = [_card(candidate)]
     try:
-        inpainter = Inpainter.load(candidate.folder)
+        inpainter = load(candidate.folder)
         checks.append(Check("loads", True, f"{candidate.label} loads strictly, from safetensors and its recipe"))
         checks += [_finite(inpainter, candidate), _known_pixels(inpainter, pictures), _enough(candidate, least)]
         if champion is None:
@@ -205,7 +205,7 @@ def _card(candidate: Candidate) -> Check:
     return Check("card", True, f"{candidate.label} has a model card")
 
 
-def _finite(inpainter: Inpainter, candidate: Candidate) -> Check:
+def _finite(inpainter: Model, candidate: Candidate) -> Check:
     broken = [name for name, tensor in inpainter.state_dict().items() if not bool(torch.isfinite(tensor).all())]
     if broken:
         return Check("finite", False, f"{len(broken)} weights are not finite, the first is {broken[0]}")
@@ -215,7 +215,7 @@ def _finite(inpainter: Inpainter, candidate: Candidate) -> Check:
     return Check("finite", True, "all weights and figures are finite")
 
 
-def _known_pixels(inpainter: Inpainter, count: int) -> Check:
+def _known_pixels(inpainter: Model, count: int) -> Check:
     asked = probes(image_size(inpainter), count)
     filled = inpainter(asked.image, asked.mask, seeds=asked.seeds)
     if not bool(filled.isfinite().all()):
@@ -297,8 +297,8 @@ def _fid(candidate: Candidate, champion: Candidate, tolerance: float) -> Iterato
         )
 
 
-def _speed(inpainter: Inpainter, champion: Candidate, slower: float, rounds: int) -> Check:
-    mine, theirs = seconds_per_picture([inpainter, Inpainter.load(champion.folder)], rounds)
+def _speed(inpainter: Model, champion: Candidate, slower: float, rounds: int) -> Check:
+    mine, theirs = seconds_per_picture([inpainter, load(champion.folder)], rounds)
     return Check(
         "seconds",
         mine <= slower * theirs,

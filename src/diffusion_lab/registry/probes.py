@@ -12,7 +12,7 @@ from diffusion_lab.data.celeba import CelebA, built_in_faces
 from diffusion_lab.data.crops import center148
 from diffusion_lab.data.decoding import decode
 from diffusion_lab.data.masks import center, evaluation_mask, free_form, half
-from diffusion_lab.inpainting import Inpainter
+from diffusion_lab.cascade import Model
 from diffusion_lab.pictures import from_pil
 
 MASKS = (center, free_form, half)
@@ -47,7 +47,7 @@ def probes(size: int, count: int) -> Probes:
     return Probes(torch.stack(images), torch.stack(masks))
 
 
-def image_size(inpainter: Inpainter) -> int:
+def image_size(inpainter: Model) -> int:
     """The size that a model works at.
 
     Raises:
@@ -61,7 +61,7 @@ def image_size(inpainter: Inpainter) -> int:
         ) from None
 
 
-def golden(inpainter: Inpainter) -> dict[str, Tensor]:
+def golden(inpainter: Model) -> dict[str, Tensor]:
     """One face, its hole and what the model makes of it with seed 0: whoever loads the model can repeat it.
 
     Raises:
@@ -74,7 +74,7 @@ def golden(inpainter: Inpainter) -> dict[str, Tensor]:
     return {"image": asked.image, "mask": asked.mask, "output": output}
 
 
-def seconds_per_picture(inpainters: Sequence[Inpainter], rounds: int, at_least: float = 3.0) -> list[float]:
+def seconds_per_picture(inpainters: Sequence[Model], rounds: int, at_least: float = 3.0) -> list[float]:
     """CPU time of one picture on one thread, the shortest, of models that take turns.
 
     The clock on the wall also counts what else the machine does: on a busy one, the same model beside itself came out

@@ -17,7 +17,7 @@ from filelock import FileLock
 from safetensors.torch import save_file
 
 from diffusion_lab.files import flush, replacing
-from diffusion_lab.inpainting import Inpainter
+from diffusion_lab.cascade import load
 from diffusion_lab.registry.gate import Candidate, Decision, now
 from diffusion_lab.registry.manifest import digests, faults, parsed, recorded, seal
 from diffusion_lab.registry.probes import golden
@@ -102,7 +102,7 @@ class Registry:
             if inputs is not None:
                 (fresh / "inputs.json").write_text(json.dumps(inputs), encoding="utf-8")
             given = digests(fresh)
-            save_file(golden(Inpainter.load(fresh)), fresh / "golden.safetensors")
+            save_file(golden(load(fresh)), fresh / "golden.safetensors")
             seal(fresh, now())
             for path in fresh.iterdir():
                 path.chmod(0o444)

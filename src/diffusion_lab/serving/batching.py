@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+from diffusion_lab.cascade import Model, stage_seeds
 from diffusion_lab.diffusion.denoiser import Condition, Denoiser, Prediction
 from diffusion_lab.diffusion.noise import ExampleNoise
 from diffusion_lab.diffusion.sampling import Rows, Sampler, Wrap, advance, start
-from diffusion_lab.inpainting import Inpainter
 from diffusion_lab.pictures import to_uint8
 
 log = logging.getLogger(__name__)
@@ -19,57 +20,97 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Walk:
-    """A job on its way from noise to pictures.
+    """A job on its way from noise to pictures, through one stage of a model or several.
 
     Args:
+        model: whose rules hold.
         image: ``(n, 3, S, S)``, the same n times.
         mask: ``(n, 1, S, S)`` bool.
-        wrap: what the sampler puts around the model.
+        seeds: one per completion.
+        stage: where it is.
+        given: ``(n, 3, s, s)``, what the stage was given.
+        hole: ``(n, 1, s, s)`` bool, what the stage fills.
+        wrap: what the stage's sampler puts around its network.
         rows: where it stands.
-        step: how often the network was asked.
+        step: how often a network was asked.
         steps: how often it will have been.
-        seen: what the model said last; None before the first step.
+        seen: what the stage's network said last; None before its first step.
     """
 
+    model: Model
     image: Tensor
     mask: Tensor
+    seeds: tuple[int, ...]
+    stage: int
+    given: Tensor
+    hole: Tensor
     wrap: Wrap
     rows: Rows
     step: int
     steps: int
     seen: Prediction | None = None
 
+    @property
+    def done(self) -> bool:
+        return self.rows.done and self.stage == len(self.model.stages) - 1
+
     def advanced(self, prediction: Prediction) -> "Walk":
-        """One step on."""
-        return replace(self, rows=advance(self.rows, prediction), step=self.step + 1, seen=prediction)
+        """One step on, and into the next stage if that was the last of this one."""
+        walk = replace(self, rows=advance(self.rows, prediction), step=self.step + 1, seen=prediction)
+        # What is no number stays, to be seen: the next stage is shown 8 bits, which have none.
+        if not walk.rows.done or walk.done or not bool(walk.rows.x.isfinite().all()):
+            return walk
+        return entered(self.model, self.image, self.mask, self.seeds, walk.stage + 1, None, walk)
 
     def preview(self) -> Tensor:
         """``(n, 3, S, S)`` uint8: what the model sees in the holes."""
-        assert self.seen is not None
-        return to_uint8(torch.where(self.mask, self.seen.x_0, self.image)).cpu()
+        filled = self.given if self.seen is None else torch.where(self.hole, self.seen.x_0, self.given)
+        side = self.image.shape[-1]
+        large = filled if filled.shape[-1] == side else F.interpolate(filled.clamp(-1, 1), side, mode="bicubic")
+        return to_uint8(torch.where(self.mask, large, self.image)).cpu()
+
+    def filled(self) -> Tensor:
+        """``(n, 3, s, s)``: where the stage ended."""
+        return torch.where(self.hole, self.rows.x.clamp(-1, 1), self.given)
 
     def pictures(self) -> Tensor:
         """``(n, 3, S, S)``: where it ended; known pixels are the image's."""
-        return torch.where(self.mask, self.rows.x.clamp(-1, 1), self.image).cpu()
+        return torch.where(self.mask, self.filled(), self.image).cpu()
 
 
-def begin(inpainter: Inpainter, image: Tensor, mask: Tensor, seeds: Sequence[int], sampler: Sampler | None) -> Walk:
-    """The walk that `Inpainter.forward` would take, before its first step.
+def begin(model: Model, image: Tensor, mask: Tensor, seeds: Sequence[int], sampler: Sampler | None) -> Walk:
+    """The walk that the model's `forward` would take, before its first step.
 
     Args:
-        inpainter: whose rules hold.
+        model: whose rules hold.
         image: ``(3, S, S)``.
         mask: ``(1, S, S)`` bool.
         seeds: one per completion.
-        sampler: None is the inpainter's own.
+        sampler: of the first stage; None is its own.
     """
-    taken = sampler or inpainter.sampler
     image, mask = image.expand(len(seeds), -1, -1, -1), mask.expand(len(seeds), -1, -1, -1)
-    noise = ExampleNoise(seeds, image.shape[1:], image.device)
+    return entered(model, image, mask, tuple(seeds), 0, sampler, None)
+
+
+def entered(
+    model: Model,
+    image: Tensor,
+    mask: Tensor,
+    seeds: tuple[int, ...],
+    stage: int,
+    sampler: Sampler | None,
+    before: Walk | None,
+) -> Walk:
+    """The walk before the first step of a stage; `before` is where it left the last one, None at the first."""
+    inpainter = model.stages[stage]
+    taken = sampler or inpainter.sampler
+    given, hole = model.asked(stage, image, mask, None if before is None else before.filled())
+    noise = ExampleNoise(stage_seeds(seeds, stage), given.shape[1:], given.device)
     x_T = noise()
-    condition = inpainter.condition(image, mask, fill=noise())
+    condition = inpainter.condition(given, hole, fill=noise())
     rows = start(x_T, taken.path(inpainter.denoiser.schedule), taken, inpainter.constrain, condition, noise)
-    return Walk(image, mask, taken.wrap, rows, 0, inpainter.network_calls(taken))
+    step, steps = (0, model.network_calls(sampler)) if before is None else (before.step, before.steps)
+    return Walk(model, image, mask, seeds, stage, given, hole, taken.wrap, rows, step, steps)
 
 
 @dataclass(frozen=True)

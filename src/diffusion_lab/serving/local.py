@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from diffusion_lab.data.crops import Crop
-from diffusion_lab.inpainting import Inpainter
+from diffusion_lab import cascade
 from diffusion_lab.serving.backends import Backend, eager
 from diffusion_lab.serving.batching import SharedCalls, Walk, begin
 from diffusion_lab.serving.engine import (
@@ -80,7 +80,7 @@ class LocalEngine:
 
     def __init__(
         self,
-        inpainter: Inpainter,
+        inpainter: cascade.Model,
         version: str,
         *,
         max_batch: int = 16,
@@ -123,7 +123,7 @@ class LocalEngine:
         return self._model.version
 
     @property
-    def inpainter(self) -> Inpainter:
+    def inpainter(self) -> cascade.Model:
         """That is in service now."""
         return self._model.inpainter
 
@@ -254,7 +254,7 @@ class LocalEngine:
         for rows in (1, self._calls.most):
             walk = begin(self._model.inpainter, image, mask.to(device), range(rows), None)
             begun = time.monotonic()
-            (said,) = self._calls(self._model.denoise, [walk])
+            (said,) = self._calls(self._model.denoiser(walk.stage), [walk])
             if isinstance(said, Exception):
                 raise said
             said.x_0.sum().item()  # waits for the device
@@ -305,9 +305,9 @@ class LocalEngine:
         if not self._running:  # whoever was to start has failed
             return
         begun = time.monotonic()
-        for model in dict.fromkeys(run.model for run in self._running):
-            runs = [run for run in self._running if run.model is model]
-            said = self._calls(model.denoise, [run.walk for run in runs])
+        for model, stage in dict.fromkeys((run.model, run.walk.stage) for run in self._running):
+            runs = [run for run in self._running if run.model is model and run.walk.stage == stage]
+            said = self._calls(model.denoiser(stage), [run.walk for run in runs])
             for run, prediction in zip(runs, said, strict=True):
                 with self._alone(run.ticket), torch.no_grad():
                     if isinstance(prediction, Exception):
@@ -337,9 +337,9 @@ class LocalEngine:
                 self._end([ticket], "non_finite_output", message)
                 continue
             parts = ticket.job.previews + 1
-            shown = not walk.rows.done and walk.step in {round(i * walk.steps / parts) for i in range(1, parts)}
+            shown = not walk.done and walk.step in {round(i * walk.steps / parts) for i in range(1, parts)}
             events.append((ticket, Stepped(walk.step, walk.steps, walk.preview() if shown else None)))
-            if walk.rows.done:
+            if walk.done:
                 ticket.gone = True
                 seconds = time.monotonic() - ticket.submitted
                 events.append((ticket, Finished(walk.pictures(), run.model.version, walk.steps, seconds)))

@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from diffusion_lab import cascade
 from diffusion_lab.data.crops import Crop, named
-from diffusion_lab.diffusion.denoiser import Condition, Prediction
-from diffusion_lab.inpainting import Inpainter
+from diffusion_lab.diffusion.denoiser import Condition, Denoiser, Prediction
 from diffusion_lab.pictures import to_uint8
 from diffusion_lab.serving.backends import Backend, eager
 from diffusion_lab.serving.engine import SwapRefused
@@ -30,7 +30,7 @@ class Model:
         autocast: of its network calls; None is float32.
     """
 
-    inpainter: Inpainter
+    inpainter: cascade.Model
     version: str
     autocast: torch.dtype | None
 
@@ -46,10 +46,16 @@ class Model:
     def crop(self) -> Crop:
         return named(self.inpainter.recipe["data"]["crop"])
 
-    def denoise(self, x: Tensor, level: Tensor, condition: Condition) -> Prediction:
-        with torch.autocast(x.device.type, self.autocast, enabled=self.autocast is not None):
-            said: Prediction = self.inpainter.denoiser(x, level, condition)
-        return said
+    def denoiser(self, stage: int) -> Denoiser:
+        """What a stage's network says, at the precision of the service."""
+        inner = self.inpainter.stages[stage].denoiser
+
+        def denoise(x: Tensor, level: Tensor, condition: Condition) -> Prediction:
+            with torch.autocast(x.device.type, self.autocast, enabled=self.autocast is not None):
+                said: Prediction = inner(x, level, condition)
+            return said
+
+        return denoise
 
 
 def digest(path: Path) -> str:
@@ -107,7 +113,7 @@ def checked(
     """
     try:
         verify(folder)
-        inpainter = Inpainter.load(folder)
+        inpainter = cascade.load(folder)
         for name, tensor in inpainter.state_dict().items():
             if not bool(tensor.isfinite().all()):
                 raise SwapRefused(f"'{name}' of '{folder}' holds values that are no numbers")
@@ -116,7 +122,8 @@ def checked(
             raise SwapRefused(
                 f"'{folder}' is for {model.image_size} px and the service for {image_size}: serve it on its own"
             )
-        inpainter.denoiser.network = backend(inpainter.denoiser.network, folder)
+        for stage in inpainter.stages:
+            stage.denoiser.network = backend(stage.denoiser.network, folder)
         with torch.no_grad():
             for rows in (1, 2):  # what is compiled for one picture is compiled anew for several
                 try_out(model, rows)
@@ -130,13 +137,19 @@ def checked(
 
 
 def try_out(model: Model, rows: int) -> None:
-    """One network call, halfway: does it answer, with pictures of numbers?"""
-    size = model.image_size
-    x = torch.randn(rows, 3, size, size, generator=torch.Generator().manual_seed(0)).to(model.device)
-    hole = torch.ones(rows, 1, size, size, dtype=torch.bool, device=model.device)
-    said = model.denoise(x, torch.full((rows,), 0.5, dtype=torch.float64), Condition(known=x, mask=hole, fill=x))
-    if said.x_0.shape != x.shape or not bool(said.x_0.isfinite().all()):
-        raise SwapRefused(f"the model answers {tuple(said.x_0.shape)} or no numbers where {tuple(x.shape)} was asked")
+    """One network call of each stage, halfway: does it answer, with pictures of numbers?"""
+    image = torch.zeros(rows, 3, model.image_size, model.image_size, device=model.device)
+    mask = torch.ones_like(image[:, :1], dtype=torch.bool)
+    level = torch.full((rows,), 0.5, dtype=torch.float64)
+    given = None
+    for stage in range(len(model.inpainter.stages)):
+        given, hole = model.inpainter.asked(stage, image, mask, given)
+        x = torch.randn(given.shape, generator=torch.Generator().manual_seed(0)).to(model.device)
+        said = model.denoiser(stage)(x, level, Condition(known=x, mask=hole, fill=x))
+        if said.x_0.shape != x.shape or not bool(said.x_0.isfinite().all()):
+            raise SwapRefused(
+                f"the model answers {tuple(said.x_0.shape)} or no numbers where {tuple(x.shape)} was asked"
+            )
 
 
 def compare(model: Model, golden: Path) -> None:

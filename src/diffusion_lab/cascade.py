@@ -1,0 +1,225 @@
+"""Inpainters in a row, each shown what the one before has filled: a coarse picture first, its details last.
+
+Cascaded diffusion models (Ho et al. 2021). A cascade is a folder like any other model's: one recipe, one file of
+weights. ``python -m diffusion_lab.cascade BASE REFINER --output FOLDER`` makes one of inpainters that were trained
+apart.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from diffusion_lab import recipe
+from diffusion_lab.data.degradations import enlarged
+from diffusion_lab.diffusion.denoiser import Prediction
+from diffusion_lab.diffusion.sampling import Rows, Sampler
+from diffusion_lab.inpainting import Inpainter
+from diffusion_lab.pictures import to_float, to_uint8
+from diffusion_lab.tasks import Task
+
+
+class Cascade(nn.Module):
+    """Fills a hole at a coarse size and makes it fine in one stage or more; known pixels come back bit for bit.
+
+    Args:
+        stages: the coarsest first. The later ones are refiners (`tasks.refinement`).
+        sizes: of the stages' pictures, in pixels; each a multiple of the one before.
+
+    Raises:
+        ValueError: for sizes that do not fit, or a first stage or a refiner that is none.
+    """
+
+    def __init__(self, stages: Sequence[Inpainter], sizes: Sequence[int]) -> None:
+        super().__init__()
+        fit = all(fine >= coarse > 0 and fine % coarse == 0 for coarse, fine in zip(sizes, sizes[1:], strict=False))
+        if len(stages) != len(sizes) or len(stages) < 2 or not fit:
+            raise ValueError(f"{len(stages)} stages need as many sizes, each a multiple of the last, got {list(sizes)}")
+        if named := [stage.task.name for stage in stages[1:] if stage.task.name != "refinement"]:
+            raise ValueError(f"every stage after the first makes a coarse filling fine, and one is for {named[0]}")
+        self.inpainters = nn.ModuleList(stages)
+        self.sizes = tuple(sizes)
+        self.recipe: dict[str, Any] = {}
+
+    @property
+    def task(self) -> Task:
+        """What the first stage is for."""
+        return self.first.task
+
+    @property
+    def stages(self) -> Sequence[Inpainter]:
+        """The coarsest first."""
+        return cast(list[Inpainter], [*self.inpainters])
+
+    @property
+    def first(self) -> Inpainter:
+        """The stage that decides what there is."""
+        return self.stages[0]
+
+    def attributes(self, wanted: Mapping[str, float]) -> Tensor:
+        """What a face shall be like: `Inpainter.attributes`, heard by the first stage."""
+        return recipe.asked(self.recipe, wanted)
+
+    def network_calls(self, sampler: Sampler | None = None) -> int:
+        """How often a picture asks a network, over all stages."""
+        return self.first.network_calls(sampler) + sum(stage.network_calls() for stage in self.stages[1:])
+
+    def asked(self, stage: int, image: Tensor, mask: Tensor, filled: Tensor | None) -> tuple[Tensor, Tensor]:
+        """What a stage is given, and the hole that it fills.
+
+        Args:
+            stage: its number.
+            image: ``(B, 3, H, W)`` in [-1, 1] at the last stage's size.
+            mask: ``(B, 1, H, W)`` bool.
+            filled: ``(B, 3, h, w)``, what the stage before has made; None for the first.
+        """
+        small, hole = reduced(image, mask, self.sizes[-1] // self.sizes[stage])
+        if filled is None:
+            return small, hole
+        coarse = enlarged(to_uint8(filled), self.sizes[stage] // self.sizes[stage - 1])  # in 8 bits, as in training
+        return torch.where(hole, to_float(coarse), small), hole
+
+    def forward(
+        self,
+        image: Tensor,
+        mask: Tensor,
+        *,
+        seeds: Sequence[int] | Tensor,
+        sampler: Sampler | None = None,
+        attributes: Tensor | None = None,
+        on_step: Callable[[Rows, Prediction], None] | None = None,
+    ) -> Tensor:
+        """Fills the holes: `Inpainter.forward`, at the last stage's size.
+
+        Args:
+            image: ``(B, 3, H, W)`` in [-1, 1]; what lies in the hole is never looked at.
+            mask: ``(B, 1, H, W)`` bool, True = hole.
+            seeds: one per example; each stage has its own part of the noise, so that changing one leaves the others'.
+            sampler: of the first stage; None is its own. Refiners keep theirs.
+            attributes: ``(B, A)``, for the first stage.
+            on_step: called after every network call, with the rows of the stage.
+
+        Returns:
+            ``(B, 3, H, W)`` in [-1, 1], equal to `image` outside the mask.
+        """
+        filled = None
+        for number, stage in enumerate(self.stages):
+            given, hole = self.asked(number, image, mask, filled)
+            filled = stage(
+                given,
+                hole,
+                seeds=stage_seeds(seeds, number),
+                sampler=sampler if number == 0 else None,
+                attributes=attributes if number == 0 else None,
+                on_step=on_step,
+            )
+        assert filled is not None
+        return torch.where(mask, filled, image)
+
+    def save(self, folder: Path | str) -> None:
+        """Writes `model.safetensors` and `recipe.json`, all or nothing."""
+        recipe.save(self, self.recipe, Path(folder))
+
+
+Model = Inpainter | Cascade
+"""Whatever fills holes or restores pictures, and is a folder."""
+
+
+def reduced(image: Tensor, mask: Tensor, factor: int) -> tuple[Tensor, Tensor]:
+    """The picture so many times smaller, each pixel the mean of those that are known, and the hole where none is.
+
+    So a scratch that is thinner than a coarse pixel is left to the refiner.
+
+    Args:
+        image: ``(B, 3, H, W)``.
+        mask: ``(B, 1, H, W)`` bool, True = hole.
+        factor: a divisor of both sides; 1 changes nothing.
+
+    Example:
+        >>> image = torch.tensor([[[[1.0, 3.0], [5.0, 9.0]]]]).expand(1, 3, 2, 2)
+        >>> small, hole = reduced(image, torch.tensor([[[[False, False], [False, True]]]]), 2)
+        >>> small.flatten().tolist(), hole.flatten().tolist()
+        ([3.0, 3.0, 3.0], [False])
+    """
+    if factor == 1:
+        return image, mask
+    known = (~mask).to(image.dtype)
+    share = F.avg_pool2d(known, factor)
+    mean = F.avg_pool2d(torch.where(mask, 0, image), factor) / share.clamp(min=1 / factor**2)
+    return mean, share == 0
+
+
+def stage_seeds(seeds: Sequence[int] | Tensor, stage: int) -> Sequence[int] | Tensor:
+    """The seeds of a stage's noise: the first one's own, and a hash of (seed, stage) for the others.
+
+    Example:
+        >>> stage_seeds([7, 8], 0)
+        [7, 8]
+        >>> stage_seeds([7, 8], 1)[1] == stage_seeds([8], 1)[0] != stage_seeds([8], 2)[0]
+        True
+    """
+    if stage == 0:
+        return seeds
+    return [int(np.random.SeedSequence((int(seed), stage)).generate_state(1, np.uint64)[0] >> 1) for seed in seeds]
+
+
+def load(folder: Path | str) -> Model:
+    """The inpainter or the cascade that a folder holds, strictly: see `recipe.load` for what it refuses."""
+    model = recipe.load(Path(folder))
+    if not isinstance(model, Inpainter | Cascade):
+        raise ValueError(f"'{folder}' holds a {type(model).__name__}, not an inpainter")
+    model.recipe = recipe.read(Path(folder))
+    return model
+
+
+def joined(folders: Sequence[Path]) -> Cascade:
+    """A cascade of inpainters that were trained apart, the coarsest first.
+
+    Raises:
+        ValueError: if their sizes or crops do not fit.
+    """
+    stages = [Inpainter.load(folder) for folder in folders]
+    data = [stage.recipe["data"] for stage in stages]
+    if len({each["crop"] for each in data}) > 1:
+        crops = ", ".join(f"{folder}: {each['crop']}" for folder, each in zip(folders, data, strict=True))
+        raise ValueError(f"the stages of a cascade must see the same crop of a picture, and these see {crops}")
+    model = Cascade(stages, [int(each["image_size"]) for each in data])
+    model.recipe = {
+        **stages[0].recipe,
+        "model": {
+            "_target_": f"{recipe.PACKAGE}.cascade.Cascade",
+            "sizes": list(model.sizes),
+            "stages": [stage.recipe["model"] for stage in stages],
+        },
+        "data": {**data[0], "image_size": model.sizes[-1]},
+        "training": [stage.recipe.get("training", {}) for stage in stages],
+    }
+    return model.eval()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m diffusion_lab.cascade", description="Joins a base and refiners, trained apart, to one model."
+    )
+    parser.add_argument("stages", nargs="+", type=Path, help="folders of inpainters, the coarsest first")
+    parser.add_argument("--output", required=True, type=Path, help="folder of the cascade")
+    asked = parser.parse_args(arguments)
+    try:
+        model = joined(asked.stages)
+        model.save(asked.output)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    sizes = " -> ".join(map(str, model.sizes))
+    print(f"{asked.output}: a cascade of {sizes} px, {model.network_calls()} network calls a picture")
+
+
+if __name__ == "__main__":
+    main()
