@@ -8,6 +8,7 @@ apart.
 import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
@@ -38,7 +39,7 @@ class Cascade(nn.Module):
 
     def __init__(self, stages: Sequence[Inpainter], sizes: Sequence[int]) -> None:
         super().__init__()
-        fit = all(fine >= coarse > 0 and fine % coarse == 0 for coarse, fine in zip(sizes, sizes[1:], strict=False))
+        fit = all(fine >= coarse > 0 and fine % coarse == 0 for coarse, fine in pairwise(sizes))
         if len(stages) != len(sizes) or len(stages) < 2 or not fit:
             raise ValueError(f"{len(stages)} stages need as many sizes, each a multiple of the last, got {list(sizes)}")
         if named := [stage.task.name for stage in stages[1:] if stage.task.name != "refinement"]:

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from lightning.fabric import Fabric
     from rich.console import Console
 
-    from diffusion_lab.data.datamodule import FaceData
     from diffusion_lab.cascade import Model
+    from diffusion_lab.data.datamodule import FaceData
 
 FULL = "HYDRA_FULL_ERROR"
 

@@ -14,10 +14,11 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.nn import functional as F
 
+from diffusion_lab.cascade import Model
 from diffusion_lab.data.crops import Crop, named
 from diffusion_lab.diffusion.sampling import Sampler
-from diffusion_lab.cascade import Model
 from diffusion_lab.pictures import from_pil, to_pil, to_uint8
+from diffusion_lab.tasks import Task, inpainting
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
 MOST_PIXELS = 64_000_000
@@ -180,26 +181,35 @@ class Cut:
         return Cut(self.image, self.hole, pixels, mask, square)
 
 
-def cut_out(picture: Image.Image, mask: Tensor, size: int, crop: Crop) -> Cut:
+def cut_out(picture: Image.Image, mask: Tensor | None, size: int, crop: Crop, task: Task | None = None) -> Cut:
     """The square around the hole, at the model's size.
 
     Args:
         picture: RGB, of any size.
-        mask: ``(1, H, W)`` bool of the picture's size, True = hole.
+        mask: ``(1, H, W)`` bool of the picture's size, True = hole; None for a task on the whole picture, which is made
+            as large as the model's square if it is smaller.
         size: S, the model's.
         crop: that the model was trained on; see `Crop.seen`.
+        task: of the model; None fills holes.
 
     Raises:
-        ValueError: for a mask of another size, or one without a hole, or with nothing else.
+        ValueError: for a mask of another size, or one without a hole, or with nothing else, or if there is one where
+            none is wanted or none where one is.
     """
+    whole = mask is None
+    if whole and max(picture.size) < size:
+        scale = size / max(picture.size)
+        larger = [max(1, round(side * scale)) for side in picture.size]
+        picture = picture.resize((larger[0], larger[1]), Image.Resampling.BICUBIC)
     width, height = picture.size
+    mask = (task or inpainting()).region(mask, height, width)
     if mask.shape[-2:] != (height, width):
         raise ValueError(
             f"the mask is {mask.shape[-1]}x{mask.shape[-2]} and the image {width}x{height}: make them of one size"
         )
     if not bool(mask.any()):
         raise ValueError("the mask is black all over, so there is nothing to fill: paint the hole white")
-    if bool(mask.all()):
+    if bool(mask.all()) and not whole:
         raise ValueError("the mask is white all over, so nothing of the face is known: leave some of it black")
     square = square_around(mask, crop.seen(width, height))
     pixels = np.array(picture.convert("RGB"))
@@ -242,17 +252,17 @@ def paste_back(cut: Cut, filled: Tensor, feather: int = 0) -> Image.Image:
 def restore(
     inpainter: Model,
     picture: Image.Image,
-    mask: Tensor,
+    mask: Tensor | None,
     seeds: Sequence[int],
     sampler: Sampler | None = None,
     feather: int = 0,
 ) -> list[Image.Image]:
-    """Fills the hole of a picture of any size, once per seed; every known pixel keeps its value.
+    """Fills the hole of a picture of any size, or restores the whole, once per seed; known pixels keep their values.
 
     Args:
         inpainter: on any device; at its own size, and shown what its recipe's crop shows of a face.
         picture: RGB.
-        mask: ``(1, H, W)`` bool of the picture's size, True = hole.
+        mask: ``(1, H, W)`` bool of the picture's size, True = hole; None if the model's task is the whole picture.
         seeds: one per completion.
         sampler: None is the inpainter's own.
         feather: as in `paste_back`.
@@ -263,7 +273,7 @@ def restore(
     if not seeds:
         raise ValueError("no completion was asked for: num_samples must be 1 or more")
     data = inpainter.recipe["data"]
-    cut = cut_out(picture, mask, int(data["image_size"]), named(data["crop"]))
+    cut = cut_out(picture, mask, int(data["image_size"]), named(data["crop"]), inpainter.task)
     device = next(inpainter.parameters(), torch.empty(0)).device
     image, hole = (x.to(device).expand(len(seeds), -1, -1, -1) for x in (cut.image, cut.hole))
     return [paste_back(cut, filled, feather) for filled in inpainter(image, hole, seeds=seeds, sampler=sampler).cpu()]

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from diffusion_lab.diffusion.sampling import Sampler
 from diffusion_lab.cascade import Model
+from diffusion_lab.diffusion.sampling import Sampler
 
 Fill = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(image (B, 3, H, W) in [-1, 1], mask (B, 1, H, W), seeds int64 (B,)) -> completed picture, shaped as the image.

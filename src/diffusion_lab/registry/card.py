@@ -125,7 +125,7 @@ def _stage_facts(model: Mapping[str, Any], training: Mapping[str, Any]) -> list[
     with torch.device("meta"):
         network = recipes.build(denoiser["network"])
     count = sum(parameter.numel() for parameter in network.parameters())
-    facts = [
+    facts: list[Sequence[str]] = [
         ("network", f"{_call(denoiser['network'])}, {count / 1e6:.2f} million parameters"),
         ("schedule", _call(denoiser["schedule"])),
         ("predicts", _call(denoiser["predicts"])),

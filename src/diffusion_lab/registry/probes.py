@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from diffusion_lab.cascade import Model
 from diffusion_lab.data.cache import RESAMPLING
 from diffusion_lab.data.celeba import CelebA, built_in_faces
 from diffusion_lab.data.crops import center148
 from diffusion_lab.data.decoding import decode
 from diffusion_lab.data.masks import center, evaluation_mask, free_form, half
-from diffusion_lab.cascade import Model
 from diffusion_lab.pictures import from_pil
 
 MASKS = (center, free_form, half)

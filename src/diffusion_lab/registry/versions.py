@@ -16,8 +16,8 @@ from typing import Any
 from filelock import FileLock
 from safetensors.torch import save_file
 
-from diffusion_lab.files import flush, replacing
 from diffusion_lab.cascade import load
+from diffusion_lab.files import flush, replacing
 from diffusion_lab.registry.gate import Candidate, Decision, now
 from diffusion_lab.registry.manifest import digests, faults, parsed, recorded, seal
 from diffusion_lab.registry.probes import golden

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import torch
 
-from diffusion_lab.data.crops import Crop
 from diffusion_lab import cascade
+from diffusion_lab.data.crops import Crop
 from diffusion_lab.serving.backends import Backend, eager
 from diffusion_lab.serving.batching import SharedCalls, Walk, begin
 from diffusion_lab.serving.engine import (
