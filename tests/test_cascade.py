@@ -1,0 +1,249 @@
+"""A cascade is right where everything is known: on a Gaussian whose coarse and fine parts have closed forms."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from diffusion_lab import cascade, recipe
+from diffusion_lab.cascade import Cascade, joined, load, reduced
+from diffusion_lab.data.degradations import noisy_reduced
+from diffusion_lab.diffusion.denoiser import Condition, Prediction
+from diffusion_lab.diffusion.process import along, eps_from_x_0
+from diffusion_lab.diffusion.samplers import heun
+from diffusion_lab.diffusion.schedule import cosine
+from diffusion_lab.inpainting import Inpainter
+from diffusion_lab.pictures import to_float, to_uint8
+from diffusion_lab.tasks import inpainting, refinement
+from small import MODEL, UNET, small_inpainter
+
+COARSE, FACTOR = 4, 2
+SIDE = COARSE * FACTOR
+DETAIL = 0.1  # deviation of what a block's pixels add to its mean, before their own mean is taken off
+
+places = torch.stack(torch.meshgrid(torch.arange(COARSE), torch.arange(COARSE), indexing="ij"), -1).reshape(-1, 2)
+COVARIANCE = 0.04 * torch.exp(-torch.cdist(places.double(), places.double()) / 2)  # (16, 16) of the block means
+HOLE = torch.zeros(COARSE, COARSE, dtype=torch.bool)
+HOLE[1:3, 1:3] = True
+
+
+def blocks(x: Tensor) -> Tensor:
+    """``(B, 3, 8, 8)`` by blocks: ``(B, 3, 16, 4)``."""
+    return x.unfold(2, FACTOR, FACTOR).unfold(3, FACTOR, FACTOR).flatten(4).flatten(2, 3)
+
+
+def pixels(of: Tensor) -> Tensor:
+    """The inverse."""
+    x = of.reshape(*of.shape[:2], COARSE, COARSE, FACTOR, FACTOR)
+    return x.permute(0, 1, 2, 4, 3, 5).reshape(*of.shape[:2], SIDE, SIDE)
+
+
+def conditional(known: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and covariance of the hole's block means given the others, ``(..., 12)``: Gaussian conditioning."""
+    inside, outside = HOLE.flatten(), ~HOLE.flatten()
+    gain = COVARIANCE[inside][:, outside] @ torch.linalg.inv(COVARIANCE[outside][:, outside])
+    return known.double() @ gain.T, COVARIANCE[inside][:, inside] - gain @ COVARIANCE[outside][:, inside]
+
+
+class Optimal(nn.Module):
+    """E[x_0 | x, what is shown], of a hole that is N(mean, covariance) given the rest."""
+
+    condition_channels = 4
+
+    def __init__(self, given) -> None:
+        super().__init__()
+        self.schedule = cosine(1000)
+        self.given = given
+
+    def forward(self, x: Tensor, level: Tensor, condition: Condition) -> Prediction:
+        mask, mean, covariance = self.given(condition)
+        size = x.shape[-1] ** 2
+        signal, sigma = along(x.double(), level.sqrt(), (1 - level).sqrt())
+        gain = (
+            covariance
+            * signal.reshape(-1)[0]
+            @ torch.linalg.inv(
+                covariance * signal.reshape(-1)[0] ** 2 + torch.eye(len(covariance)) * sigma.reshape(-1)[0] ** 2
+            )
+        )
+        seen = x.double().reshape(len(x), 3, size)[..., mask]
+        x_0 = x.double().reshape(len(x), 3, size).clone()
+        x_0[..., mask] = mean + (seen - signal.reshape(-1)[0] * mean) @ gain.T
+        x_0 = x_0.reshape(x.shape).to(x)
+        return Prediction(x_0, eps_from_x_0(x, x_0, level))
+
+
+def of_coarse(condition: Condition) -> tuple[Tensor, Tensor, Tensor]:
+    assert condition.known is not None
+    mean, covariance = conditional(condition.known.flatten(2)[..., ~HOLE.flatten()])
+    return HOLE.flatten(), mean, covariance
+
+
+def of_fine(condition: Condition) -> tuple[Tensor, Tensor, Tensor]:
+    """The hole's block means are read out of the enlarged filling; around them lies what the blocks add."""
+    assert condition.known is not None
+    hole = pixels(HOLE.flatten()[:, None].expand(1, 1, 16, 4)).bool().flatten()
+    up = nn.functional.interpolate(torch.eye(16).reshape(1, 16, 4, 4), SIDE, mode="bicubic", antialias=True)[0]
+    up = up.reshape(16, -1).T.double()  # (64, 16)
+    means = blocks(condition.known).mean(-1).double()  # of the known blocks they are right
+    known = means[..., ~HOLE.flatten()] @ up[:, ~HOLE.flatten()].T
+    rest = condition.known.flatten(2).double() - known
+    means[..., HOLE.flatten()] = rest[..., hole] @ torch.linalg.pinv(up[hole][:, HOLE.flatten()]).T
+    within = DETAIL**2 * (torch.eye(4) - 0.25).double()
+    order = pixels(torch.arange(64.0).reshape(1, 1, 16, 4)).long().flatten()  # block-major place of every pixel
+    covariance = torch.block_diag(*[within] * 16)[order][:, order]
+    spread = pixels(means[..., None].expand(-1, -1, -1, 4)).flatten(2)
+    return hole, spread[..., hole], covariance[hole][:, hole]
+
+
+def test_the_optimal_cascade_draws_from_the_posterior() -> None:
+    """Coarse given coarse, then fine given coarse, is the joint posterior: its mean and both of its variances."""
+    n = 1500
+    generator = torch.Generator().manual_seed(0)
+    means = torch.linalg.cholesky(COVARIANCE) @ torch.randn(16, 3, generator=generator, dtype=torch.float64)
+    noise = torch.randn(1, 3, 16, 4, generator=generator).double() * DETAIL
+    image = pixels(means.T[None, ..., None] + noise - noise.mean(-1, keepdim=True)).float()
+    mask = pixels(HOLE.flatten()[:, None].expand(1, 1, 16, 4)).bool()
+    sampler = heun(steps=40, clip=False)
+    base = Inpainter(Optimal(of_coarse), sampler)  # type: ignore[arg-type]
+    refiner = Inpainter(Optimal(of_fine), sampler, task=refinement(noisy_reduced))  # type: ignore[arg-type]
+    model = Cascade([base, refiner], [COARSE, SIDE])
+    result = model(image.expand(n, -1, -1, -1), mask.expand(n, -1, -1, -1), seeds=range(n))
+    assert torch.equal(torch.where(mask, image, result), image.expand(n, -1, -1, -1))
+
+    hole = HOLE.flatten()
+    mean, covariance = conditional(means.T[None][..., ~hole])
+    drawn = blocks(result)[..., hole, :].double()  # (n, 3, 4 blocks, 4)
+    coarse = drawn.mean(-1)
+    error = (covariance.diagonal() / n).sqrt()
+    assert bool(((coarse.mean(0) - mean[0]).abs() < 4.5 * error + 0.002).all())  # .002: half of an 8-bit level
+    found = torch.cov((coarse - mean).reshape(-1, 4).T)
+    torch.testing.assert_close(found, covariance, rtol=0.1, atol=0.0015)
+    detail = drawn - coarse[..., None]
+    assert detail.square().mean().item() == pytest.approx(DETAIL**2 * 0.75, rel=0.05)
+
+
+def small_cascade() -> Cascade:
+    fine = {**MODEL, "task": {"_target_": "diffusion_lab.tasks.refinement", "degrade": REFINED}}
+    coarse = {**MODEL, "denoiser": {**MODEL["denoiser"], "network": {**UNET, "image_size": 8}}}
+    stages = [small_inpainter(coarse), small_inpainter(fine)]
+    model = Cascade(stages, [8, 16])
+    node = {"_target_": "diffusion_lab.cascade.Cascade", "sizes": [8, 16], "stages": [coarse, fine]}
+    model.recipe = {"model": node, "data": {"name": "none", "crop": "full", "image_size": 16}, "training": [{}, {}]}
+    return model.eval()
+
+
+REFINED = {"_target_": "diffusion_lab.data.degradations.noisy_reduced", "_partial_": True, "factor": 2}
+
+
+def example(seed: int = 0) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.rand(1, 3, 16, 16, generator=generator) * 2 - 1
+    mask = torch.zeros(1, 1, 16, 16, dtype=torch.bool)
+    mask[..., 3:12, 4:11] = True
+    return image, mask
+
+
+def test_known_pixels_are_kept_and_the_hole_is_never_looked_at() -> None:
+    (image, mask), model = example(), small_cascade()
+    result = model(image, mask, seeds=[5])
+    assert torch.equal(torch.where(mask, image, result), image)
+    assert torch.equal(model(torch.where(mask, 0.7, image), mask, seeds=[5]), result)
+
+
+def test_a_picture_depends_on_its_seed_alone() -> None:
+    (image, mask), model = example(), small_cascade()
+    together = model(image.expand(3, -1, -1, -1), mask.expand(3, -1, -1, -1), seeds=[4, 5, 6])
+    torch.testing.assert_close(together[1:2], model(image, mask, seeds=[5]), atol=2e-5, rtol=0)
+    assert not torch.equal(together[0], together[1])
+
+
+def test_another_refiner_leaves_the_base_its_noise() -> None:
+    (image, mask), model = example(), small_cascade()
+    fillings = []
+    for refiner in (model.stages[1], small_inpainter()):
+        refiner.task = refinement(noisy_reduced)
+        other = Cascade([model.stages[0], refiner], [8, 16])
+        seen = []
+        asked = other.asked
+        other.asked = lambda stage, *given, asked=asked, seen=seen: seen.append(given[-1]) or asked(stage, *given)  # type: ignore
+        other(image, mask, seeds=[5])
+        fillings.append(seen[1])
+    assert torch.equal(*fillings)
+
+
+def test_of_one_size_the_refiner_is_shown_the_filling_itself() -> None:
+    image, mask = example()
+    model = Cascade([small_inpainter(), refiner()], [16, 16])
+    filled = model.stages[0](image, mask, seeds=[5])
+    given, hole = model.asked(1, image, mask, filled)
+    assert torch.equal(hole, mask)
+    assert (given - filled).abs().max() <= 1 / 255 + 1e-6
+    assert torch.equal(torch.where(mask, image, given), image)
+
+
+def refiner() -> Inpainter:
+    model = small_inpainter()
+    model.task = refinement(noisy_reduced)
+    return model
+
+
+def test_a_refiner_is_shown_what_it_was_trained_on() -> None:
+    """A base that fills in the true means gives the refiner the degradation of its training, noise aside."""
+    image, mask = to_float(to_uint8(example()[0])), example()[1]
+    model = small_cascade()
+    truth = torch.nn.functional.avg_pool2d(image, 2)
+    given, _ = model.asked(1, image, mask, truth)
+    trained = to_float(noisy_reduced(to_uint8(image), mask, [0], factor=2))
+    assert (given - trained)[mask.expand_as(given)].abs().max() <= 2 / 255 + 1e-6
+
+
+def test_coarse_pixels_are_means_of_what_is_known() -> None:
+    image = torch.arange(16.0).reshape(1, 1, 4, 4).expand(1, 3, 4, 4)
+    mask = torch.zeros(1, 1, 4, 4, dtype=torch.bool)
+    mask[..., :2, 1:] = True
+    mask[..., 2, :] = True  # a scratch of one pixel: every block of it knows a row
+    small, hole = reduced(image, mask, 2)
+    assert hole.flatten().tolist() == [False, True, False, False]
+    assert small[0, 0].flatten().tolist() == [2.0, 0.0, 12.5, 14.5]
+
+
+def test_it_is_a_folder_like_any_other(tmp_path: Path) -> None:
+    (image, mask), model = example(), small_cascade()
+    model.save(tmp_path / "cascade")
+    again = load(tmp_path / "cascade")
+    assert isinstance(again, Cascade)
+    assert {path.name for path in (tmp_path / "cascade").iterdir()} == {"model.safetensors", "recipe.json"}
+    assert torch.equal(again(image, mask, seeds=[5]), model(image, mask, seeds=[5]))
+    assert again.network_calls() == 6
+    assert recipe.task(again.recipe) == "inpainting"
+    with pytest.raises(ValueError, match="not an Inpainter alone"):
+        Inpainter.load(tmp_path / "cascade")
+
+
+def test_inpainters_that_were_trained_apart_are_joined(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = small_cascade()
+    for stage, size, name in zip(model.stages, model.sizes, ("base", "refiner"), strict=True):
+        stage.recipe["data"]["image_size"] = size
+        stage.save(tmp_path / name)
+    cascade.main([str(tmp_path / "base"), str(tmp_path / "refiner"), "--output", str(tmp_path / "both")])
+    assert "a cascade of 8 -> 16 px, 6 network calls" in capsys.readouterr().out
+    image, mask = example()
+    assert torch.equal(load(tmp_path / "both")(image, mask, seeds=[5]), model(image, mask, seeds=[5]))
+    stage.recipe["data"]["crop"] = "center148"
+    stage.save(tmp_path / "refiner")
+    with pytest.raises(ValueError, match="same crop"):
+        joined([tmp_path / "base", tmp_path / "refiner"])
+
+
+@pytest.mark.parametrize("sizes", [[8], [8, 12], [16, 8], [8, 16, 32]])
+def test_sizes_that_do_not_fit_are_said(sizes: list[int]) -> None:
+    with pytest.raises(ValueError, match="sizes"):
+        Cascade([small_inpainter(), refiner()], sizes)
+
+
+def test_a_stage_that_refines_nothing_is_said() -> None:
+    assert inpainting() == small_inpainter().task
+    with pytest.raises(ValueError, match="one is for inpainting"):
+        Cascade([small_inpainter(), small_inpainter()], [8, 16])
