@@ -1,4 +1,4 @@
-"""Fill the hole of one picture: `uv run inpaint.py image=me.jpg mask=hole.png`; white = hole."""
+"""Fill the hole of one picture: `uv run inpaint.py image=me.jpg mask=hole.png`."""
 
 from omegaconf import DictConfig
 
@@ -11,21 +11,22 @@ def main(cfg: DictConfig) -> None:
 
     from hydra.utils import instantiate
 
+    from diffusion_lab.holes import as_mask
     from diffusion_lab.inpainting import Inpainter, device
+    from diffusion_lab.opening import as_rgb, opened
     from diffusion_lab.pictures import save_png
-    from diffusion_lab.restoration import as_mask, as_rgb, opened, restore
+    from diffusion_lab.restoration import restore
 
     output = Path(cfg.output)
     if output.suffix.lower() != ".png":
         raise ValueError(f"output={output} must end in .png: another format would change the known pixels")
-    image, hole = opened(Path(cfg.image), "image"), opened(Path(cfg.hole), "mask")
+    image = as_rgb(opened(Path(cfg.image), "image"))
+    hole = as_mask(opened(Path(cfg.hole), "mask"), cfg.mask_mode)
     folder = chosen(cfg.inpainter, cfg.paths.logs)
     print(f"inpainter: {folder}", flush=True)
     seeds = list(range(cfg.seed, cfg.seed + cfg.num_samples))
     inpainter = Inpainter.load(folder).to(device(cfg.device))
-    pictures = restore(
-        inpainter, as_rgb(image), as_mask(hole), seeds, sampler=instantiate(cfg.get("sampler")), feather=cfg.feather
-    )
+    pictures = restore(inpainter, image, hole, seeds, sampler=instantiate(cfg.get("sampler")), feather=cfg.feather)
     for seed, picture in zip(seeds, pictures, strict=True):
         path = output if len(seeds) == 1 else output.with_stem(f"{output.stem}-{seed}")
         save_png(picture, path)

@@ -9,8 +9,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from diffusion_lab.data.crops import center148
+from diffusion_lab.holes import as_mask
+from diffusion_lab.opening import as_rgb, opened
 from diffusion_lab.pictures import from_pil
-from diffusion_lab.restoration import as_mask, as_rgb, cut_out, feathered, opened, restore, square_around
+from diffusion_lab.restoration import cut_out, feathered, restore, square_around
 
 
 class Painter(nn.Module):

@@ -247,6 +247,7 @@ class Client:
         sampler: str | None = None,
         seed: int | None = None,
         feather: int = 0,
+        mask_mode: str | None = None,
         previews: int = 0,
         on_step: OnStep | None = None,
     ) -> list[Completion]:
@@ -254,12 +255,13 @@ class Client:
 
         Args:
             image: of any size.
-            mask: of the same size; white is the hole.
+            mask: of the same size: white on black, labels, strokes of one colour, or transparency.
             num_samples: completions, with seeds seed, seed + 1, ...
             steps: of the sampler; None is as the sampler has it.
             sampler: None is the model's own.
             seed: None is a random one.
             feather: pixels inside the hole over which the filling fades in.
+            mask_mode: what of the mask is the hole: "white", "transparent" or "nonzero"; None is seen from what varies.
             previews: on the way, for `on_step`.
             on_step: told of every step; whatever it raises gives the job up.
 
@@ -267,6 +269,7 @@ class Client:
             ServiceError: with the service's own sentence.
         """
         fields = {"num_samples": num_samples, "steps": steps, "sampler": sampler, "seed": seed, "feather": feather}
+        fields |= {"mask_mode": mask_mode}
         flow = _inpainting(image, mask, fields, previews, on_step)
         try:
             wanted = next(flow)
@@ -349,6 +352,7 @@ class AsyncClient:
         sampler: str | None = None,
         seed: int | None = None,
         feather: int = 0,
+        mask_mode: str | None = None,
         previews: int = 0,
         on_step: OnStep | None = None,
     ) -> list[Completion]:
@@ -358,6 +362,7 @@ class AsyncClient:
             ServiceError: with the service's own sentence.
         """
         fields = {"num_samples": num_samples, "steps": steps, "sampler": sampler, "seed": seed, "feather": feather}
+        fields |= {"mask_mode": mask_mode}
         flow = _inpainting(image, mask, fields, previews, on_step)
         try:
             wanted = next(flow)

@@ -66,7 +66,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["data.batch_size=0"], "data.batch_size"),
         (["data.image_size=0"], "data.image_size"),
         (["sampler=ddim", "sampler.steps=0"], "sampler.steps must be 1 or more, got 0"),
-        (["data=folder", "data.root=none"], "There are no pictures (png, jpg, webp, bmp) in none"),
+        (["data=folder", "data.root=none"], "There are no pictures (png, jpg, webp, avif, heic, bmp, tif) in none"),
         (["data=folder", "data.root=nowhere"], "There is no folder nowhere"),
         (["data=folder", "data.root=one"], "holds no pictures (train 1, valid 0, test 0)"),
         (["data=celeba", "data.root=nowhere"], "There is no folder nowhere to read CelebA from: get img_align_celeba"),
