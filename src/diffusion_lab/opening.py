@@ -183,17 +183,14 @@ def as_rgb(picture: Image.Image) -> Image.Image:
     exceeded by more than a tenth, which resampling does.
 
     Raises:
-        ValueError: if its values do not say what white is, or if its mode has no RGB.
+        ValueError: if its values do not say what white is.
     """
     if deep(picture):
         return Image.fromarray(_eight_bits(picture)).convert("RGB")
-    try:
-        if picture.has_transparency_data:
-            clear = picture.convert("RGBA")
-            return Image.alpha_composite(Image.new("RGBA", clear.size, "white"), clear).convert("RGB")
-        return picture.convert("RGB")
-    except ValueError:
-        raise ValueError(f"a picture in {picture.mode} cannot be shown in RGB: save it in RGB") from None
+    if picture.has_transparency_data:
+        clear = picture.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", clear.size, "white"), clear).convert("RGB")
+    return picture.convert("RGB")
 
 
 def _eight_bits(picture: Image.Image) -> NDArray[np.uint8]:
