@@ -267,6 +267,7 @@ class Client:
 
         Raises:
             ServiceError: with the service's own sentence.
+            ValueError: for a picture of floats.
         """
         fields = {"num_samples": num_samples, "steps": steps, "sampler": sampler, "seed": seed, "feather": feather}
         fields |= {"mask_mode": mask_mode}
@@ -360,6 +361,7 @@ class AsyncClient:
 
         Raises:
             ServiceError: with the service's own sentence.
+            ValueError: for a picture of floats.
         """
         fields = {"num_samples": num_samples, "steps": steps, "sampler": sampler, "seed": seed, "feather": feather}
         fields |= {"mask_mode": mask_mode}
@@ -429,8 +431,11 @@ def _encoded(picture: Picture) -> bytes:
         return picture
     if not isinstance(picture, Image.Image):
         return Path(picture).read_bytes()
+    if picture.mode == "F":
+        raise ValueError("a picture of floats (F) cannot be sent: scale it to 0..255 and make it L or RGB")
+    as_it_is = picture.mode in ("1", "L", "LA", "I", "I;16", "P", "RGB", "RGBA")  # what PNG knows
     stream = io.BytesIO()
-    picture.save(stream, "PNG")
+    (picture if as_it_is else picture.convert("RGB")).save(stream, "PNG")
     return stream.getvalue()
 
 

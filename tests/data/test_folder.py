@@ -90,10 +90,10 @@ def test_what_cannot_be_read_is_listed_like_the_rest(tmp_path):
 
 def test_a_name_that_is_no_utf8(tmp_path):
     try:
-        Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png")).write_bytes(b"")
+        Path(os.fsdecode(os.fsencode(tmp_path) + b"/n\xe9e.png")).write_bytes(b"")
     except OSError:
         pytest.skip("this file system has UTF-8 alone")
-    assert [os.fsencode(name) for name in splits(tmp_path)] == [b"caf\xe9.png"]
+    assert [os.fsencode(name) for name in splits(tmp_path)] == [b"n\xe9e.png"]
     assert Folder(tmp_path).digest
 
 

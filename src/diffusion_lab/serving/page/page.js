@@ -198,7 +198,8 @@ async function importMask(file, mode = null) {
     for (const button of document.querySelectorAll("#mask-dialog [value]")) {
       button.onclick = () => importMask(file, button.value);
     }
-    $("mask-seen").textContent = error.message.split("; say ")[0] + ".";
+    const [seen] = error.message.split("; say ");
+    $("mask-seen").textContent = `${seen[0].toUpperCase()}${seen.slice(1)}.`;
     $("mask-dialog").showModal();
   }
 }
