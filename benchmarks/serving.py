@@ -54,9 +54,11 @@ def rival(kind: str, folder: Path, port: int) -> None:
 
     from diffusion_lab.data.crops import named
     from diffusion_lab.diffusion.samplers import ddpm
+    from diffusion_lab.holes import as_mask
     from diffusion_lab.inpainting import Inpainter
+    from diffusion_lab.opening import as_rgb, opened
     from diffusion_lab.pictures import png as encoded
-    from diffusion_lab.restoration import as_mask, as_rgb, cut_out, opened, paste_back
+    from diffusion_lab.restoration import cut_out, paste_back
 
     app, inpainter = FastAPI(), Inpainter.load(folder)
     size, crop = int(inpainter.recipe["data"]["image_size"]), named(inpainter.recipe["data"]["crop"])

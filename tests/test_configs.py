@@ -127,7 +127,7 @@ def test_every_experiment_composes_and_builds(experiment: str, tmp_path: Path) -
     instantiate(cfg.data)
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate", "likelihood", "inpaint", "serve", "pipeline"])
+@pytest.mark.parametrize("name", ["train", "evaluate", "likelihood", "inpaint", "restore", "serve", "pipeline"])
 def test_every_script_composes_and_names_what_is_missing(name: str) -> None:
     missing = OmegaConf.missing_keys(composed(name))
-    assert missing == ({"image", "hole"} if name == "inpaint" else set())
+    assert missing == {"inpaint": {"image", "hole"}, "restore": {"image"}}.get(name, set())

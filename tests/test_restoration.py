@@ -9,14 +9,19 @@ from PIL import Image
 from torch import Tensor, nn
 
 from diffusion_lab.data.crops import center148
+from diffusion_lab.data.degradations import unchanged
+from diffusion_lab.holes import as_mask
+from diffusion_lab.opening import as_rgb, opened
 from diffusion_lab.pictures import from_pil
-from diffusion_lab.restoration import as_mask, as_rgb, cut_out, feathered, opened, restore, square_around
+from diffusion_lab.restoration import cut_out, feathered, restore, square_around
+from diffusion_lab.tasks import inpainting, restoration
 
 
 class Painter(nn.Module):
     """Stands in for an Inpainter: fills holes with pure red."""
 
     recipe = {"data": {"image_size": 16, "crop": "full"}}  # noqa: RUF012
+    task = inpainting()
 
     def forward(self, image: Tensor, mask: Tensor, *, seeds: object, sampler: object) -> Tensor:
         red = torch.tensor([1.0, -1.0, -1.0]).view(1, 3, 1, 1).expand_as(image)
@@ -162,3 +167,16 @@ def test_no_completion_is_a_mistake() -> None:
     mask[:, 5:10, 5:10] = True
     with pytest.raises(ValueError, match="num_samples must be 1 or more"):
         restore(Painter(), Image.new("RGB", (20, 20)), mask, seeds=[])  # type: ignore[arg-type]
+
+
+def test_a_whole_picture_is_restored_and_a_small_one_made_as_large_as_the_model() -> None:
+    whole = Painter()
+    whole.task = restoration("colorization", unchanged)
+    for size, expected in (((40, 30), (40, 30)), ((8, 6), (16, 12)), ((4, 4), (16, 16))):
+        (result,) = restore(whole, photo(*size), None, seeds=[0])  # type: ignore[arg-type]
+        assert result.size == expected
+        assert np.asarray(result).tolist() == np.full((*expected[::-1], 3), [255, 0, 0]).tolist()
+    with pytest.raises(ValueError, match="leave the mask out"):
+        restore(whole, photo(40, 30), torch.ones(1, 30, 40).bool(), seeds=[0])  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="say where by a mask"):
+        restore(Painter(), photo(40, 30), None, seeds=[0])  # type: ignore[arg-type]

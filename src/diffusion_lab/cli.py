@@ -200,6 +200,37 @@ def chosen(inpainter: str | None, logs: str) -> Path:
     return Path(inpainter) if inpainter else newest(Path(logs))
 
 
+PICTURE_PATHS = ["image", "mask", "output", "inpainter", "paths.logs"]
+"""The settings of `picture_restored` that are paths."""
+
+
+def picture_restored(cfg: DictConfig) -> None:
+    """What `inpaint.py` and `restore.py` do: one picture in, one or more out."""
+    from hydra.utils import instantiate
+
+    from diffusion_lab import cascade
+    from diffusion_lab.holes import as_mask
+    from diffusion_lab.inpainting import device
+    from diffusion_lab.opening import as_rgb, opened
+    from diffusion_lab.pictures import save_png
+    from diffusion_lab.restoration import restore
+
+    output = Path(cfg.output)
+    if output.suffix.lower() != ".png":
+        raise ValueError(f"output={output} must end in .png: another format would change the known pixels")
+    image = as_rgb(opened(Path(cfg.image), "image"))
+    hole = None if cfg.hole is None else as_mask(opened(Path(cfg.hole), "mask"), cfg.mask_mode)
+    folder = chosen(cfg.inpainter, cfg.paths.logs)
+    print(f"inpainter: {folder}", flush=True)
+    seeds = list(range(cfg.seed, cfg.seed + cfg.num_samples))
+    inpainter, sampler = cascade.load(folder).to(device(cfg.device)), instantiate(cfg.get("sampler"))
+    pictures = restore(inpainter, image, hole, seeds, sampler, cfg.feather)
+    for seed, picture in zip(seeds, pictures, strict=True):
+        path = output if len(seeds) == 1 else output.with_stem(f"{output.stem}-{seed}")
+        save_png(picture, path)
+        print(f"wrote {path} (seed {seed}, {inpainter.network_calls(sampler)} network calls)")
+
+
 def for_its_task(arguments: list[str]) -> list[str]:
     """Puts the task that the inpainter was trained for before the arguments, unless they name one."""
     if any(argument.startswith("-") for argument in arguments if not argument.startswith("--config")):

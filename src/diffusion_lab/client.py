@@ -247,6 +247,7 @@ class Client:
         sampler: str | None = None,
         seed: int | None = None,
         feather: int = 0,
+        mask_mode: str | None = None,
         previews: int = 0,
         on_step: OnStep | None = None,
     ) -> list[Completion]:
@@ -254,19 +255,22 @@ class Client:
 
         Args:
             image: of any size.
-            mask: of the same size; white is the hole.
+            mask: of the same size: white on black, labels, strokes of one colour, or transparency.
             num_samples: completions, with seeds seed, seed + 1, ...
             steps: of the sampler; None is as the sampler has it.
             sampler: None is the model's own.
             seed: None is a random one.
             feather: pixels inside the hole over which the filling fades in.
+            mask_mode: what of the mask is the hole: "white", "transparent" or "nonzero"; None is seen from what varies.
             previews: on the way, for `on_step`.
             on_step: told of every step; whatever it raises gives the job up.
 
         Raises:
             ServiceError: with the service's own sentence.
+            ValueError: for a picture of floats.
         """
         fields = {"num_samples": num_samples, "steps": steps, "sampler": sampler, "seed": seed, "feather": feather}
+        fields |= {"mask_mode": mask_mode}
         flow = _inpainting(image, mask, fields, previews, on_step)
         try:
             wanted = next(flow)
@@ -349,6 +353,7 @@ class AsyncClient:
         sampler: str | None = None,
         seed: int | None = None,
         feather: int = 0,
+        mask_mode: str | None = None,
         previews: int = 0,
         on_step: OnStep | None = None,
     ) -> list[Completion]:
@@ -356,8 +361,10 @@ class AsyncClient:
 
         Raises:
             ServiceError: with the service's own sentence.
+            ValueError: for a picture of floats.
         """
         fields = {"num_samples": num_samples, "steps": steps, "sampler": sampler, "seed": seed, "feather": feather}
+        fields |= {"mask_mode": mask_mode}
         flow = _inpainting(image, mask, fields, previews, on_step)
         try:
             wanted = next(flow)
@@ -424,8 +431,11 @@ def _encoded(picture: Picture) -> bytes:
         return picture
     if not isinstance(picture, Image.Image):
         return Path(picture).read_bytes()
+    if picture.mode == "F":
+        raise ValueError("a picture of floats (F) cannot be sent: scale it to 0..255 and make it L or RGB")
+    as_it_is = picture.mode in ("1", "L", "LA", "I", "I;16", "P", "RGB", "RGBA")  # what PNG knows
     stream = io.BytesIO()
-    picture.save(stream, "PNG")
+    (picture if as_it_is else picture.convert("RGB")).save(stream, "PNG")
     return stream.getvalue()
 
 

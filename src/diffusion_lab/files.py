@@ -1,6 +1,8 @@
-"""Files that are whole or not there: written beside their place, flushed to the disk, moved there."""
+"""Files that are whole or not there: written beside their place, flushed to the disk, moved there; and read."""
 
+import errno
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,3 +46,27 @@ def flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def content(path: Path) -> bytes:
+    """The bytes of a file.
+
+    Raises:
+        FileNotFoundError: there is nothing of that name.
+        OSError: it cannot be read, or is no file: a link that leads nowhere, a folder, or a pipe, for which a reader
+            would wait for ever. Its message is the reason alone.
+    """
+    try:
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode):
+            kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+            raise OSError(f"it is {kinds.get(stat.S_IFMT(mode), 'a device')} and no file")
+        return path.read_bytes()
+    except OSError as error:
+        if error.errno is None:
+            raise
+        if error.errno == errno.ELOOP:
+            raise OSError("it is a link that leads back to itself") from None
+        if path.is_symlink() and isinstance(error, FileNotFoundError):
+            raise OSError(f"it is a link to {os.readlink(path)}, which is not there") from None
+        raise type(error)(error.strerror) from None

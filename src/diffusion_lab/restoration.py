@@ -1,16 +1,13 @@
 """Pictures of any size: cut a square around the hole, fill it at the model's size, and paste the hole alone back."""
 
-import io
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -20,75 +17,8 @@ from diffusion_lab.diffusion.sampling import Sampler
 from diffusion_lab.pictures import from_pil, to_pil, to_uint8
 from diffusion_lab.tasks import Task, inpainting
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
-MOST_PIXELS = 64_000_000
 STRIP = 256
 """Rows of a picture that are floats at a time: as a whole a phone's photo would be 300 MB."""
-
-
-def opened(
-    source: Path | bytes, what: str, most_pixels: int = MOST_PIXELS, formats: tuple[str, ...] = FORMATS
-) -> Image.Image:
-    """A still picture from a file or from bytes, upright, checked before it is decoded.
-
-    Args:
-        source: path or content.
-        what: how errors call it, such as "image".
-        most_pixels: more are refused.
-        formats: Pillow's names of those that are read.
-
-    Raises:
-        TooLarge: if it has too many pixels.
-        ValueError: if it is not a picture, or animated, or truncated.
-        FileNotFoundError: if there is no such file.
-    """
-    named = f"{what}={source}" if isinstance(source, Path) else f"the {what}"
-    if isinstance(source, Path) and not source.is_file():
-        raise FileNotFoundError(f"{named} does not exist: name a {'/'.join(formats[:3])} file")
-    with readable(named, formats):
-        content = source.read_bytes() if isinstance(source, Path) else source  # no file stays open behind an error
-        picture = Image.open(io.BytesIO(content), formats=formats)
-        # A phone's MPO is a JPEG with a depth map or a second view behind it: the first frame is the photo.
-        frames = 1 if picture.format == "MPO" else getattr(picture, "n_frames", 1)
-    if picture.width * picture.height > most_pixels:
-        raise TooLarge(f"{named} is {picture.width}x{picture.height}, more than {most_pixels / 1e6:.3g} megapixels")
-    if frames > 1:
-        raise ValueError(f"{named} is animated: name a still picture")
-    with readable(named, formats):
-        picture.load()
-        return ImageOps.exif_transpose(picture)
-
-
-class TooLarge(ValueError):
-    """A picture has more pixels than may be decoded."""
-
-
-@contextmanager
-def readable(named: str, formats: tuple[str, ...]) -> Iterator[None]:
-    """Says in a sentence what Pillow makes of a damaged file, for which it raises nearly anything."""
-    try:
-        yield
-    except Image.DecompressionBombError:
-        raise TooLarge(f"{named} has more pixels than can be read") from None
-    except Exception as error:
-        reason = "it is another kind of file" if isinstance(error, UnidentifiedImageError) else error
-        raise ValueError(f"{named} cannot be read as a {'/'.join(formats[:3])} picture ({reason})") from None
-
-
-def as_rgb(picture: Image.Image) -> Image.Image:
-    """RGB, transparent parts on white, 16-bit grey scaled to 8."""
-    if picture.mode.startswith("I;16") or picture.mode in ("I", "F"):
-        grey = np.asarray(picture).astype(np.float64)
-        return Image.fromarray((grey * (255 / 65535)).round().clip(0, 255).astype(np.uint8)).convert("RGB")
-    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
-        clear = picture.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", clear.size, "white"), clear).convert("RGB")
-    return picture.convert("RGB")
-
-
-def as_mask(picture: Image.Image) -> Tensor:
-    """``(1, H, W)`` bool: white is the hole, from middle grey on."""
-    return torch.from_numpy(np.array(as_rgb(picture).convert("L")) > 127)[None]
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,13 @@
+import contextlib
 import errno
 import multiprocessing
 import os
 import pickle
 import shutil
 import signal
+import tempfile
 import time
+from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -99,6 +102,70 @@ def test_one_corrupt_picture_in_two_thousand_becomes_its_neighbour(tmp_path, cor
     assert torch.equal(pictures.images[1000], pictures.images[1001])
     assert torch.equal(pictures.images[1999], pictures.images[0])
     assert pictures.images[:, 0, 0, 0].tolist()[:1000] == [i % 256 for i in range(1000)]
+
+
+def make_dangling(file: Path) -> None:
+    file.symlink_to("nowhere.png")
+
+
+def make_loop(file: Path) -> None:
+    file.symlink_to(file.name)
+
+
+def make_device(file: Path) -> None:
+    file.symlink_to("/dev/null")
+
+
+def make_private(file: Path) -> None:
+    file.write_bytes(b"whatever")
+    file.chmod(0)
+
+
+UNREADABLE = {
+    "dangling link": (make_dangling, r"it is a link to nowhere\.png, which is not there"),
+    "loop": (make_loop, "it is a link that leads back to itself"),
+    "pipe": (os.mkfifo, "it is a pipe and no file"),
+    "device": (make_device, "it is a device and no file"),
+    "private": (make_private, "Permission denied"),
+}
+
+
+@contextlib.contextmanager
+def not_root(*folders: Path) -> Iterator[None]:
+    """Lets nobody's rights hold for a while, since root may read what it likes; the folders are nobody's then."""
+    if os.geteuid() != 0:
+        yield
+        return
+    for folder in folders:
+        for each in (folder, *folder.rglob("*")):
+            os.chown(each, 65534, -1, follow_symlinks=False)
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.mark.parametrize("kind", UNREADABLE)
+def test_what_is_no_file_to_read_is_one_more_corrupt_picture(kind):
+    make_odd, reason = UNREADABLE[kind]
+    with tempfile.TemporaryDirectory() as place:  # pytest's own folders are root's alone
+        os.chmod(place, 0o755)
+        source = Folder(tiny(Path(place) / "pictures", 1000), shares=(1, 0, 0))
+        (source.root / "0500.png").unlink()
+        make_odd(source.root / "0500.png")
+        cache = Path(place) / "cache"
+        cache.mkdir()
+        with (
+            not_root(source.root, cache),
+            pytest.warns(UserWarning, match=r"1 corrupt pictures .*'0500\.png': '0501\.png'"),
+        ):
+            pictures = Pictures(build(source, "train", full(), 8, cache))
+        assert torch.equal(pictures.images[500], pictures.images[501])
+        (source.root / "0003.png").write_bytes(b"")
+        few = Folder(source.root, shares=(1, 0, 0))
+        with not_root(source.root, cache), pytest.raises(OSError, match=rf"0003\.png .*; 0500\.png \({reason}\)"):
+            build(few, "train", full(), 8, cache)
 
 
 def test_too_many_corrupt_pictures_stop_the_build_and_are_listed(tmp_path):

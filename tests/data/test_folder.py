@@ -1,3 +1,5 @@
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -21,7 +23,7 @@ def splits(root: Path, **options: object) -> dict[str, int]:
 
 
 def test_finds_pictures_below_and_nothing_else(tmp_path):
-    wanted = ["a.png", "sub, [1]/b.JPG", "sub/é/c.jpeg", "d.webp", "e.bmp"]
+    wanted = ["a.png", "sub, [1]/b.JPG", "sub/é/c.jpeg", "d.webp", "e.bmp", "f.avif", "IMG_1.HEIC", "g.tif", "h.tiff"]
     fill(tmp_path, [*wanted, "notes.txt", "._a.png", "mask.npy"])
     assert sorted(splits(tmp_path)) == sorted(wanted)
 
@@ -72,3 +74,38 @@ def test_no_pictures_is_one_sentence(tmp_path):
 def test_shares_that_are_none_are_refused(shares):
     with pytest.raises(ValueError, match=r"data\.shares"):
         Folder("anywhere", shares=shares)
+
+
+def test_what_cannot_be_read_is_listed_like_the_rest(tmp_path):
+    fill(tmp_path, ["a.png", "sub/b.png"])
+    before = Folder(tmp_path).digest
+    (tmp_path / "dangling.png").symlink_to("nowhere.png")
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    assert sorted(splits(tmp_path)) == ["a.png", "dangling.png", "loop.png", "pipe.png", "sub/b.png"]
+    broken = Folder(tmp_path).digest
+    (tmp_path / "nowhere.png").write_bytes(b"mended")
+    assert len({before, broken, Folder(tmp_path).digest}) == 3
+
+
+def test_a_name_that_is_no_utf8(tmp_path):
+    try:
+        Path(os.fsdecode(os.fsencode(tmp_path) + b"/n\xe9e.png")).write_bytes(b"")
+    except OSError:
+        pytest.skip("this file system has UTF-8 alone")
+    assert [os.fsencode(name) for name in splits(tmp_path)] == [b"n\xe9e.png"]
+    assert Folder(tmp_path).digest
+
+
+def test_a_folder_that_cannot_be_listed_is_warned_of(tmp_path, monkeypatch):
+    fill(tmp_path, ["a.png", "shut/b.png"])
+    scandir = os.scandir
+
+    def refused(path):
+        if str(path).endswith("shut"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    with pytest.warns(UserWarning, match=r"shut cannot be listed \(Permission denied\): its pictures are left out"):
+        assert list(splits(tmp_path)) == ["a.png"]

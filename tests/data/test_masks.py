@@ -1,4 +1,5 @@
 import itertools
+import os
 from pathlib import Path
 
 import numpy as np
@@ -195,6 +196,32 @@ def test_from_folder_takes_white_as_hole(tmp_path: Path):
     assert all(torch.equal(each, upper) or torch.equal(each, left) for each in drawn)
     assert any(torch.equal(each, upper) for each in drawn)
     assert any(torch.equal(each, left) for each in drawn)
+
+
+def test_from_folder_reads_masks_of_any_kind(tmp_path: Path):
+    pixels = np.zeros((20, 20, 3), np.uint8)
+    pixels[:10, :, 0] = 255
+    Image.fromarray(pixels).save(tmp_path / "red.png")
+    Image.fromarray(pixels[..., 0] // 255).save(tmp_path / "labels.png")
+    clear = Image.new("RGBA", (20, 20), "white")
+    clear.putalpha(Image.fromarray(pixels[..., 0]))
+    clear.save(tmp_path / "clear.png")
+    for seed in range(12):
+        mask = FromFolder(tmp_path)(8, seeded(seed))
+        assert bool(mask[:, :4].all())
+        assert not bool(mask[:, 4:].any())
+    Image.fromarray(np.arange(3, dtype=np.uint8)[None]).save(tmp_path / "classes.png")
+    for name in ("red", "labels", "clear"):
+        (tmp_path / f"{name}.png").unlink()
+    with pytest.raises(ValueError, match=r"classes\.png cannot be used: the mask can be read in more than one way"):
+        FromFolder(tmp_path)(3, seeded(0))
+    assert FromFolder(tmp_path, mask_mode="nonzero")(3, seeded(0))[0, 0].tolist() == [False, True, True]
+
+
+def test_from_folder_waits_for_no_pipe(tmp_path: Path):
+    os.mkfifo(tmp_path / "m.png")
+    with pytest.raises(OSError, match=r"m\.png cannot be used: it is a pipe and no file"):
+        FromFolder(tmp_path)(8, seeded(0))
 
 
 @pytest.mark.parametrize(("grey", "says"), [(0, "all black"), (255, "all white")])

@@ -1,3 +1,4 @@
+import os
 import shutil
 import subprocess
 import sys
@@ -46,6 +47,31 @@ def test_any_folder_of_pictures_will_do(make_celeba, capsys):
     (pictures / "000001.jpg").write_bytes(b"")
     assert main(["verify", str(pictures)]) == 1
     assert "000001.jpg: the file is empty" in capsys.readouterr().out
+
+
+def test_links_to_nowhere_are_listed(make_celeba, capsys):
+    pictures = make_celeba(10) / "img_align_celeba"
+    (pictures / "000001.jpg").unlink()
+    (pictures / "000001.jpg").symlink_to("gone.jpg")
+    os.mkfifo(pictures / "pipe.jpg")
+    assert main(["verify", str(pictures)]) == 1
+    listed = capsys.readouterr().out
+    assert "000001.jpg: it is a link to gone.jpg, which is not there" in listed
+    assert "pipe.jpg: it is a pipe and no file" in listed
+
+
+def test_pictures_in_an_encrypted_zip_are_listed(make_celeba, capsys):
+    root = make_celeba(10)
+    with zipfile.ZipFile(root / "img_align_celeba.zip", "w") as archive:
+        for picture in sorted((root / "img_align_celeba").iterdir()):
+            archive.write(picture, f"img_align_celeba/{picture.name}")
+    shutil.rmtree(root / "img_align_celeba")
+    content = bytearray((root / "img_align_celeba.zip").read_bytes())
+    content[content.index(b"PK\x01\x02") + 8] |= 1  # the first entry of the directory says: encrypted
+    content[content.index(b"PK\x03\x04") + 6] |= 1
+    (root / "img_align_celeba.zip").write_bytes(content)
+    assert main(["verify", str(root)]) == 1
+    assert "encrypted" in capsys.readouterr().out.splitlines()[0]
 
 
 def test_missing_folder_is_one_sentence(tmp_path, capsys):

@@ -30,11 +30,19 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         Image.fromarray(array).save(f"{name}.png")
     hole[20:40, 20:40] = 255
     Image.fromarray(hole).save("hole.png")
+    Image.fromarray(np.repeat(np.arange(3, dtype=np.uint8), 20)[:, None].repeat(50, 1)).save("classes.png")
+    Image.fromarray(np.linspace(0, 5, 60, dtype=np.float32)[:, None].repeat(50, 1)).save("floats.tif")
+    Image.fromarray(photo).save("pages.tif", save_all=True, append_images=[Image.fromarray(photo)])
+    Path("gone.png").symlink_to("nobody.png")
     Path("half.png").write_bytes(Path("me.png").read_bytes()[:2000])
     Path("page.png").write_text("<html>not found</html>")
     Path("none").mkdir()
     Path("one").mkdir()
     shutil.copy("me.png", "one/me.png")
+    Path("links").mkdir()
+    for name in "abcdefghijklmnop":
+        shutil.copy("me.png", f"links/{name}.png")
+    Path("links/z.png").symlink_to("nowhere.png")
     Path("zipped").mkdir()
     Path("zipped/list_eval_partition.txt").write_text("000001.jpg 0\n")
     with zipfile.ZipFile("whole.zip", "w") as archive:
@@ -66,8 +74,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["data.batch_size=0"], "data.batch_size"),
         (["data.image_size=0"], "data.image_size"),
         (["sampler=ddim", "sampler.steps=0"], "sampler.steps must be 1 or more, got 0"),
-        (["data=folder", "data.root=none"], "There are no pictures (png, jpg, webp, bmp) in none"),
+        (["data=folder", "data.root=none"], "There are no pictures (png, jpg, webp, avif, heic, bmp, tif) in none"),
         (["data=folder", "data.root=nowhere"], "There is no folder nowhere"),
+        (["data=folder", "data.root=links"], "1 pictures of links cannot be read, where 0 (0.1 %) may be"),
         (["data=folder", "data.root=one"], "holds no pictures (train 1, valid 0, test 0)"),
         (["data=celeba", "data.root=nowhere"], "There is no folder nowhere to read CelebA from: get img_align_celeba"),
         (["data=celeba", "data.root=none"], "none has neither img_align_celeba.zip nor a folder img_align_celeba"),
@@ -96,6 +105,13 @@ def test_train(folder: Path, run_script: RunScript, overrides: list[str], said: 
         (["mask=small.png"], "the mask is 50x20 and the image 50x60"),
         (["mask=empty.png"], "the mask is black all over"),
         (["mask=full.png"], "the mask is white all over"),
+        (["mask=classes.png"], "it is L and holds 0 (33.3 %), 1 (33.3 %), 2 (33.3 %); say mask_mode=white if what is"),
+        (["mask=hole.png", "mask_mode=black"], "mask_mode=black is none of white, transparent, nonzero"),
+        (["mask=hole.png", "mask_mode=transparent"], "the mask (L) has no transparency"),
+        (["image=floats.tif"], "the picture's values (F) go from 0 to 5, which does not say what white is"),
+        (["image=pages.tif"], "image=pages.tif has 2 pages: save the one that you mean"),
+        (["image=gone.png"], "image=gone.png cannot be read: it is a link to nobody.png, which is not there"),
+        (["mask=none"], "mask=none cannot be read: it is a folder and no file"),
         (["image=half.png"], "image=half.png cannot be read"),
         (["image=page.png"], "image=page.png cannot be read"),
         (["mask=page.png"], "mask=page.png cannot be read"),

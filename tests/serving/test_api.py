@@ -16,8 +16,9 @@ from fakes import FakeEngine, decoded, encoded, files, hole, photo, served, unti
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
+from diffusion_lab.holes import as_mask
 from diffusion_lab.inpainting import Inpainter
-from diffusion_lab.restoration import as_mask, restore
+from diffusion_lab.restoration import restore
 from diffusion_lab.serving.api import create_app
 from diffusion_lab.serving.desk import Limits, offered
 from diffusion_lab.serving.engine import JobFailed, NotReady, QueueFull
@@ -111,6 +112,52 @@ class TestFilling:
         assert calls == [None, 4, 10, None]
 
 
+def drawn(kind: str) -> Image.Image:
+    """The usual hole as another program would save it."""
+    inside = np.asarray(hole()) > 127
+    red = np.zeros((*inside.shape, 3), np.uint8)
+    red[inside, 0] = 255
+    clear = Image.new("RGBA", hole().size, "white")
+    clear.putalpha(hole())
+    return {"labels": Image.fromarray(inside.astype(np.uint8)), "red": Image.fromarray(red), "clear": clear}[kind]
+
+
+class TestMasks:
+    """One reading of masks, whichever way they come in."""
+
+    @pytest.mark.parametrize("kind", ["labels", "red", "clear"])
+    @pytest.mark.parametrize("path", ["/v1/inpaint", "/v1/jobs"])
+    def test_every_kind_is_the_same_hole(self, service: httpx.Client, engine: FakeEngine, path: str, kind: str) -> None:
+        for mask in (hole(), drawn(kind)):
+            assert service.post(path, files=files(mask=mask)).status_code in (200, 202)
+        until(lambda: len(engine.jobs) == 2)
+        assert engine.jobs[0].mask.equal(engine.jobs[1].mask)
+
+    @pytest.mark.parametrize("path", ["/v1/inpaint", "/v1/jobs", "/v1/masks"])
+    def test_what_can_be_read_in_two_ways_is_said_until_it_is_told(self, service: httpx.Client, path: str) -> None:
+        classes = np.zeros((40, 60), np.uint8)
+        classes[:10], classes[10:20] = 1, 2
+        given = files(mask=Image.fromarray(classes))
+        given = {name: content for name, content in given.items() if name == "mask" or path != "/v1/masks"}
+        answer = service.post(path, files=given)
+        found = error(answer)
+        assert (answer.status_code, found["code"], found["param"]) == (400, "ambiguous_mask", "mask")
+        assert "it is L and holds 0 (50 %), 1 (25 %), 2 (25 %); say mask_mode=white" in found["message"]
+        assert service.post(path, files=given, data={"mask_mode": "nonzero"}).status_code in (200, 202)
+        refused = service.post(path, files=given, data={"mask_mode": "transparent"})
+        assert (refused.status_code, error(refused)["code"]) == (400, "invalid_mask")
+        wrong = service.post(path, files=given, data={"mask_mode": "black"})
+        assert (wrong.status_code, error(wrong)["param"]) == (422, "mask_mode")
+
+    def test_a_mask_as_it_is_read(self, service: httpx.Client) -> None:
+        for mask in (drawn("labels"), drawn("red"), drawn("clear"), hole()):
+            answer = service.post("/v1/masks", files={"mask": encoded(mask)})
+            assert (answer.status_code, answer.headers["content-type"]) == (200, "image/png")
+            assert np.array_equal(decoded(answer.content)[..., 0], np.asarray(hole()))
+        whole = service.post("/v1/masks", files={"mask": encoded(drawn("clear"))}, data={"mask_mode": "transparent"})
+        assert np.array_equal(decoded(whole.content)[..., 0], 255 - np.asarray(hole()))
+
+
 def exif_turned() -> bytes:
     exif = Image.Exif()
     exif[0x0112] = 6  # turn by 90 degrees to see it upright
@@ -149,8 +196,9 @@ class TestUploads:
             encoded(photo().convert("CMYK"), "JPEG"),
             encoded(photo(), "WEBP", lossless=True),
             encoded(photo(), "MPO", save_all=True, append_images=[photo()]),
+            encoded(photo(), "AVIF"),
         ],
-        ids=["CMYK", "WebP", "MPO of a phone"],
+        ids=["CMYK", "WebP", "MPO of a phone", "AVIF"],
     )
     def test_every_format_is_read(self, service: httpx.Client, content: bytes) -> None:
         assert service.post("/v1/inpaint", files=files(content)).status_code == 200
@@ -176,6 +224,15 @@ class TestUploads:
             (encoded(photo(), "JPEG")[:-200], None, 400, "invalid_image", "image", "truncated|cannot be read"),
             (encoded(photo(), "GIF"), None, 400, "invalid_image", "image", "another kind"),
             (encoded(photo(), "TIFF"), None, 400, "invalid_image", "image", "another kind"),
+            (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", None, 400, "invalid_image", "image", "another kind of file: HEIC"),
+            (
+                encoded(photo(), "AVIF", save_all=True, append_images=[photo().rotate(180)]),
+                None,
+                400,
+                "invalid_image",
+                "image",
+                "anim",
+            ),
             (
                 encoded(photo(), "PNG", save_all=True, append_images=[hole()]),
                 None,
@@ -492,7 +549,7 @@ class TestOpenAPI:
                 assert operation["summary"], path
                 if method == "post":
                     assert codes >= {400, 408, 413, 415, 422, 429}, path
-                    assert (503 in codes) == (path != "/v1/eyes"), path  # which needs no engine
+                    assert (503 in codes) == (path not in ("/v1/eyes", "/v1/masks")), path  # which need no engine
                 for code, response in operation["responses"].items():
                     if int(code) >= 400:
                         found = response["content"]["application/json"]["schema"]
@@ -506,7 +563,7 @@ class TestOpenAPI:
             for example in body.get("examples", {}).values():
                 assert service.post(path, json=example["value"]).status_code in (200, 202)
                 ran += 1
-        assert ran == (3 if "/v1/eyes" in schema["paths"] else 2)
+        assert ran == (4 if "/v1/eyes" in schema["paths"] else 3)
 
 
 def test_the_service_stays_awake_while_pictures_are_worked_on(service: httpx.Client) -> None:

@@ -6,6 +6,7 @@ import httpx
 import numpy as np
 import pytest
 from fakes import FakeEngine, check_filled, encoded, hole, photo, served, until
+from PIL import Image
 
 from diffusion_lab.client import AsyncClient, Client, Completion, Progress, ServiceError
 from diffusion_lab.serving.api import create_app
@@ -49,6 +50,26 @@ def test_pictures_in_whatever_form(inpaint: Inpaint, tmp_path: Path) -> None:
     for image in (photo(), encoded(photo()), tmp_path / "me.png", str(tmp_path / "me.png")):
         (completion,) = inpaint(image)
         check(completion)
+
+
+def test_pictures_that_no_png_holds(inpaint: Inpaint) -> None:
+    for mode in ("CMYK", "YCbCr", "LAB"):
+        (completion,) = inpaint(photo().convert(mode))
+        assert completion.picture.size == photo().size
+    with pytest.raises(ValueError, match=r"a picture of floats \(F\) cannot be sent"):
+        inpaint(photo().convert("F"))
+
+
+@pytest.mark.parametrize("watched", [False, True])
+def test_a_mask_of_another_kind(inpaint: Inpaint, watched: bool) -> None:
+    on_step = (lambda progress: None) if watched else None
+    strokes = Image.new("RGBA", hole().size, "black")
+    strokes.putalpha(hole())
+    with pytest.raises(ServiceError, match=r"it is RGBA and holds transparent \(.*or mask_mode=transparent") as refused:
+        inpaint(mask=strokes, on_step=on_step)
+    assert (refused.value.code, refused.value.param) == ("ambiguous_mask", "mask")
+    (completion,) = inpaint(mask=strokes, mask_mode="nonzero", on_step=on_step)
+    check(completion)
 
 
 @pytest.mark.parametrize("watched", [False, True])

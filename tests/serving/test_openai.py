@@ -45,10 +45,12 @@ def test_the_two_conventions_are_opposites(service: httpx.Client, engine: FakeEn
     service.post("/v1/images/edits", files=files(mask=transparent()))
     service.post("/v1/inpaint", files=files())
     service.post("/v1/images/edits", files=files(), data={"mask_mode": "white"})
+    service.post("/v1/images/edits", files=files(), data={"mask_mode": "nonzero"})
+    service.post("/v1/images/edits", files=files(mask=transparent()), data={"mask_mode": "alpha"})
+    service.post("/v1/inpaint", files=files(mask=transparent()), data={"mask_mode": "transparent"})
     masks = [job.mask for job in engine.jobs]
-    assert len(masks) == 3
-    assert masks[0].equal(masks[1])
-    assert masks[0].equal(masks[2])
+    assert len(masks) == 6
+    assert all(mask.equal(masks[0]) for mask in masks)
 
 
 def test_streaming_with_partial_images(client: openai.OpenAI) -> None:

@@ -442,6 +442,43 @@ def test_a_mask_comes_back_as_it_was_exported(page: Page, tmp_path: Path) -> Non
 
 
 @in_browser
+@pytest.mark.parametrize("kind", ["labels.png", "red.jpg", "clear.png", "one bit.gif"])
+def test_a_mask_of_any_kind_is_the_same_hole(page: Page, tmp_path: Path, kind: str) -> None:
+    inside = np.zeros((148, 148), dtype=bool)
+    inside[30:70, 40:120] = True
+    red = np.zeros((148, 148, 3), np.uint8)
+    red[inside, 0] = 255
+    clear = Image.new("RGBA", (148, 148), "white")
+    clear.putalpha(Image.fromarray(inside).convert("L"))
+    made = {"labels.png": Image.fromarray(inside.astype(np.uint8)), "red.jpg": Image.fromarray(red), "clear.png": clear}
+    made.get(kind, Image.fromarray(inside)).save(tmp_path / kind)
+    page.open()
+    page.take_sample()
+    page.find("#mask-file").send_keys(str(tmp_path / kind))
+    page.until("!document.querySelector('#export').disabled")
+    assert page.hole == pytest.approx(inside.mean(), abs=0.005)
+
+
+@in_browser
+def test_who_imports_a_mask_that_can_be_read_in_two_ways_is_asked(page: Page, tmp_path: Path) -> None:
+    classes = np.zeros((148, 148), np.uint8)
+    classes[:37], classes[37:74] = 1, 2
+    Image.fromarray(classes).save(tmp_path / "classes.png")
+    page.complaints_expected = True  # the browser notes that the service said no
+    page.open()
+    page.take_sample()
+    page.find("#mask-file").send_keys(str(tmp_path / "classes.png"))
+    page.until("document.querySelector('#mask-dialog').open")
+    assert "it is L and holds 0 (50 %), 1 (25 %), 2 (25 %)." in page.find("#mask-seen").text
+    assert page.hole == 0
+    page.click("#mask-dialog [value=nonzero]")
+    page.until("!document.querySelector('#export').disabled")
+    assert page.hole == pytest.approx(0.5, abs=0.01)
+    page.click("#undo")
+    assert page.hole == 0
+
+
+@in_browser
 def test_keys_alone(page: Page) -> None:
     tab, enter, right, down, space, escape = "\ue004", "\ue007", "\ue014", "\ue015", " ", "\ue00c"
     page.open()

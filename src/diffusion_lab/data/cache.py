@@ -28,7 +28,7 @@ from diffusion_lab.data.decoding import decode
 from diffusion_lab.data.source import SPLITS, Source
 from diffusion_lab.files import flush
 
-VERSION = 1  # of decode, crop and resize: a change that alters a pixel must raise it
+VERSION = 2  # of decode, crop and resize: a change that alters a pixel must raise it
 RESAMPLING = Image.Resampling.LANCZOS  # of PIL, which widens its support when shrinking and so does not alias
 CORRUPT_PER_PICTURE = 1 / 1000  # more than this share of a source's pictures stops the build
 _CHUNK = 64  # pictures that a thread takes at a time

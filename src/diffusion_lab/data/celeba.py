@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from diffusion_lab import files
 from diffusion_lab.data import download as downloads
 from diffusion_lab.data.index import LISTS, PARTITION, Index, parse
 from diffusion_lab.data.source import files_digest, split_number
@@ -80,10 +81,10 @@ class CelebA:
         if member is None:
             raise FileNotFoundError(f"There is no picture {name} in {self._images}.")
         if self._zip is None:
-            return (self._images / member).read_bytes()
+            return files.content(self._images / member)
         try:
             return self._zip.read(member)  # zipfile locks around the shared file handle
-        except (zipfile.BadZipFile, zlib.error) as error:
+        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:  # the last one: it is encrypted
             raise OSError(f"damaged in the zip file: {error}") from None
 
     def attributes(self, split: str) -> Tensor | None:

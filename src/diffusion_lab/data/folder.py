@@ -2,18 +2,23 @@
 
 import hashlib
 import os
+import warnings
 from collections.abc import Sequence
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 
+from diffusion_lab import files
 from diffusion_lab.data.source import SPLITS, split_number
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".avif", ".heic", ".heif", ".bmp", ".tif", ".tiff"}
+KINDS = "png, jpg, webp, avif, heic, bmp, tif"
 
 
 def picture_files(folder: Path) -> list[str]:
     """Sorted paths, with forward slashes, of the pictures below a folder; hidden files are skipped.
+
+    What has a picture's name is listed, whether it can be read or not; a folder that cannot be listed is warned of.
 
     Raises:
         OSError: there is no such folder.
@@ -22,15 +27,28 @@ def picture_files(folder: Path) -> list[str]:
         raise FileNotFoundError(f"There is no folder {folder} to read pictures from.")
     found = (
         Path(parent, file).relative_to(folder).as_posix()
-        for parent, _, files in os.walk(folder)
-        for file in files
+        for parent, _, names in os.walk(folder, onerror=_skip)
+        for file in names
         if not file.startswith(".") and Path(file).suffix.lower() in SUFFIXES
     )
     return sorted(found)
 
 
+def _skip(error: OSError) -> None:
+    warnings.warn(f"{error.filename} cannot be listed ({error.strerror}): its pictures are left out.", stacklevel=2)
+
+
+def _facts(file: Path) -> tuple[int, int]:
+    """Size and time of a file; of a link that leads nowhere its own."""
+    try:
+        stat = file.stat()
+    except OSError:
+        stat = file.lstat()
+    return stat.st_size, stat.st_mtime_ns
+
+
 class Folder:
-    """Source of every png, jpg, webp and bmp below a folder.
+    """Source of every png, jpg, webp, avif, heic, bmp and tif below a folder.
 
     A picture's split depends on its own path below the folder alone: adding or removing others does not move it.
 
@@ -72,7 +90,7 @@ class Folder:
         Raises:
             OSError: it cannot be read.
         """
-        return (self.root / name).read_bytes()
+        return files.content(self.root / name)
 
     @property
     def attribute_names(self) -> Sequence[str]:
@@ -91,8 +109,7 @@ class Folder:
     @cached_property
     def digest(self) -> str:
         """Hash of the split and of the path, size and time of every picture."""
-        stats = ((name, (self.root / name).stat()) for split in self._splits for name in split)
-        facts = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+        facts = [(name, *_facts(self.root / name)) for split in self._splits for name in split]
         return hashlib.sha256(repr((self.seed, self.thresholds, facts)).encode()).hexdigest()
 
     @cached_property
@@ -102,11 +119,12 @@ class Folder:
             splits[self._number(name)].append(name)
         if not any(splits):
             raise FileNotFoundError(
-                f"There are no pictures (png, jpg, webp, bmp) in {self.root}; set data.root to a folder that has some, "
+                f"There are no pictures ({KINDS}) in {self.root}; set data.root to a folder that has some, "
                 "or run on the built-in faces with data=faces."
             )
         return splits
 
     def _number(self, name: str) -> int:
-        u = int.from_bytes(hashlib.sha256(f"{self.seed}/{name}".encode()).digest()[:8]) / 2**64
+        key = f"{self.seed}/{name}".encode(errors="surrogateescape")  # a name may be no UTF-8
+        u = int.from_bytes(hashlib.sha256(key).digest()[:8]) / 2**64
         return next((i for i, threshold in enumerate(self.thresholds) if u < threshold), len(SPLITS) - 1)

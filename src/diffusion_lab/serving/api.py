@@ -16,7 +16,7 @@ from PIL import Image
 from pydantic import BaseModel
 
 from diffusion_lab.serving import errors, eyes, jobs, openai
-from diffusion_lab.serving.desk import Desk, Filled, JobSettings, Limits, Offer, Settings
+from diffusion_lab.serving.desk import Desk, Filled, JobSettings, Limits, Offer, Reading, Settings
 from diffusion_lab.serving.engine import Engine
 from diffusion_lab.serving.errors import Mistake, declared
 from diffusion_lab.serving.measures import Measures
@@ -197,6 +197,25 @@ def inpainting(desk: Desk, trained_on: str, locks: list[Any], finds_eyes: bool) 
         filled = await unless_gone(request, desk.fill(order))
         return as_completions(filled) if as_json else as_png(filled)
 
+    @routes.post(
+        "/masks",
+        response_class=Response,
+        responses={
+            200: {
+                "description": "The mask in black and white",
+                "content": {"image/png": {"schema": {"type": "string", "contentMediaType": "image/png"}}},
+            },
+            **declared(400, *closed, 408, 413, 415, 422, 429),
+        },
+        openapi_extra=described(Reading, files=("mask",)),
+        summary="Read a mask",
+    )
+    async def masks(request: Request) -> Response:
+        """The mask as `/v1/inpaint` would read it, as a PNG in which white is the hole."""
+        form = await read_form(request, ("mask",))
+        asked = form.validated(Reading)
+        return Response(await desk.hole(form.needed("mask"), asked.mask_mode), media_type="image/png")
+
     @routes.get("/info", responses=declared(*closed), summary="What the service offers")
     async def info() -> Info:
         """The model, the samplers, and the limits of a request."""
@@ -343,8 +362,8 @@ def described(settings: type[BaseModel], files: Sequence[str] = ("image", "mask"
     """OpenAPI's description of a request with pictures, as multipart or JSON."""
     fields: dict[str, Any] = settings.model_json_schema().get("properties", {})
     meant = {
-        "image": "PNG, JPEG or WebP of any size",
-        "mask": "of the same size; white is the hole, from middle grey on",
+        "image": "PNG, JPEG, WebP or AVIF of any size",
+        "mask": "of the same size; white on black, labels, strokes of one colour, or transparency: see mask_mode",
     }
 
     def body(file: dict[str, Any], properties: dict[str, Any]) -> dict[str, Any]:
@@ -357,7 +376,7 @@ def described(settings: type[BaseModel], files: Sequence[str] = ("image", "mask"
 
     form = body({"type": "string", "contentMediaType": "application/octet-stream"}, in_a_form(fields))
     json = body({"type": "string", "contentEncoding": "base64"}, fields)
-    picture = {"contentType": "image/png, image/jpeg, image/webp"}
+    picture = {"contentType": "image/png, image/jpeg, image/webp, image/avif"}
     value = {name: example(name) for name in files} | {k: v for k, v in EXAMPLE.items() if k in fields}
     return {
         "requestBody": {

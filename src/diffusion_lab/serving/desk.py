@@ -19,8 +19,10 @@ from torch import Tensor
 from diffusion_lab import recipe
 from diffusion_lab.diffusion import samplers
 from diffusion_lab.diffusion.sampling import Sampler
+from diffusion_lab.holes import Ambiguous, MaskMode, as_mask
+from diffusion_lab.opening import TooLarge, as_rgb, opened
 from diffusion_lab.pictures import png, to_float
-from diffusion_lab.restoration import Cut, TooLarge, as_mask, as_rgb, cut_out, opened, paste_back
+from diffusion_lab.restoration import Cut, cut_out, paste_back
 from diffusion_lab.serving.engine import Engine, Event, Finished, Job, JobFailed, QueueFull, Refused
 from diffusion_lab.serving.errors import Mistake
 from diffusion_lab.serving.measures import Measures
@@ -29,8 +31,9 @@ Asked = TypeVar("Asked", bound="Settings")
 Made = TypeVar("Made")
 Given = TypeVarTuple("Given")
 
-FORMATS = ("PNG", "JPEG", "WEBP")
-"""What is read: each decoder that is open to the world is one more that may have a fault."""
+FORMATS = ("PNG", "JPEG", "WEBP", "AVIF")
+"""What is read: each decoder that is open to the world is one more that may have a fault. HEIC's had, in 2026, one by
+which a picture ran code."""
 MOST_SEED = 2**53 - 1024
 """Seeds and their successors are exact in JSON, whose readers often keep numbers as doubles."""
 PREVIEW = 512
@@ -105,10 +108,19 @@ def offered(model_recipe: Mapping[str, Any]) -> dict[str, Offer]:
     return {name: mine, **{other: offer for other, offer in OFFERS.items() if other != name}}
 
 
-class Settings(BaseModel):
-    """How a hole is to be filled."""
+class Reading(BaseModel):
+    """How a mask is to be read."""
 
     model_config = ConfigDict(extra="forbid")
+
+    mask_mode: MaskMode | None = Field(
+        None,
+        description="the hole is what is light, what is transparent, or all that is not 0; null: seen from what varies",
+    )
+
+
+class Settings(Reading):
+    """How a hole is to be filled."""
 
     num_samples: int = Field(1, ge=1, description="completions, with the seeds seed, seed + 1, ...")
     steps: int | None = Field(None, ge=1, description="of the sampler; null: as many as it has of itself")
@@ -213,7 +225,7 @@ class Desk:
             mask: encoded, of the same size; None takes the transparency of the image.
             settings: already validated.
             previews: pictures on the way.
-            transparent: whether the hole is where the mask is transparent, instead of white.
+            transparent: whether the hole is where the mask is wholly transparent, instead of by its `mask_mode`.
 
         Raises:
             Mistake: if a picture cannot be read, or is too large, or the mask does not fit.
@@ -221,7 +233,7 @@ class Desk:
         sampler = self._sampler(settings)
         seed = secrets.randbits(32) if settings.seed is None else settings.seed
         seeds = tuple(range(seed, seed + settings.num_samples))
-        cut, small = await self._beside(self._read, image, mask, transparent)
+        cut, small = await self._beside(self._read, image, mask, transparent, settings.mask_mode)
         job = Job(cut.image, cut.hole, seeds, sampler, previews)
         order = Order(cut, job, settings.feather, small)
         if self._held + order.pixels > self.limits.held:
@@ -239,6 +251,14 @@ class Desk:
             Mistake: if it cannot be read, or is too large.
         """
         return await self._beside(lambda: look(as_rgb(self._opened(image, "image"))))
+
+    async def hole(self, mask: bytes, mask_mode: MaskMode | None) -> bytes:
+        """A mask as it is read: a PNG of black and white, white = hole.
+
+        Raises:
+            Mistake: if it cannot be read, or in more than one way, or is too large.
+        """
+        return await self._beside(self._plain, mask, mask_mode)
 
     async def events(self, order: Order) -> AsyncGenerator[Event, None]:
         """What the engine says of an order; closing it gives the job up.
@@ -309,19 +329,24 @@ class Desk:
             raise Mistake(422, "invalid_request", f"steps: {name} takes {offer.least} at least", "steps")
         return offer.make(steps)
 
-    def _read(self, image: bytes, mask: bytes | None, transparent: bool) -> tuple[Cut, Cut]:
+    def _read(self, image: bytes, mask: bytes | None, transparent: bool, mask_mode: MaskMode | None) -> tuple[Cut, Cut]:
         """The picture around its hole, and a small copy of it."""
         picture = self._opened(image, "image")
         if mask is None:
             hole = alpha_mask(picture, "image")
         else:
             shape = self._opened(mask, "mask")
-            hole = alpha_mask(shape, "mask") if transparent else as_mask(shape)
+            hole = alpha_mask(shape, "mask") if transparent else hole_of(shape, mask_mode)
         try:
             cut = cut_out(as_rgb(picture), hole, self.engine.image_size, self.engine.crop)
         except ValueError as error:
             raise Mistake(400, "invalid_mask", str(error), "mask") from None
         return cut, cut.within(PREVIEW)
+
+    def _plain(self, mask: bytes, mask_mode: MaskMode | None) -> bytes:
+        stream = io.BytesIO()
+        Image.fromarray(hole_of(self._opened(mask, "mask"), mask_mode)[0].numpy()).save(stream, "PNG")
+        return stream.getvalue()
 
     def _opened(self, content: bytes, what: str) -> Image.Image:
         try:
@@ -330,6 +355,19 @@ class Desk:
             raise Mistake(413, "too_large", str(error), what) from None
         except ValueError as error:
             raise Mistake(400, f"invalid_{what}", str(error), what) from None
+
+
+def hole_of(picture: Image.Image, mask_mode: MaskMode | None) -> Tensor:
+    """``(1, H, W)`` bool of a mask.
+
+    Raises:
+        Mistake: if it does not say what is the hole.
+    """
+    try:
+        return as_mask(picture, mask_mode)
+    except ValueError as error:
+        code = "ambiguous_mask" if isinstance(error, Ambiguous) else "invalid_mask"
+        raise Mistake(400, code, str(error), "mask") from None
 
 
 def alpha_mask(picture: Image.Image, what: str) -> Tensor:

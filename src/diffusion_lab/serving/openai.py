@@ -18,6 +18,7 @@ from fastapi.sse import format_sse_event
 from PIL import Image
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
+from diffusion_lab.holes import MaskMode
 from diffusion_lab.pictures import png
 from diffusion_lab.serving.desk import Desk, Order, Settings
 from diffusion_lab.serving.engine import Event, Finished, Stepped
@@ -59,7 +60,9 @@ class Edit(BaseModel):
     output_compression: int | None = Field(None, ge=0, le=100, description="quality of JPEG and WebP; null: the best")
     stream: bool = Field(False, description="server-sent events, with previews and then the results")
     partial_images: int = Field(0, ge=0, le=3, description="previews on the way, when streaming")
-    mask_mode: Literal["alpha", "white"] = Field("alpha", description="what is the hole in the mask")
+    mask_mode: MaskMode = Field(
+        "transparent", description="what is the hole in the mask; wholly transparent, if that is"
+    )
     steps: int | None = Field(
         None, ge=1, validation_alias=AliasChoices("num_inference_steps", "steps"), description="of the sampler"
     )
@@ -70,7 +73,9 @@ class Edit(BaseModel):
     @field_validator("output_format", "partial_images", "n", "stream", "mask_mode", mode="before")
     @classmethod
     def given(cls, value: object, info: ValidationInfo) -> object:
-        """Null is OpenAI's word for "as usual"."""
+        """Null is OpenAI's word for "as usual", and alpha was ours for transparent."""
+        if info.field_name == "mask_mode" and value == "alpha":
+            return "transparent"
         return cls.model_fields[info.field_name or ""].default if value is None else value
 
     def settings(self, model: type[Settings]) -> Settings:
@@ -86,6 +91,7 @@ class Edit(BaseModel):
                 sampler=self.sampler,
                 seed=self.seed,
                 feather=self.feather,
+                mask_mode=self.mask_mode,
             )
         except ValidationError as error:
             named = [
@@ -144,7 +150,7 @@ def router(desk: Desk, dependencies: Sequence[Any]) -> APIRouter:
             mask,
             asked.settings(settings),
             previews=asked.partial_images if asked.stream else 0,
-            transparent=mask is None or asked.mask_mode == "alpha",
+            transparent=mask is None or asked.mask_mode == "transparent",
         )
         size = size_of(order, asked.size)
         encode = partial(encoded, kind=asked.output_format, quality=asked.output_compression)
@@ -265,13 +271,13 @@ def described(settings: type[Settings]) -> dict[str, Any]:
         fields[NAMES.get(name, name)] |= bounds
     file = {"type": "string", "contentMediaType": "application/octet-stream"}
     files = {
-        "image": {**file, "description": "PNG, JPEG or WebP of any size"},
+        "image": {**file, "description": "PNG, JPEG, WebP or AVIF of any size"},
         "mask": {
             **file,
             "description": "of the same size, transparent (alpha 0) in the hole; none: the image's own alpha",
         },
     }
     form = {"type": "object", "required": ["image"], "properties": {**files, **fields}}
-    encoding = {name: {"contentType": "image/png, image/jpeg, image/webp"} for name in files}
+    encoding = {name: {"contentType": "image/png, image/jpeg, image/webp, image/avif"} for name in files}
     body = {"multipart/form-data": {"schema": form, "encoding": encoding}}
     return {"requestBody": {"required": True, "content": body}}

@@ -186,13 +186,21 @@ function describe() {
   $("fill").textContent = view() === "done" ? "Fill again" : "Fill the hole";
 }
 
-async function importMask(file) {
+/** Takes a mask of a file; the service says what is the hole in it, or a person does where the file does not. */
+async function importMask(file, mode = null) {
+  const { mask } = editor;
   try {
-    const image = await sources.decoded(file);
-    editor.change((mask) => mask.load(image));
+    const image = await sources.decoded(await service.mask(await sources.readable(file), mode));
+    if (editor.mask === mask) editor.change(() => mask.load(image));
     URL.revokeObjectURL(image.src);
   } catch (error) {
-    explain(error, null);
+    if (error.code !== "ambiguous_mask") return explain(error, () => importMask(file, mode));
+    for (const button of document.querySelectorAll("#mask-dialog [value]")) {
+      button.onclick = () => importMask(file, button.value);
+    }
+    const [seen] = error.message.split("; say ");
+    $("mask-seen").textContent = `${seen[0].toUpperCase()}${seen.slice(1)}.`;
+    $("mask-dialog").showModal();
   }
 }
 

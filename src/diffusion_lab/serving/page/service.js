@@ -63,6 +63,14 @@ export async function eyes(picture) {
   return faces[0] ?? null;
 }
 
+/** A mask of any kind in black and white, white = hole; `mode` says what is the hole where the mask itself does not. */
+export async function mask(picture, mode) {
+  const body = new FormData();
+  body.set("mask", picture, "mask");
+  if (mode) body.set("mask_mode", mode);
+  return (await request("v1/masks", { method: "POST", body })).blob();
+}
+
 /** Hands a picture and its hole over; `settings` holds num_samples, steps, sampler and seed. */
 export async function submit(picture, mask, settings, previews) {
   const body = new FormData();

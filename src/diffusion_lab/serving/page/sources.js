@@ -53,6 +53,17 @@ export async function opened(blob, name, limits) {
   return { ...made, note: shrink < 1 ? `Scaled to ${made.width} × ${made.height} to fit the service.` : "" };
 }
 
+/** A file as the service reads it: itself, or a PNG of what the browser makes of it, transparency and all. */
+export async function readable(blob) {
+  if (SENT_AS_IS[blob.type]) return blob;
+  const image = await decoded(blob);
+  const canvas = document.createElement("canvas");
+  [canvas.width, canvas.height] = [image.naturalWidth, image.naturalHeight];
+  canvas.getContext("2d").drawImage(image, 0, 0);
+  URL.revokeObjectURL(image.src);
+  return encoded(canvas, "image/png");
+}
+
 /** A picture to work on, of a canvas. */
 export const fromCanvas = async (canvas, name, limits) =>
   opened(await encoded(canvas, "image/png"), name, limits);
