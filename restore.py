@@ -1,4 +1,4 @@
-"""Restore one picture by what a model was trained for: `uv run restore.py image=old.jpg`; mask= where the task has one."""
+"""Restore one picture by what a model was trained for: `uv run restore.py image=old.jpg`; mask= if it fills holes."""
 
 from omegaconf import DictConfig
 
