@@ -16,6 +16,7 @@ from PIL import Image
 
 from diffusion_lab.data.crops import full
 from diffusion_lab.serving.engine import Code, Event, Finished, Job, Queued, Stage, Stats, Stepped
+from diffusion_lab.serving.run import configured
 
 RED = torch.tensor([1.0, -1.0, -1.0]).view(1, 3, 1, 1)
 
@@ -97,8 +98,10 @@ class FakeEngine:
 
 @contextmanager
 def served(app: FastAPI) -> Iterator[str]:
-    """The address of an app on a real server, which a client can leave."""
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", timeout_graceful_shutdown=1))
+    """The address of an app on the server that `serve` starts, which a client can leave."""
+    config = configured(app)
+    config.port, config.timeout_graceful_shutdown = 0, 1
+    server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
