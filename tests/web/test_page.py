@@ -37,6 +37,9 @@ DRAWN = """(() => { const i = document.querySelector('#before'), c = document.cr
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
 
+BOX = find_spec("axe_playwright_python")  # which is not imported: it would want Playwright
+AXE = None if BOX is None or BOX.origin is None else Path(BOX.origin).with_name("axe.min.js")
+
 in_browser = pytest.mark.skipif(
     CHROMIUM is None or DRIVER is None, reason="no chromium with chromedriver: apt-get install chromium chromium-driver"
 )
@@ -229,6 +232,14 @@ class Page:
         content = path.read_bytes()
         path.unlink()
         return content
+
+    def faults(self) -> list[str]:
+        """What axe-core finds wrong with the page as it stands."""
+        assert AXE is not None
+        if not self.js("Boolean(window.axe)"):
+            self.driver.execute_script(AXE.read_text())
+        found = self.driver.execute_async_script("axe.run().then((seen) => arguments[0](seen.violations))")
+        return [f"{wrong['id']}: {[node['html'][:120] for node in wrong['nodes']]}" for wrong in found]
 
     def pick(self, name: str, value: str) -> None:
         self.js(f"document.querySelector('[name={name}][value=\"{value}\"]').click()")
@@ -522,6 +533,68 @@ def test_every_control_has_a_name(page: Page) -> None:
 
 
 @in_browser
+@pytest.mark.skipif(AXE is None, reason="without axe-playwright-python")
+@pytest.mark.parametrize(("width", "colours"), [(1280, "light"), (360, "dark")])
+def test_axe_finds_nothing_in_any_state(page: Page, width: int, colours: str, tmp_path: Path) -> None:
+    """All rules of axe-core, the best practices too, in each of the five views, in a notice, a dialog and the docs."""
+    page.open(width, 800, touch=width < 500, colours=colours)
+    assert page.faults() == []
+    (tmp_path / "no.png").write_bytes(b"not a picture")
+    page.find("#file").send_keys(str(tmp_path / "no.png"))
+    page.until("!document.querySelector('#notice').hidden")
+    assert page.faults() == []
+    page.take_sample()
+    assert page.faults() == []
+    page.drag((0.4, 0.6), (0.6, 0.6))
+    assert page.faults() == []
+    page.click("#align")
+    assert page.faults() == []
+    page.click("#align-cancel")
+    page.steps(1000)
+    page.fill()
+    page.until("document.querySelector('#progress-text').textContent.startsWith('Step')")
+    assert page.faults() == []
+    page.click("#cancel")
+    page.until("document.body.dataset.view === 'painting'")
+    page.steps(5)
+    page.finish()
+    assert page.faults() == []
+    page.click("#curl")
+    assert page.faults() == []
+    page.click("#curl-close")
+    page.driver.get(f"{page.service.url}/docs")
+    page.until("document.querySelector('.operation')")
+    assert page.faults() == []
+
+
+@in_browser
+def test_every_view_has_one_first_heading(page: Page) -> None:
+    def headings() -> list[str]:
+        shown = "[...document.querySelectorAll('h1')].filter((h) => h.checkVisibility()).map((h) => h.textContent)"
+        return list(page.js(shown))
+
+    page.open()
+    seen = [headings()]
+    page.take_sample()
+    page.drag((0.4, 0.6), (0.6, 0.6))
+    seen.append(headings())
+    page.click("#align")
+    seen.append(headings())
+    page.click("#align-cancel")
+    page.steps(1000)
+    page.fill()
+    page.until("document.querySelector('#progress-text').textContent.startsWith('Step')")
+    seen.append(headings())
+    page.click("#cancel")
+    page.until("document.body.dataset.view === 'painting'")
+    page.steps(5)
+    page.finish()
+    seen.append(headings())
+    assert [len(names) for names in seen] == [1] * 5, seen
+    assert len({name for names in seen for name in names}) == 5
+
+
+@in_browser
 def test_two_clicks_on_the_eyes_align_the_face(page: Page, tmp_path: Path) -> None:
     picture = Image.new("RGB", (600, 500), (128, 128, 128))
     draw = ImageDraw.Draw(picture)
@@ -634,6 +707,7 @@ def test_a_key_is_asked_for_until_it_is_right(page: Page) -> None:
         wrong = "!document.querySelector('#key-wrong').hidden"
         page.until(asked)
         assert not page.js(wrong)
+        assert AXE is None or page.faults() == []
         page.keys("\ue00c")  # escape: it can be asked again
         page.until("document.querySelector('#notice-action').textContent === 'Enter it'")
         page.click("#notice-action")
