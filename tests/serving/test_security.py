@@ -11,6 +11,7 @@ from diffusion_lab.serving.__main__ import main
 from diffusion_lab.serving.api import create_app
 from diffusion_lab.serving.desk import offered
 from diffusion_lab.serving.security import Keys, check_open, digest, is_loopback, new_key
+from patience import PATIENCE
 from small import MODEL
 
 OPEN = ("/", "/docs", "/page/page.css", "/openapi.json", "/healthz", "/readyz", "/version", "/metrics")
@@ -56,7 +57,7 @@ def test_a_new_key_fits_its_hash(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_door() -> None:
     key = new_key()
     app = create_app(FakeEngine(), offered({"model": MODEL}), keys=Keys([digest(key)]))
-    with served(app) as url, httpx.Client(base_url=url) as client:
+    with served(app) as url, httpx.Client(base_url=url, timeout=PATIENCE) as client:
         paths = client.get("/openapi.json").json()["paths"]
         shut = {(method, path) for path, methods in paths.items() for method in methods if path not in OPEN}
         assert shut >= {("get", "/v1/info"), ("post", "/v1/jobs"), ("post", "/v1/images/edits")}
@@ -85,7 +86,7 @@ def test_a_job_belongs_to_the_key_that_started_it() -> None:
     mine, other = new_key(), new_key()
     engine = FakeEngine()
     app = create_app(engine, offered({"model": MODEL}), keys=Keys([digest(mine), digest(other)]))
-    with served(app) as url, httpx.Client(base_url=url, headers={"X-API-Key": mine}) as client:
+    with served(app) as url, httpx.Client(base_url=url, headers={"X-API-Key": mine}, timeout=PATIENCE) as client:
         paths = client.get("/openapi.json").json()["paths"]
         routes = [(method, path) for path, methods in paths.items() for method in methods if "{job_id}" in path]
         assert len(routes) == 4
