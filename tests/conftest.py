@@ -9,12 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hydra.core.global_hydra import GlobalHydra
+from hypothesis import HealthCheck, settings
 from PIL import Image
 
 from diffusion_lab.inpainting import Inpainter
 from small import small_inpainter
 
 ROOT = Path(__file__).parents[1]
+
+settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")
 
 PARTS = (0, 0, 0, 0, 0, 0, 0, 0, 1, 2)
 

@@ -4,9 +4,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from diffusion_lab.diffusion import samplers
 from diffusion_lab.diffusion.denoiser import Prediction
 from diffusion_lab.diffusion.samplers import ddim, ddpm
-from diffusion_lab.diffusion.sampling import Rows
+from diffusion_lab.diffusion.sampling import Rows, Sampler
 from diffusion_lab.inpainting import Inpainter
 from diffusion_lab.pictures import to_uint8
 
@@ -27,6 +28,38 @@ def test_known_pixels_come_back_bit_for_bit(inpainter: Inpainter, seed: int, sha
     assert torch.equal(result[known], image[known])
     assert bool(torch.isfinite(result).all())
     assert float(result.abs().max()) <= 1
+
+
+SAMPLERS = [
+    *(samplers.ddpm(4, clip=clip) for clip in (True, False)),
+    *(samplers.ddim(4, eta=0.5, clip=clip) for clip in (True, False)),
+    samplers.ddim_quadratic(4, clip=False),
+    samplers.ddim_thresholded(4),
+    samplers.palette(4),
+    samplers.dpm_solver(4, clip=False),
+    samplers.dpm_solver_karras(4, eta=1.0, clip=False),
+    samplers.heun(4, churn=2.0, clip=False),
+    samplers.replacement(4, clip=False),
+    samplers.repaint(4, jump=2, resamples=2, clip=False),
+    samplers.dps(4, clip=False),
+    samplers.mcg(4, clip=False),
+    samplers.ddnm(4, clip=False),
+]
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("loud", [1.0, 1e4])
+def test_a_picture_is_one_whatever_sampler_and_network_say(inpainter: Inpainter, sampler: Sampler, loud: float) -> None:
+    handle = inpainter.denoiser.network.register_forward_hook(lambda module, inputs, output: loud * output)
+    reached = []
+    image, mask = faces(2)
+    result = inpainter(
+        image, mask, seeds=[0, 1], sampler=sampler, on_step=lambda rows, _: reached.append(rows.x.abs().max())
+    )
+    handle.remove()
+    assert float(result.abs().max()) <= 1
+    if loud > 1:
+        assert max(reached) > 1  # else this would be no test of it
 
 
 def test_what_lies_in_the_hole_is_never_looked_at(inpainter: Inpainter) -> None:

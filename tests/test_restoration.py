@@ -64,6 +64,33 @@ def test_the_square_stays_where_it_holds_the_hole() -> None:
     assert (moved.top, moved.side) == (40, 60)
 
 
+@given(st.integers(1, 60), st.integers(1, 60), st.data())
+def test_the_square_holds_the_hole_and_is_no_larger_than_it_must_be(
+    width: int, height: int, data: st.DataObject
+) -> None:
+    """A hole of any shape, and any preferred square within the picture."""
+    mask = torch.zeros(1, height, width, dtype=torch.bool)
+    for _ in range(data.draw(st.integers(1, 3))):
+        top, left = data.draw(st.integers(0, height - 1)), data.draw(st.integers(0, width - 1))
+        mask[:, top : data.draw(st.integers(top + 1, height)), left : data.draw(st.integers(left + 1, width))] = True
+    wanted = data.draw(st.integers(1, min(width, height)))
+    x, y = data.draw(st.integers(0, width - wanted)), data.draw(st.integers(0, height - wanted))
+    square = square_around(mask, (x, y, x + wanted, y + wanted))
+    rows, columns = mask[0].any(1).nonzero().flatten().tolist(), mask[0].any(0).nonzero().flatten().tolist()
+    assert square.side == max(wanted, rows[-1] - rows[0] + 1, columns[-1] - columns[0] + 1)
+    for start, length, hole, preferred in (
+        (square.left, width, columns, x),
+        (square.top, height, rows, y),
+    ):
+        assert start <= hole[0]
+        assert hole[-1] < start + square.side
+        if square.side <= length:
+            assert 0 <= start <= length - square.side  # nothing beyond the picture is shown
+        if square.side == wanted and preferred <= hole[0] and hole[-1] < preferred + wanted:
+            assert start == preferred
+    assert int(square.cut(mask).sum()) >= int(mask.sum())  # borders are repeated, so that it may be more
+
+
 def test_the_feather_lies_inside() -> None:
     mask = torch.zeros(1, 21, 21, dtype=torch.bool)
     mask[:, 5:16, 5:16] = True

@@ -126,6 +126,22 @@ def test_uniform_level_samplers_stay_on_the_table(u, w):
     assert continuous.next_level == discrete.next_level
 
 
+@pytest.mark.parametrize("steps", [1, 2, 7, 1000])
+@pytest.mark.parametrize("second", [0.0, 0.5, 0.999])
+def test_every_step_of_the_schedule_is_trained_equally_often(steps, second):
+    """t uniform on 1..T, both ends included (DDPM algorithm 1), for every level sampler that says it is."""
+    schedule, each = jsd(steps), 10
+    u = (torch.arange(each * steps, dtype=torch.float64) + 0.5) / (each * steps)
+    uniforms = torch.stack([u, torch.full_like(u, second)], 1)
+    for sampler in (discrete_levels, continuous_levels, LossSecondMoment(steps)):
+        levels = sampler(schedule, uniforms)
+        t = 1 + schedule.time(levels.next_level).round().long()
+        assert torch.bincount(t, minlength=steps + 1).tolist() == [0, *[each] * steps]
+        inside = second if sampler is continuous_levels else 0.0
+        torch.testing.assert_close(levels.level, torch.lerp(schedule.alpha_bar[t], schedule.alpha_bar[t - 1], inside))
+        assert levels.weight.tolist() == [1.0] * len(u)
+
+
 def test_lognormal_levels_are_lognormal():
     u = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
     levels = lognormal_levels(linear(), torch.stack([u, u], 1))

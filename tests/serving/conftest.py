@@ -4,19 +4,20 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
-from fakes import FakeEngine, served
+from fakes import FakeEngine, served, until
 
 from diffusion_lab.inpainting import Inpainter
 from diffusion_lab.serving.api import create_app
 from diffusion_lab.serving.desk import Limits, offered
 from diffusion_lab.serving.local import LocalEngine
+from patience import PATIENCE
 from small import MODEL, small_inpainter
 
 
 @pytest.fixture(scope="session")
 def _fake() -> Iterator[tuple[FakeEngine, str]]:
     engine = FakeEngine()
-    app = create_app(engine, offered({"model": MODEL}), limits=Limits(pixels=1_000_000, bytes=2**20, seconds=2.0))
+    app = create_app(engine, offered({"model": MODEL}), limits=Limits(pixels=1_000_000, bytes=2**20))
     with served(app) as url:
         yield engine, url
 
@@ -30,8 +31,8 @@ def engine(_fake: tuple[FakeEngine, str]) -> Iterator[FakeEngine]:
 
 @pytest.fixture
 def service(_fake: tuple[FakeEngine, str], engine: FakeEngine) -> Iterator[httpx.Client]:
-    """A client of the service in front of `engine`: a megapixel, a MiB and two seconds are its limits."""
-    with httpx.Client(base_url=_fake[1], timeout=20) as client:
+    """A client of the service in front of `engine`: a megapixel and a MiB are its limits."""
+    with httpx.Client(base_url=_fake[1], timeout=PATIENCE) as client:
         yield client
 
 
@@ -46,7 +47,6 @@ def url(model: Inpainter) -> Iterator[str]:
     """The address of the service in front of `model`."""
     engine = LocalEngine(model, "tiny@1")
     with served(create_app(engine, offered(model.recipe), trained_on="none")) as address:
-        with httpx.Client(base_url=address) as client:
-            while client.get("/readyz").status_code != 200:
-                pass
+        with httpx.Client(base_url=address, timeout=PATIENCE) as client:
+            until(lambda: client.get("/readyz").status_code == 200)
         yield address

@@ -2,12 +2,13 @@
 
 import asyncio
 import io
+import socket
 import threading
-import time
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import numpy as np
 import torch
 import uvicorn
@@ -16,6 +17,8 @@ from PIL import Image
 
 from diffusion_lab.data.crops import full
 from diffusion_lab.serving.engine import Code, Event, Finished, Job, Queued, Stage, Stats, Stepped
+from diffusion_lab.serving.run import configured
+from patience import until as until  # most tests want it beside the fakes
 
 RED = torch.tensor([1.0, -1.0, -1.0]).view(1, 3, 1, 1)
 
@@ -97,8 +100,10 @@ class FakeEngine:
 
 @contextmanager
 def served(app: FastAPI) -> Iterator[str]:
-    """The address of an app on a real server, which a client can leave."""
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", timeout_graceful_shutdown=1))
+    """The address of an app on the server that `serve` starts, which a client can leave."""
+    config = configured(app)
+    config.port, config.timeout_graceful_shutdown = 0, 1
+    server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
@@ -109,12 +114,26 @@ def served(app: FastAPI) -> Iterator[str]:
         thread.join()
 
 
-def until(true: Callable[[], bool], seconds: float = 10.0) -> None:
-    """Waits for something to become true."""
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "it did not come"
-        time.sleep(0.002)
+@contextmanager
+def leaving(url: str, path: str, sent: Mapping[str, bytes], **data: str) -> Iterator[None]:
+    """A client that has sent its request, and leaves without an answer when the block ends."""
+    with httpx.Client(base_url=url) as client:
+        request = client.build_request("POST", path, files=sent, data=data)
+    head = "".join(f"{name}: {value}\r\n" for name, value in request.headers.items())
+    with socket.create_connection((request.url.host, request.url.port or 80)) as gone:
+        gone.sendall(f"POST {path} HTTP/1.1\r\n{head}\r\n".encode() + request.read())
+        yield
+
+
+class Clock:
+    """Stands in for `time` where a test says how late it is; nothing takes no time at all."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        self.now += 1e-9
+        return self.now
 
 
 def photo(width: int = 60, height: int = 40) -> Image.Image:

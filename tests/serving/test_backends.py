@@ -22,6 +22,7 @@ from diffusion_lab.serving.engine import Finished, Job, SwapRefused
 from diffusion_lab.serving.local import LocalEngine, Unmeasured
 from diffusion_lab.serving.run import local
 from diffusion_lab.serving.swapping import checked
+from patience import PATIENCE
 
 CPU = torch.device("cpu")
 
@@ -97,7 +98,7 @@ async def result_of(engine: LocalEngine, asked: Job) -> Finished:
     return last
 
 
-def run(coroutine: Coroutine[Any, Any, None], seconds: float = 60) -> None:
+def run(coroutine: Coroutine[Any, Any, None], seconds: float = PATIENCE) -> None:
     asyncio.run(asyncio.wait_for(coroutine, seconds))
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from fakes import encoded, hole, photo, transparent
 
+from patience import PATIENCE
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -39,7 +41,7 @@ def test_curl_lines(page: str, least: int, here: Path, url: str) -> None:
     job = ""
     for line in lines:
         command = line.replace("localhost:8000", url).replace("<id>", job)
-        done = subprocess.run(["bash", "-c", command], check=True, capture_output=True, timeout=60)
+        done = subprocess.run(["bash", "-c", command], check=True, capture_output=True, timeout=PATIENCE)
         if saved := re.search(r"-o (\S+)", line):
             assert (here / saved[1]).read_bytes().startswith(b"\x89PNG"), line
         elif line.startswith("curl -sN"):

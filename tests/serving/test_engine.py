@@ -3,16 +3,14 @@ import pickle
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import replace
-from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
-from fakes import Heard
+from fakes import Clock, Heard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -36,6 +34,7 @@ from diffusion_lab.serving.engine import (
     Stepped,
 )
 from diffusion_lab.serving.local import LocalEngine
+from patience import PATIENCE
 
 SAMPLERS = [
     ddim(steps=3),
@@ -72,7 +71,7 @@ class Elementwise(nn.Module):
         self.calls.append(len(x))
         self.entered.release()
         if self.held:
-            assert self.passes.acquire(timeout=20)
+            assert self.passes.acquire(timeout=PATIENCE)
         output = x * self.weight + channels[:, :3] * 0.1 + channels[:, 3:] * 0.05 + time.reshape(-1, 1, 1, 1) * 0.2
         return self.fault(channels, output)
 
@@ -153,15 +152,20 @@ async def begun(engine: LocalEngine, asked: Job) -> asyncio.Task[Finished]:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    for _ in range(5000):
-        if condition():
-            return
+    while not condition():  # `run` has an end
         await asyncio.sleep(0.001)
-    raise AssertionError("it never happened")
 
 
 def run(coroutine: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(asyncio.wait_for(coroutine, 60))
+    asyncio.run(asyncio.wait_for(coroutine, PATIENCE))
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """That the engine goes by."""
+    clock = Clock()
+    monkeypatch.setattr("diffusion_lab.serving.local.time", clock)
+    return clock
 
 
 arrivals = st.lists(
@@ -301,19 +305,27 @@ def test_a_full_queue_and_an_engine_that_is_not_ready_refuse() -> None:
     run(main())
 
 
-def test_the_estimated_wait_is_that_of_the_steps_ahead() -> None:
-    network = Elementwise()
-    network.fault = lambda channels, output: (time.sleep(0.01), output)[1]
+def test_the_estimated_wait_is_that_of_the_steps_ahead(clock: Clock) -> None:
+    network = Elementwise(held=True)
+
+    def fault(channels: Tensor, output: Tensor) -> Tensor:
+        clock.now += 0.5 * len(output)
+        return output
+
+    network.fault = fault
 
     async def main() -> None:
-        async with running(elementwise(network), max_batch=1, max_queue=1) as engine:
-            step = (await result_of(engine, job(0, sampler=ddim(steps=30)))).seconds / 30
-            runs = await begun(engine, job(1, sampler=ddim(steps=100)))
-            await until(lambda: engine.stats().queued == 0)
-            waits = await begun(engine, job(2, sampler=ddim(steps=100)))
+        async with running(elementwise(network), max_batch=2, max_queue=1) as engine:
+            network.let(40)
+            await result_of(engine, job(0, sampler=ddim(steps=40)))
+            runs = await begun(engine, job(1, 2, sampler=ddim(steps=100)))
+            network.let(10)
+            for _ in range(40 + 11):
+                await network.inside()  # the last of them is held
+            waits = await begun(engine, job(3, sampler=ddim(steps=20)))
             with pytest.raises(QueueFull) as full:
-                await anext(engine.submit(job(3)))
-            assert 200 * step / 3 <= full.value.retry_after <= 200 * step * 3 + 1
+                await anext(engine.submit(job(4)))
+            assert 0 <= full.value.retry_after - 0.5 * (2 * 90 + 20) <= 1
             runs.cancel()
             waits.cancel()
             await asyncio.gather(runs, waits, return_exceptions=True)
@@ -385,16 +397,17 @@ def test_many_clients_that_leave_at_any_time_leave_nothing_behind() -> None:
     run(main())
 
 
-def test_a_job_that_is_late_leaves_the_queue_or_the_batch() -> None:
+def test_a_job_that_is_late_leaves_the_queue_or_the_batch(clock: Clock) -> None:
     network, heard = Elementwise(held=True), Heard()
 
     async def main() -> None:
         async with running(elementwise(network), max_batch=1, measures=heard, seconds=30) as engine:
-            first = asyncio.create_task(code_of(engine, job(0, seconds=0.05)))
+            first = asyncio.create_task(code_of(engine, job(0, seconds=1.0)))
             await network.inside()
-            second = asyncio.create_task(code_of(engine, job(1, seconds=0.05)))
+            second = asyncio.create_task(code_of(engine, job(1, seconds=1.0)))
             third = await begun(engine, job(2))
-            await asyncio.sleep(0.06)
+            await until(lambda: engine.stats().queued == 2)
+            clock.now += 2.0
             network.let(1)
             assert [await first, await second] == ["deadline_exceeded"] * 2
             network.let(5)
@@ -563,23 +576,25 @@ def test_a_drain_lets_jobs_end_and_takes_none() -> None:
             assert not drain.done()
             network.let(10)
             await asyncio.gather(*tasks)
-            await asyncio.wait_for(drain, 5)
+            await drain
 
     run(main())
 
 
-def test_a_drain_that_takes_too_long_fails_what_is_left() -> None:
+def test_a_drain_that_takes_too_long_fails_what_is_left(clock: Clock) -> None:
     network, heard = Elementwise(held=True), Heard()
 
     async def main() -> None:
         async with running(elementwise(network), max_batch=1, measures=heard) as engine:
             tasks = [asyncio.create_task(code_of(engine, job(i))) for i in (1, 2)]
             await network.inside()
-            drain = asyncio.create_task(engine.drain(0.02))
-            await asyncio.sleep(0.05)
+            await until(lambda: engine.stats().queued == 1)
+            drain = asyncio.create_task(engine.drain(1.0))
+            await until(lambda: engine.stats().draining)
+            clock.now += 2.0
             network.let(1)
             assert [await task for task in tasks] == ["shutting_down"] * 2
-            await asyncio.wait_for(drain, 5)
+            await drain
             assert network.calls == [1]
             assert heard.failures == ["shutting_down"] * 2
 
@@ -623,21 +638,18 @@ def test_a_job_of_another_size_is_an_error_before_anything_is_queued() -> None:
     run(main())
 
 
-def test_the_heart_beats_when_idle_and_stops_with_the_network() -> None:
+def test_the_heart_beats_when_idle_and_stops_with_the_network(clock: Clock) -> None:
     network = Elementwise(held=True)
 
     async def main() -> None:
         async with running(elementwise(network)) as engine:
-            ages = []
-            for _ in range(30):
-                ages.append(engine.stats().heartbeat)
-                await asyncio.sleep(0.05)
-            assert any(later < earlier for earlier, later in pairwise(ages))
+            for _ in range(3):
+                clock.now += 10.0
+                await until(lambda: engine.stats().heartbeat < 1)
             task = await begun(engine, job(1))
             await network.inside()
-            before = engine.stats().heartbeat
-            await asyncio.sleep(0.2)
-            assert engine.stats().heartbeat >= before + 0.19
+            clock.now += 10.0
+            assert engine.stats().heartbeat == pytest.approx(10.0, abs=0.1)
             network.let(5)
             await task
 

@@ -20,6 +20,7 @@ from schemathesis.specs.openapi.checks import (
 
 from diffusion_lab.serving.api import create_app
 from diffusion_lab.serving.desk import Limits, offered
+from patience import PATIENCE
 from small import MODEL
 
 CHECKS = [
@@ -84,4 +85,4 @@ def test_whatever_is_sent_at_length(fuzzed: str, label: str, mode: GenerationMod
     good = fuzz(OPERATIONS[label], fuzzed, mode, examples=150)
     if mode is GenerationMode.POSITIVE and "{job_id}" not in label:
         assert good > 0  # it is not all refused at the door
-    assert httpx.get(f"{fuzzed}/healthz").status_code == 200
+    assert httpx.get(f"{fuzzed}/healthz", timeout=PATIENCE).status_code == 200

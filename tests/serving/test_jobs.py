@@ -170,7 +170,7 @@ class TestStore:
         ids = []
         for _ in range(count):
             order = await jobs.desk.take(encoded(photo()), encoded(hole()), JobSettings(), previews=previews)
-            work = await jobs.start(order)
+            work = await jobs.start(order, "")
             ids.append(work.state.id)
             assert work.task is not None
             if jobs.desk.engine.held_at is None:  # type: ignore[attr-defined]
@@ -181,7 +181,7 @@ class TestStore:
         found = []
         for job in ids:
             try:
-                jobs.find(job)
+                jobs.find(job, "")
                 found.append(True)
             except Mistake:
                 found.append(False)
@@ -229,7 +229,7 @@ class TestStore:
     def test_old_previews_go_first(self) -> None:
         from diffusion_lab.serving.jobs import JobState, Work
 
-        work = Work(JobState(id="a", status="starting", seeds=[0], model_version="v"))
+        work = Work(JobState(id="a", status="starting", seeds=[0], model_version="v"), "")
         for step in range(3):
             work.tell("step", {"step": step, "previews": ["x" * (MOST_PREVIEWS // 2)]})
         assert [len(data["previews"]) for _, data in work.events] == [0, 1, 1]

@@ -8,7 +8,7 @@ import httpx
 import numpy as np
 import openai
 import pytest
-from fakes import FakeEngine, check_filled, decoded, encoded, files, hole, photo, transparent, until
+from fakes import FakeEngine, check_filled, decoded, encoded, files, hole, leaving, photo, transparent, until
 from PIL import Image
 
 from diffusion_lab.serving.engine import JobFailed, QueueFull
@@ -140,8 +140,8 @@ def test_a_stream_that_fails_raises(client: openai.OpenAI, engine: FakeEngine) -
 @pytest.mark.parametrize("stream", ["true", "false"])
 def test_a_client_that_leaves_frees_its_place(service: httpx.Client, engine: FakeEngine, stream: str) -> None:
     engine.held_at = 2
-    with pytest.raises(httpx.ReadTimeout):
-        service.post("/v1/images/edits", files={"image": encoded(transparent())}, data={"stream": stream}, timeout=0.3)
+    with leaving(str(service.base_url), "/v1/images/edits", {"image": encoded(transparent())}, stream=stream):
+        until(lambda: engine.running == 1)
     until(lambda: engine.running == 0)
 
 

@@ -32,6 +32,7 @@ from diffusion_lab.serving.engine import (
 from diffusion_lab.serving.local import LocalEngine
 from diffusion_lab.serving.replicas import ReplicatedEngine
 from diffusion_lab.serving.swapping import version_of
+from patience import PATIENCE
 from small import small_inpainter
 
 pytestmark = [
@@ -45,10 +46,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
-
-
-PATIENCE = 300
-"""Seconds: what is tested is what happens, and not how soon on a busy machine."""
 
 
 def job(seed: int, steps: int = 3, previews: int = 0) -> Job:
@@ -110,7 +107,7 @@ def engine(folder: Path, heard: Heard) -> Iterator[ReplicatedEngine]:
     yield engine
     ours |= offspring(os.getpid()) - before
     asyncio.run(engine.drain(1))
-    until(lambda: not any(Path(f"/proc/{process}").exists() for process in ours), PATIENCE)
+    until(lambda: not any(Path(f"/proc/{process}").exists() for process in ours))
 
 
 def test_a_replica_that_is_killed_under_load_costs_no_job_and_comes_back(
@@ -154,7 +151,7 @@ def test_a_replica_that_is_killed_under_load_costs_no_job_and_comes_back(
 
     run(main())
     assert heard.failures == heard.gone == []
-    until(lambda: len({standing.process for standing in engine.standings} - {victim}) == 2, PATIENCE)
+    until(lambda: len({standing.process for standing in engine.standings} - {victim}) == 2)
     assert engine.stats().ready
 
 
@@ -163,17 +160,18 @@ def test_who_goes_frees_the_place_in_the_replica(engine: ReplicatedEngine, heard
         await asyncio.gather(*(events_of(engine, job(seed)) for seed in range(4)))  # what was measured so far
         heard.steps.clear()
         heard.gone.clear()
-        async with aclosing(engine.submit(job(1, steps=100))) as events:
+        async with aclosing(engine.submit(job(1, steps=3000))) as events:
             async for event in events:
                 if isinstance(event, Stepped) and event.step == 3:
                     break
         assert engine.stats().running == 0
         assert heard.gone == ["running"]
         end = time.monotonic() + PATIENCE
-        while any(standing.stats.running for standing in engine.standings) and time.monotonic() < end:
+        while any(standing.stats.running for standing in engine.standings):
+            assert time.monotonic() < end
             await asyncio.sleep(0.05)
         await asyncio.gather(*(events_of(engine, job(seed)) for seed in range(4)))
-        assert len(heard.steps) < 4 * 3 + 60  # of 100 steps, the rest was never taken
+        assert len(heard.steps) < 1500  # the rest was never taken
 
     run(main())
 
@@ -200,23 +198,24 @@ def test_all_replicas_adopt_a_model_or_none(engine: ReplicatedEngine, folder: Pa
             assert finished(await events_of(engine, job(seed))).version == old
 
         going = True
-        versions: list[list[str]] = []
+        versions: list[list[str]] = [[] for _ in range(4)]
 
         async def load(seed: int) -> None:
-            seen = []
             while going:
-                seen.append(finished(await events_of(engine, job(seed))).version)
-            versions.append(seen)
+                versions[seed].append(finished(await events_of(engine, job(seed))).version)
 
         under_way = [asyncio.create_task(load(seed)) for seed in range(4)]
-        await asyncio.sleep(0.3)
+        while not all(versions):
+            await asyncio.sleep(0.01)
         assert await engine.swap(good) == engine.version == version_of(good) != old
-        await asyncio.sleep(0.3)
+        swapped = [len(seen) for seen in versions]
+        while not all(len(seen) > before + 2 for seen, before in zip(versions, swapped, strict=True)):
+            await asyncio.sleep(0.01)
         going = False
         await asyncio.gather(*under_way)
-        for seen in versions:
-            assert set(seen) <= {old, engine.version}
-            assert seen[-1] == engine.version
+        for seen, before in zip(versions, swapped, strict=True):
+            assert set(seen) == {old, engine.version}
+            assert set(seen[before + 1 :]) == {engine.version}  # one was under way when the swap was over
 
     run(main())
     until(lambda: [standing.version for standing in engine.standings] == [version_of(good)] * 2, PATIENCE)

@@ -1,16 +1,21 @@
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import httpx
 import pytest
-from fakes import FakeEngine, files, served
+from fakes import FakeEngine, files, served, until
 
 from diffusion_lab.serving.__main__ import main
 from diffusion_lab.serving.api import create_app
 from diffusion_lab.serving.desk import offered
 from diffusion_lab.serving.security import Keys, check_open, digest, is_loopback, new_key
+from patience import PATIENCE
 from small import MODEL
+
+OPEN = ("/", "/docs", "/page/page.css", "/openapi.json", "/healthz", "/readyz", "/version", "/metrics")
+"""What docs/serving.md says is open beside keys."""
 
 
 @pytest.mark.parametrize(
@@ -52,17 +57,12 @@ def test_a_new_key_fits_its_hash(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_door() -> None:
     key = new_key()
     app = create_app(FakeEngine(), offered({"model": MODEL}), keys=Keys([digest(key)]))
-    with served(app) as url, httpx.Client(base_url=url) as client:
-        for method, path in (
-            ("POST", "/v1/inpaint"),
-            ("POST", "/v1/images/edits"),
-            ("POST", "/v1/jobs"),
-            ("GET", "/v1/jobs/none"),
-            ("GET", "/v1/jobs/none/events"),
-            ("GET", "/v1/jobs/none/images/0"),
-            ("DELETE", "/v1/jobs/none"),
-            ("GET", "/v1/info"),
-        ):
+    with served(app) as url, httpx.Client(base_url=url, timeout=PATIENCE) as client:
+        paths = client.get("/openapi.json").json()["paths"]
+        shut = {(method, path) for path, methods in paths.items() for method in methods if path not in OPEN}
+        assert shut >= {("get", "/v1/info"), ("post", "/v1/jobs"), ("post", "/v1/images/edits")}
+        for method, path in sorted(shut):
+            path = path.format(job_id="none", number=0)
             for headers in (
                 {},
                 {"X-API-Key": "wrong"},
@@ -72,7 +72,7 @@ def test_the_door() -> None:
                 answer = client.request(method, path, headers=headers)
                 assert (answer.status_code, answer.json()["error"]["code"]) == (401, "unauthorized"), path
                 assert answer.headers["www-authenticate"] == "Bearer"
-        for path in ("/", "/healthz", "/readyz", "/version", "/metrics", "/openapi.json"):
+        for path in OPEN:
             assert client.get(path).status_code == 200
         for headers in ({"X-API-Key": key}, {"Authorization": f"Bearer {key}"}, {"Authorization": f"bearer {key}"}):
             assert client.post("/v1/inpaint", files=files(), headers=headers).status_code == 200
@@ -80,6 +80,77 @@ def test_the_door() -> None:
         assert set(schema["components"]["securitySchemes"]) == {"HTTPBearer", "APIKeyHeader"}
         assert "401" in schema["paths"]["/v1/inpaint"]["post"]["responses"]
         assert key not in client.get("/metrics").text
+
+
+def test_a_job_belongs_to_the_key_that_started_it() -> None:
+    mine, other = new_key(), new_key()
+    engine = FakeEngine()
+    app = create_app(engine, offered({"model": MODEL}), keys=Keys([digest(mine), digest(other)]))
+    with served(app) as url, httpx.Client(base_url=url, headers={"X-API-Key": mine}, timeout=PATIENCE) as client:
+        paths = client.get("/openapi.json").json()["paths"]
+        routes = [(method, path) for path, methods in paths.items() for method in methods if "{job_id}" in path]
+        assert len(routes) == 4
+        engine.held_at = 2
+        job = client.post("/v1/jobs", files=files()).json()["id"]
+
+        def asked(job_id: str, key: str) -> list[tuple[int, str]]:
+            """What all routes say, as far as it does not name the job; cancelling comes last, so that it is one."""
+            answers = []
+            for method, path in sorted(routes, key=lambda route: route[0] == "delete"):
+                answer = client.request(method, path.format(job_id=job_id, number=0), headers={"X-API-Key": key})
+                answers.append((answer.status_code, answer.text.replace(job_id, "<id>")))
+            return answers
+
+        unknown = asked("none", mine)
+        assert {status for status, _ in unknown} == {404}
+        assert asked(job, other) == asked("none", other) == unknown
+        assert engine.running == 1  # nobody has cancelled it
+        engine.held_at = None
+        until(lambda: client.get(f"/v1/jobs/{job}").json()["status"] == "succeeded")
+        assert asked(job, other) == unknown
+        bearer = {"Authorization": f"Bearer {mine}", "X-API-Key": ""}  # the same key, however it comes
+        assert client.get(f"/v1/jobs/{job}/images/0", headers=bearer).status_code == 200
+        assert {status for status, _ in asked(job, mine)} == {200}
+
+
+def test_where_no_key_is_asked_for_jobs_are_everybodys(service: httpx.Client) -> None:
+    job = service.post("/v1/jobs", files=files(), headers={"X-API-Key": "one"}).json()["id"]
+    assert service.get(f"/v1/jobs/{job}", headers={"X-API-Key": "another"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("address", "headers", "status"),
+    [
+        ("/healthz", {}, 200),
+        ("/healthz", {"X-Long": "x" * 15_000}, 200),
+        ("/healthz", {"X-Long": "x" * 17_000}, 431),
+        ("/healthz", {"X-Long": "x" * 200_000}, 431),
+        ("/healthz", {f"X-{i}": "x" * 2000 for i in range(9)}, 431),
+        ("/healthz", {"X" * 17_000: "x"}, 431),
+        ("/healthz", {f"X-{i}": "" for i in range(90)}, 200),
+        ("/healthz", {f"X-{i}": "" for i in range(101)}, 431),
+        ("/healthz?" + "x" * 8000, {}, 200),
+        ("/healthz?" + "x" * 9000, {}, 414),
+        ("/" + "x" * 9000, {}, 414),
+    ],
+)
+def test_what_comes_before_the_body_is_bounded(
+    address: str, headers: dict[str, str], status: int, service: httpx.Client
+) -> None:
+    answer = service.get(address, headers=headers)
+    assert answer.status_code == status
+    if status != 200:
+        assert answer.json()["error"]["code"] == ("address_too_long" if status == 414 else "headers_too_large")
+        assert answer.headers["x-request-id"]
+
+
+@pytest.mark.parametrize("piece", [b"x" * 65536, b"X-More: x\r\n" * 6554], ids=["one header", "many headers"])
+def test_a_head_that_never_ends_is_not_kept(piece: bytes, service: httpx.Client) -> None:
+    with socket.create_connection((service.base_url.host, service.base_url.port or 80)) as endless:
+        endless.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Long: ")
+        with pytest.raises(ConnectionError):  # the other end has closed; 64 MiB fit in no socket's buffer
+            endless.sendall(piece * 1024)
+    assert service.get("/healthz").status_code == 200
 
 
 def test_every_answer_has_a_name_and_its_headers(service: httpx.Client) -> None:

@@ -4,7 +4,6 @@ import json
 import pickle
 import shutil
 import threading
-import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -22,6 +21,7 @@ from diffusion_lab.serving import swapping
 from diffusion_lab.serving.engine import Finished, Job, Stepped, SwapRefused
 from diffusion_lab.serving.local import LocalEngine
 from diffusion_lab.serving.swapping import checked, version_of
+from patience import PATIENCE
 
 CPU = torch.device("cpu")
 
@@ -80,7 +80,7 @@ async def result_of(engine: LocalEngine, asked: Job) -> Finished:
 
 
 def run(coroutine: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(asyncio.wait_for(coroutine, 60))
+    asyncio.run(asyncio.wait_for(coroutine, PATIENCE))
 
 
 def test_new_jobs_get_the_new_model_and_running_ones_end_on_the_old(inpainter: Inpainter, candidate: Path) -> None:
@@ -91,7 +91,7 @@ def test_new_jobs_get_the_new_model_and_running_ones_end_on_the_old(inpainter: I
 
     def hold(*_: Any) -> None:
         calls.append("old")
-        assert len(calls) == 1 or go.wait(20)
+        assert len(calls) == 1 or go.wait(PATIENCE)
 
     async def main() -> None:
         async with running(inpainter) as engine:
@@ -301,7 +301,7 @@ def test_neither_the_loop_nor_the_jobs_wait_for_a_slow_load(
 
     def slow(*arguments: Any) -> Any:
         loading.set()
-        assert go.wait(20)
+        assert go.wait(PATIENCE)
         return checked(*arguments)
 
     monkeypatch.setattr("diffusion_lab.serving.local.checked", slow)
@@ -311,9 +311,6 @@ def test_neither_the_loop_nor_the_jobs_wait_for_a_slow_load(
             swap = asyncio.create_task(engine.swap(candidate))
             while not loading.is_set():
                 await asyncio.sleep(0.001)
-            begun = time.monotonic()
-            await asyncio.sleep(0.01)
-            assert time.monotonic() - begun < 1
             assert (await result_of(engine, job(1))).version == "faces@1"
             assert not swap.done()
             go.set()

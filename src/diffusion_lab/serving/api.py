@@ -21,7 +21,7 @@ from diffusion_lab.serving.engine import Engine
 from diffusion_lab.serving.errors import Mistake, declared
 from diffusion_lab.serving.measures import Measures
 from diffusion_lab.serving.requests import in_a_form, read_form, unless_gone
-from diffusion_lab.serving.security import Guard, Keys
+from diffusion_lab.serving.security import Guard, Keys, everybody
 
 PAGE = Path(__file__).with_name("page")
 STALE = 60.0
@@ -33,7 +33,7 @@ exception: transparent is the hole there.
 
 Every error is `{"error": {"code", "message", "param"}}`. A 429 or 503 has a Retry-After header, in seconds. Every
 answer carries an X-Request-ID, one's own if one was sent, and an X-Model-Version: of the model that made the pictures
-in it, or else of the one in service.
+in it, or else of the one in service. An address or headers that are too long are answered 414 or 431 everywhere.
 """
 
 
@@ -120,7 +120,9 @@ def create_app(
     measures.watch(engine)
     desk = Desk(engine, offers, limits, measures)
     store = jobs.Jobs(desk)
-    locks = [Depends(keys)] if keys is not None and keys.hashes else []
+    shut = keys is not None and bool(keys.hashes)
+    holder = Depends(keys if shut else everybody)
+    locks = [holder] if shut else []
     find = eyes.finder()
 
     @asynccontextmanager
@@ -142,6 +144,9 @@ def create_app(
     app.add_middleware(
         Guard,
         version=lambda: engine.version,
+        most_address=limits.address,
+        most_head=limits.head,
+        most_headers=limits.headers,
         most_bytes=limits.bytes,
         most_arriving=limits.arriving,
         seconds=limits.seconds,
@@ -152,7 +157,7 @@ def create_app(
     if find is not None:
         app.include_router(eyes.router(desk, find, described(eyes.Nothing, files=("image",)), locks))
     app.include_router(openai.router(desk, locks))
-    app.include_router(jobs.router(desk, store, described(desk.bounded(JobSettings)), locks))
+    app.include_router(jobs.router(desk, store, described(desk.bounded(JobSettings)), locks, holder))
     app.include_router(operations(engine, measures))
     app.mount("/page", StaticFiles(directory=PAGE, check_dir=False), name="page")
     return app

@@ -56,6 +56,9 @@ class Limits:
         arriving: bytes of the bodies that are being worked on.
         held: pixels of the pictures that wait for their fillings.
         seconds: within which a body has to arrive.
+        address: bytes of path and query.
+        head: bytes of all headers together.
+        headers: how many there may be.
     """
 
     bytes: int = 32 * 2**20
@@ -67,6 +70,9 @@ class Limits:
     arriving: int = 256 * 2**20
     held: int = 200_000_000
     seconds: float = 60.0
+    address: int = 8 * 2**10
+    head: int = 16 * 2**10
+    headers: int = 100
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,7 @@ class Work:
 
     Args:
         state: how it stands.
+        holder: of the key that started it, as `Keys` names it; to everybody else there is no such job.
         events: (name, data), the first is number 0.
         changed: set, and put in place anew, with every event.
         pictures: PNG, once it has succeeded.
@@ -62,6 +63,7 @@ class Work:
     """
 
     state: JobState
+    holder: str
     events: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     pictures: list[bytes] = field(default_factory=list)
@@ -100,20 +102,21 @@ class Jobs:
         self.seconds = seconds
         self._works: dict[str, Work] = {}
 
-    def find(self, job_id: str) -> Work:
+    def find(self, job_id: str, holder: str) -> Work:
         """A job by its id.
 
         Raises:
-            Mistake: if there is none, or none any more.
+            Mistake: if there is none, or none any more, or it is another holder's: nobody learns which.
         """
         self._forget()
-        if job_id not in self._works:
+        work = self._works.get(job_id)
+        if work is None or work.holder != holder:
             message = f"there is no job '{job_id[:64]}'; jobs are forgotten {self.seconds:g} s after their end"
             raise Mistake(404, "no_such_job", message, "job_id")
-        return self._works[job_id]
+        return work
 
-    async def start(self, order: Order) -> Work:
-        """Hands an order to the engine and goes on with it in the background.
+    async def start(self, order: Order, holder: str) -> Work:
+        """Hands an order of a holder's to the engine and goes on with it in the background.
 
         Raises:
             Refused: if the engine does not take it.
@@ -134,7 +137,7 @@ class Jobs:
             seeds=list(order.job.seeds),
             model_version=self.desk.engine.version,
         )
-        work = self._works[state.id] = Work(state)
+        work = self._works[state.id] = Work(state, holder)
         work.task = asyncio.create_task(self._work(work, order, first, events))
         await asyncio.sleep(0)  # a task that is cancelled before it starts never cleans up
         return work
@@ -217,7 +220,7 @@ class Jobs:
                 del self._works[work.state.id]
 
 
-def router(desk: Desk, jobs: Jobs, body: dict[str, Any], dependencies: Sequence[Any]) -> APIRouter:
+def router(desk: Desk, jobs: Jobs, body: dict[str, Any], dependencies: Sequence[Any], holder: Any) -> APIRouter:
     """The endpoints.
 
     Args:
@@ -225,27 +228,31 @@ def router(desk: Desk, jobs: Jobs, body: dict[str, Any], dependencies: Sequence[
         jobs: the store.
         body: OpenAPI's description of the request.
         dependencies: who may come in.
+        holder: whose a request is, as a dependency.
     """
     routes = APIRouter(prefix="/v1/jobs", tags=["jobs"], dependencies=list(dependencies))
     settings = desk.bounded(JobSettings)
 
-    async def found(job_id: str) -> Work:
-        return jobs.find(job_id)
+    Holder = Annotated[str, holder]
+
+    async def found(job_id: str, holder: Holder) -> Work:
+        return jobs.find(job_id, holder)
 
     Found = Annotated[Work, Depends(found)]
     gone = declared(401, 404, 422) if dependencies else declared(404, 422)
     refusals = declared(400, 408, 413, 415, 422, 429, 503, *([401] if dependencies else []))
 
     @routes.post("", status_code=202, responses=refusals, openapi_extra=body, summary="Start a job")
-    async def start(request: Request, response: Response) -> JobState:
+    async def start(request: Request, response: Response, holder: Holder) -> JobState:
         """Fills the hole in the background; the same fields as `/v1/inpaint`, and `previews`.
 
-        The job goes on if nobody watches. Follow it at `events`, or ask for it now and then.
+        The job goes on if nobody watches. Follow it at `events`, or ask for it now and then. With another API key than
+        the one that started it there is no such job.
         """
         form = await read_form(request, ("image", "mask"))
         asked = form.validated(settings)
         order = await desk.take(form.needed("image"), form.needed("mask"), asked, previews=asked.previews)
-        work = await jobs.start(order)
+        work = await jobs.start(order, holder)
         response.headers["Location"] = f"/v1/jobs/{work.state.id}"
         return work.state
 

@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 LINGER = 5
 """Seconds that answers have to be read once all jobs have ended."""
+MOST_UNREAD = 256 * 2**10
+"""Bytes of a head that may have come before it is whole; of whole ones `security.Guard` takes less, and says so."""
 
 
 def local(
@@ -145,6 +147,20 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
         yield ear
 
 
+def configured(app: FastAPI) -> uvicorn.Config:
+    """How uvicorn serves an app: the reader of requests is the one that bounds what it keeps of a head."""
+    return uvicorn.Config(
+        app,
+        http="h11",
+        ws="none",
+        h11_max_incomplete_event_size=MOST_UNREAD,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=LINGER,
+    )
+
+
 class _Server(uvicorn.Server):
     """Uvicorn without its signal handlers: they would stop listening at once, and end with the signal's exit code."""
 
@@ -161,10 +177,7 @@ async def _serve(
     drain: float,
     following: Coroutine[None, None, None],
 ) -> None:
-    config = uvicorn.Config(
-        app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=LINGER
-    )
-    server = _Server(config)
+    server = _Server(configured(app))
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
 
     def stopping() -> None:

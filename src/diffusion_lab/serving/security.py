@@ -96,13 +96,19 @@ class Keys:
         self,
         bearer: HTTPAuthorizationCredentials | None = Security(HTTPBearer(auto_error=False)),  # noqa: B008
         header: str | None = Security(APIKeyHeader(name="X-API-Key", auto_error=False)),
-    ) -> None:
-        """Lets a request in, as a dependency of FastAPI's."""
+    ) -> str:
+        """Lets a request in, as a dependency of FastAPI's, and says whose it is: the SHA-256 of its key."""
         key = bearer.credentials if bearer else header
         if key is None:
             raise Mistake(401, "unauthorized", "send your API key as 'Authorization: Bearer <key>' or 'X-API-Key'")
         if not self.open(key):
             raise Mistake(401, "unauthorized", "this API key is not known here")
+        return digest(key)
+
+
+async def everybody() -> str:
+    """Whose a request is where no key is asked for: all are the same to us."""
+    return ""
 
 
 class Guard:
@@ -114,6 +120,9 @@ class Guard:
     Args:
         app: what it guards.
         version: of the model in service, for answers that do not name one themselves.
+        most_address: bytes of the path and query.
+        most_head: bytes of all headers, names and values.
+        most_headers: of them.
         most_bytes: of one body.
         most_arriving: of all bodies that are being worked on.
         seconds: within which a body has to arrive.
@@ -124,6 +133,9 @@ class Guard:
         self,
         app: ASGIApp,
         version: Callable[[], str],
+        most_address: int,
+        most_head: int,
+        most_headers: int,
         most_bytes: int,
         most_arriving: int,
         seconds: float,
@@ -131,6 +143,9 @@ class Guard:
     ) -> None:
         self.app = app
         self.version = version
+        self.most_address = most_address
+        self.most_head = most_head
+        self.most_headers = most_headers
         self.most_bytes = most_bytes
         self.most_arriving = most_arriving
         self.seconds = seconds
@@ -179,6 +194,7 @@ class Guard:
                 await (await answer(Request(scope), error))(scope, receive, named)
 
         try:
+            self.check_head(scope)
             self.check(int(headers.get("content-length", 0)) if headers.get("content-length", "0").isdecimal() else 0)
             await self.app(scope, bounded, named)
         except ClientDisconnect:
@@ -194,6 +210,15 @@ class Guard:
             seconds = time.monotonic() - began
             self.measures.answered(route, status or LEFT, seconds)
             log.info("%s %s %d %.0f ms %s", scope["method"], route, status or LEFT, seconds * 1000, name)
+
+    def check_head(self, scope: Scope) -> None:
+        """Refuses what is too long before the body."""
+        if len(scope["raw_path"]) + len(scope["query_string"]) > self.most_address:
+            raise Mistake(414, "address_too_long", f"the address is longer than {self.most_address} bytes")
+        if len(scope["headers"]) > self.most_headers:
+            raise Mistake(431, "headers_too_large", f"there are more than {self.most_headers} headers")
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > self.most_head:
+            raise Mistake(431, "headers_too_large", f"the headers are longer than {self.most_head} bytes in all")
 
     def check(self, length: int) -> None:
         """Refuses a body that is too large, or one too many."""

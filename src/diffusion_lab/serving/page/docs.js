@@ -66,7 +66,10 @@ function curl(path, method, operation) {
     if (["image", "mask"].includes(name)) line.push(`-F ${name}=@${name}.png`);
   }
   if (operation.responses[200]?.content?.["image/png"]) line.push("-o filled.png");
-  return make("pre", "", line.join(" \\\n  "));
+  const shown = make("pre", "", line.join(" \\\n  "));
+  shown.tabIndex = 0; // where it is too wide it can be scrolled by keys
+  shown.setAttribute("aria-label", "Command");
+  return shown;
 }
 
 function operation(path, method, described) {
