@@ -24,7 +24,13 @@ def main(cfg: DictConfig) -> None:
     seeds = list(range(cfg.seed, cfg.seed + cfg.num_samples))
     inpainter = Inpainter.load(folder).to(device(cfg.device))
     pictures = restore(
-        inpainter, as_rgb(image), as_mask(hole), seeds, sampler=instantiate(cfg.get("sampler")), feather=cfg.feather
+        inpainter,
+        as_rgb(image),
+        as_mask(hole),
+        seeds,
+        sampler=instantiate(cfg.get("sampler")),
+        feather=cfg.feather,
+        attributes=cfg.attributes,
     )
     for seed, picture in zip(seeds, pictures, strict=True):
         path = output if len(seeds) == 1 else output.with_stem(f"{output.stem}-{seed}")
