@@ -53,6 +53,37 @@ def test_sections_are_strided_each_for_itself():
         paths.section_path(jsd(10), [2, 6])
 
 
+def test_strides_are_guided_diffusions():
+    """Its space_timesteps(1000, "ddim50") and (1000, "ddim25"), which count t from 0."""
+    for steps, indices in ((50, range(0, 1000, 20)), (25, range(0, 1000, 40)), (12, range(0, 1000, 84))):
+        path = paths.stride_path(linear(), steps)
+        assert torch.equal(path, torch.cat([linear().alpha_bar[[t + 1 for t in reversed(indices)]], path[-1:]]))
+        assert path[-1] == 1
+    with pytest.raises(ValueError, match=r"no whole stride through 1000 steps visits 60 of them: .* 59 or 63"):
+        paths.stride_path(linear(), 60)
+    with pytest.raises(ValueError, match=r"sampler\.steps must be 1 or more, got 0"):
+        paths.stride_path(linear(), 0)
+
+
+@given(st.integers(2, 300), st.integers(1, 300))
+def test_a_stride_is_found_where_there_is_one(last, steps):
+    found = [stride for stride in range(1, last) if math.ceil(last / stride) == steps]
+    table = jsd(last)
+    if not found:
+        with pytest.raises(ValueError, match=rf"visits {steps} of them"):
+            paths.stride_path(table, steps)
+        return
+    t = table.time(paths.stride_path(table, steps)).round().long().flip(0)
+    assert t.tolist() == [0, *range(1, last + 1, min(found))]
+
+
+@pytest.mark.parametrize("path", [paths.karras_path, paths.heun_path])
+@pytest.mark.parametrize(("low", "high"), [(0, 80), (-1, 80), (0.1, 0)])
+def test_ends_of_edms_levels_are_taken_as_they_are_said(path, low, high):
+    with pytest.raises(ValueError, match=r"sampler\.sigma_min must be above 0 and below sampler\.sigma_max, got"):
+        path(linear(), 18, sigma_min=low, sigma_max=high)
+
+
 def test_karras_levels_are_edms():
     path = paths.karras_path(linear(), 18, rho=7, sigma_min=0.002, sigma_max=80)
     sigma = ((1 - path) / path).sqrt()

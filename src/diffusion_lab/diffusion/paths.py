@@ -103,7 +103,8 @@ def stride_path(trained_on: NoiseSchedule, steps: int) -> Path:
     if counted(steps) not in strides:
         near = sorted(sorted(strides, key=lambda count: abs(count - steps))[:2])
         raise ValueError(
-            f"no whole stride through {last} steps visits {steps} of them: set sampler.steps to {near[0]} or {near[1]}"
+            f"no whole stride through {last} steps visits {steps} of them: "
+            f"set sampler.steps to {' or '.join(map(str, near))}"
         )
     times = [*reversed(range(1, last + 1, strides[steps])), 0]
     return trained_on.alpha_bar[torch.tensor(times)]
