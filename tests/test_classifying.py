@@ -12,6 +12,8 @@ from diffusion_lab.diffusion import samplers
 from diffusion_lab.diffusion.denoiser import Condition
 from diffusion_lab.inpainting import Inpainter
 from diffusion_lab.training.loggers import read_metrics
+from small import MODEL as INPAINTER
+from small import UNET, small_inpainter
 
 MODEL = {
     "_target_": "diffusion_lab.classifying.AttributeClassifier",
@@ -151,3 +153,38 @@ def test_a_classifier_is_trained_by_the_same_script_and_guides_the_others(
     code, _, err = run_script("inpaint.py", "image=a.png", "mask=b.png", "sampler=classifier_guided")
     assert code == 1
     assert "inpaint.py needs sampler.attributes=..., sampler.classifier=..." in err
+
+
+@pytest.mark.slow
+def test_a_class_on_the_command_line(
+    run_script: Callable[..., tuple[int, str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = {**UNET, "condition_channels": 0, "attributes": 3}
+    model = {**INPAINTER, "denoiser": {**INPAINTER["denoiser"], "network": network}}
+    made = small_inpainter(model)
+    made.recipe["data"] |= {"attributes": ["0", "1", "2"], "exclusive": True}
+    made.save(tmp_path / "inpainter")
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (40, 40), "grey").save("me.png")
+    drawn = Image.new("L", (40, 40), "black")
+    drawn.paste(255, (10, 0, 30, 20))
+    drawn.save("hole.png")
+
+    def filled(*said: str) -> tuple[int, str]:
+        code, _, err = run_script("inpaint.py", "image=me.png", "mask=hole.png", "inpainter=inpainter", *said)
+        return code, err
+
+    pictures = []
+    for name in "01":
+        assert filled(f"attributes={{{name}: 1}}", f"output={name}.png") == (0, "")
+        pictures.append(Image.open(f"{name}.png").tobytes())
+    assert pictures[0] != pictures[1]
+    for said, message in {
+        "attributes=null": "never saw a picture without its class: say one, attributes={0: 1}; it knows 0, 1, 2",
+        "attributes={9: 1}": "the model knows no attribute '9'; it knows 0, 1, 2",
+        "attributes=2": "attributes=2 must say a value for each name, such as attributes={2: 1}",
+    }.items():
+        code, err = filled(said)
+        assert code == 1
+        assert message in err
+        assert "Traceback" not in err

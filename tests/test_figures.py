@@ -29,7 +29,7 @@ LESSON = {
             "steps": 4,
             "bumps": 2,
         },
-        "schedule": {"_target_": "diffusion_lab.diffusion.schedule.linear", "steps": 4},
+        "schedule": {"_target_": "diffusion_lab.diffusion.schedule.cosine", "steps": 4},
         "predicts": {
             "_target_": "diffusion_lab.diffusion.denoiser.LearnedRange",
             "of": {"_target_": "diffusion_lab.diffusion.denoiser.Velocity"},

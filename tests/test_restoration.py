@@ -23,7 +23,7 @@ class Painter(nn.Module):
     recipe = {"data": {"image_size": 16, "crop": "full"}}  # noqa: RUF012
     task = inpainting()
 
-    def forward(self, image: Tensor, mask: Tensor, *, seeds: object, sampler: object) -> Tensor:
+    def forward(self, image: Tensor, mask: Tensor, *, seeds: object, sampler: object, attributes: object) -> Tensor:
         red = torch.tensor([1.0, -1.0, -1.0]).view(1, 3, 1, 1).expand_as(image)
         return torch.where(mask, red, image)
 

@@ -35,7 +35,7 @@ class AttributeClassifier(nn.Module):
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
         """The chance of each attribute, ``(B, attributes)``, of ``(B, 3, H, W)`` at a level ``(B,)``."""
-        return self.denoiser.logits(x, level).sigmoid()
+        return self.denoiser.chances(x, level)
 
     def save(self, folder: Path | str) -> None:
         """Writes `model.safetensors` and `recipe.json`, all or nothing."""
@@ -47,7 +47,8 @@ class AttributeClassifier(nn.Module):
         model = recipe.load(Path(folder))
         if not isinstance(model, cls):
             raise ValueError(
-                f"'{folder}' holds a {type(model).__name__}, not a classifier: train one with experiment=classifier"
+                f"'{folder}' holds a {type(model).__name__}, not a classifier that can guide: train one with "
+                "experiment=classifier, or make one of OpenAI's by python -m diffusion_lab.networks.checkpoints"
             )
         model.recipe = recipe.read(Path(folder))
         return model

@@ -224,7 +224,7 @@ def picture_restored(cfg: DictConfig) -> None:
     print(f"inpainter: {folder}", flush=True)
     seeds = list(range(cfg.seed, cfg.seed + cfg.num_samples))
     inpainter, sampler = cascade.load(folder).to(device(cfg.device)), instantiate(cfg.get("sampler"))
-    pictures = restore(inpainter, image, hole, seeds, sampler, cfg.feather)
+    pictures = restore(inpainter, image, hole, seeds, sampler, cfg.feather, cfg.attributes)
     for seed, picture in zip(seeds, pictures, strict=True):
         path = output if len(seeds) == 1 else output.with_stem(f"{output.stem}-{seed}")
         save_png(picture, path)

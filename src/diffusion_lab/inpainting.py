@@ -59,7 +59,19 @@ class Inpainter(nn.Module):
         return image, mask
 
     def condition(self, given: Tensor, mask: Tensor, fill: Tensor, attributes: Tensor | None = None) -> Condition:
-        """What the model may see: what its task shows of the given picture, and what the face is like."""
+        """What the model may see: what its task shows of the given picture, and what the face is like.
+
+        Raises:
+            ValueError: unless each picture is said to be of one class, of a model that was always told one.
+        """
+        if self.recipe.get("data", {}).get("exclusive", False):
+            said = None if attributes is None else (attributes == 1).sum(1)
+            if said is None or not bool((said == 1).all()):
+                names = self.recipe["data"]["attributes"]
+                raise ValueError(
+                    f"this model never saw a picture without its class: say one, attributes={{{names[0]}: 1}}; "
+                    f"it knows {recipe.listed(names)}"
+                )
         return Condition(self.task.show(given, mask, fill), mask, attributes, fill)
 
     def attributes(self, wanted: Mapping[str, float]) -> Tensor:

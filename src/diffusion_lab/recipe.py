@@ -69,8 +69,8 @@ def build(node: Any) -> Any:
     A mapping with ``_target_`` is called with its other entries; with ``_partial_: true`` it waits for the rest.
 
     Example:
-        >>> build({"_target_": "diffusion_lab.diffusion.schedule.linear", "steps": 10}).steps
-        10
+        >>> build({"_target_": "diffusion_lab.diffusion.schedule.linear", "steps": 100}).steps
+        100
         >>> build({"_target_": "os.system", "command": "true"})
         Traceback (most recent call last):
         ValueError: the recipe names 'os.system', but may only name what diffusion_lab defines
@@ -121,21 +121,36 @@ def task(recipe: Mapping[str, Any]) -> str:
     return str(node.get("name") or node["_target_"].rpartition(".")[2])
 
 
-def asked(recipe: Mapping[str, Any], wanted: Mapping[str, float]) -> Tensor:
+def asked(recipe: Mapping[str, Any], wanted: Mapping[Any, float]) -> Tensor:
     """Attributes by name as a model of that recipe is told them: ``(1, A)``, NaN where not said.
 
     Raises:
-        ValueError: for a name that the model was not trained with.
+        ValueError: for a name that the model was not trained with, or for anything but values by name.
 
     Example:
         >>> asked({"data": {"attributes": ["Smiling", "Young"]}}, {"Young": 1})
         tensor([[nan, 1.]])
     """
+    if not isinstance(wanted, Mapping):
+        raise ValueError(f"attributes={wanted} must say a value for each name, such as attributes={{{wanted}: 1}}")
     names = recipe["data"].get("attributes", [])
-    if unknown := [name for name in wanted if name not in names]:
-        known = f"it knows {', '.join(names)}" if names else "it was trained without any: see labels="
+    said = {str(name): float(value) for name, value in wanted.items()}  # a command line reads 281 as a number
+    if unknown := [name for name in said if name not in names]:
+        known = f"it knows {listed(names)}" if names else "it was trained without any: see labels="
         raise ValueError(f"the model knows no attribute '{unknown[0]}'; {known}")
-    return torch.tensor([[float(wanted.get(name, math.nan)) for name in names]])
+    return torch.tensor([[said.get(name, math.nan) for name in names]])
+
+
+def listed(names: Sequence[str], most: int = 40) -> str:
+    """Names in a sentence: all of them, or of many the first and the last.
+
+    Example:
+        >>> listed(["Smiling", "Young"]), listed([str(i) for i in range(1000)])
+        ('Smiling, Young', '1000 of them, 0, 1, 2 ... 999')
+    """
+    if len(names) <= most:
+        return ", ".join(names)
+    return f"{len(names)} of them, {', '.join(names[:3])} ... {names[-1]}"
 
 
 def save(model: nn.Module, recipe: Mapping[str, Any], folder: Path) -> None:

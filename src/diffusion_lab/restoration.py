@@ -1,7 +1,7 @@
 """Pictures of any size: cut a square around the hole, fill it at the model's size, and paste the hole alone back."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -186,6 +186,7 @@ def restore(
     seeds: Sequence[int],
     sampler: Sampler | None = None,
     feather: int = 0,
+    attributes: Mapping[str, float] | None = None,
 ) -> list[Image.Image]:
     """Fills the hole of a picture of any size, or restores the whole, once per seed; known pixels keep their values.
 
@@ -196,14 +197,18 @@ def restore(
         seeds: one per completion.
         sampler: None is the inpainter's own.
         feather: as in `paste_back`.
+        attributes: what the face shall be like, as `Inpainter.attributes` is told it; None says nothing.
 
     Raises:
-        ValueError: as `cut_out` does, and without a seed.
+        ValueError: as `cut_out` and `Inpainter.attributes` do, and without a seed.
     """
     if not seeds:
         raise ValueError("no completion was asked for: num_samples must be 1 or more")
+    told = inpainter.attributes(attributes) if attributes else None
     data = inpainter.recipe["data"]
     cut = cut_out(picture, mask, int(data["image_size"]), named(data["crop"]), inpainter.task)
     device = next(inpainter.parameters(), torch.empty(0)).device
     image, hole = (x.to(device).expand(len(seeds), -1, -1, -1) for x in (cut.image, cut.hole))
-    return [paste_back(cut, filled, feather) for filled in inpainter(image, hole, seeds=seeds, sampler=sampler).cpu()]
+    wanted = None if told is None else told.to(device).expand(len(seeds), -1)
+    completed = inpainter(image, hole, seeds=seeds, sampler=sampler, attributes=wanted)
+    return [paste_back(cut, filled, feather) for filled in completed.cpu()]

@@ -14,6 +14,8 @@ from diffusion_lab.diffusion.guidance import (
     NetworkClassifier,
     ShiftMean,
     after_step,
+    exclusive,
+    independent,
 )
 from diffusion_lab.diffusion.paths import karras_path, log_snr_path, uniform_path
 from diffusion_lab.diffusion.sampling import Sampler, sample
@@ -209,6 +211,37 @@ def test_the_log_probability_is_the_sum_over_what_is_asked():
         model(x, level, Condition(attributes=torch.ones(3, 5)))
     with pytest.raises(ValueError, match="needs attributes to ask for"):
         model(x, level, Condition())
+
+
+def test_of_classes_one_holds():
+    """Their chances are a softmax, and what is asked for is a set of classes: exactly those, or all but some."""
+    logits = torch.randn(6, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 3
+    p, nan = logits.exp() / logits.exp().sum(), math.nan
+
+    def asked(*wanted: float) -> float:
+        return exclusive(logits[None], torch.tensor([wanted], dtype=torch.float64)).exp().item()
+
+    assert asked(nan, 1, nan, nan, nan, nan) == pytest.approx(p[1].item())
+    assert asked(0, 1, 0, 0, 0, 0) == pytest.approx(p[1].item())  # a label says the same
+    assert asked(nan, 1, nan, 1, nan, nan) == pytest.approx((p[1] + p[3]).item())
+    assert asked(0, nan, nan, 0, nan, nan) == pytest.approx((1 - p[0] - p[3]).item())
+    assert asked(*[nan] * 6) == pytest.approx(1)
+    model = NetworkClassifier(Sums(), linear(), reads=exclusive)
+    x, level = torch.randn(4, 3, 4, 4), torch.full((4,), 0.5, dtype=torch.float64)
+    torch.testing.assert_close(model.chances(x, level), model.logits(x, level).softmax(1))
+    apart = NetworkClassifier(Sums(), linear(), reads=independent)
+    torch.testing.assert_close(apart.chances(x, level), model.logits(x, level).sigmoid())
+
+
+@pytest.mark.parametrize("wanted", [[math.nan, 1.0], [0.0, math.nan], [math.nan, math.nan], [1.0, 1.0]])
+def test_a_softmax_guides_by_finite_gradients(wanted):
+    x = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    model = NetworkClassifier(Sums(), linear(), reads=exclusive)
+    condition = Condition(attributes=torch.tensor([wanted, wanted]))
+    (gradient,) = torch.autograd.grad(model(x, torch.full((2,), 0.5).double(), condition).sum(), x)
+    assert bool(gradient.isfinite().all())
+    certain = wanted == [1.0, 1.0] or all(map(math.isnan, wanted))  # one of all there are: nothing to go uphill for
+    assert bool((gradient.abs() < 1e-6).all()) == certain
 
 
 def test_clean_known_pixels_reach_the_classifier_as_noisy_as_the_hole():

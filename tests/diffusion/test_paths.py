@@ -50,7 +50,38 @@ def test_sections_are_strided_each_for_itself():
         assert within[-1] == 200 * (section + 1)
         assert within.diff().max() - within.diff().min() <= 1
     with pytest.raises(ValueError, match=r"section 1 of sampler\.sections has 5 steps, of which 6 were asked for"):
-        paths.section_path(linear(10), [2, 6])
+        paths.section_path(jsd(10), [2, 6])
+
+
+def test_strides_are_guided_diffusions():
+    """Its space_timesteps(1000, "ddim50") and (1000, "ddim25"), which count t from 0."""
+    for steps, indices in ((50, range(0, 1000, 20)), (25, range(0, 1000, 40)), (12, range(0, 1000, 84))):
+        path = paths.stride_path(linear(), steps)
+        assert torch.equal(path, torch.cat([linear().alpha_bar[[t + 1 for t in reversed(indices)]], path[-1:]]))
+        assert path[-1] == 1
+    with pytest.raises(ValueError, match=r"no whole stride through 1000 steps visits 60 of them: .* 59 or 63"):
+        paths.stride_path(linear(), 60)
+    with pytest.raises(ValueError, match=r"sampler\.steps must be 1 or more, got 0"):
+        paths.stride_path(linear(), 0)
+
+
+@given(st.integers(2, 300), st.integers(1, 300))
+def test_a_stride_is_found_where_there_is_one(last, steps):
+    found = [stride for stride in range(1, last) if math.ceil(last / stride) == steps]
+    table = jsd(last)
+    if not found:
+        with pytest.raises(ValueError, match=rf"visits {steps} of them"):
+            paths.stride_path(table, steps)
+        return
+    t = table.time(paths.stride_path(table, steps)).round().long().flip(0)
+    assert t.tolist() == [0, *range(1, last + 1, min(found))]
+
+
+@pytest.mark.parametrize("path", [paths.karras_path, paths.heun_path])
+@pytest.mark.parametrize(("low", "high"), [(0, 80), (-1, 80), (0.1, 0)])
+def test_ends_of_edms_levels_are_taken_as_they_are_said(path, low, high):
+    with pytest.raises(ValueError, match=r"sampler\.sigma_min must be above 0 and below sampler\.sigma_max, got"):
+        path(linear(), 18, sigma_min=low, sigma_max=high)
 
 
 def test_karras_levels_are_edms():
@@ -82,7 +113,7 @@ def test_churn_is_a_rise_by_edms_factor():
     assert int(rises.sum()) == int(((plain >= 0.05) & (plain <= 50)).sum())
     assert int((path.diff() >= 0).sum()) == 19  # churn costs no network call
     most = paths.heun_path(linear(), 2, churn=40.0)
-    assert ((1 - most[0]) / most[0]).sqrt().item() == pytest.approx(
+    assert ((1 - most[1]) / most[1]).sqrt().item() == pytest.approx(
         math.sqrt(2) * ((1 - linear().alpha_bar[-1]) / linear().alpha_bar[-1]).sqrt().item()
     )
 

@@ -14,6 +14,7 @@ from diffusion_lab.diffusion.denoiser import (
     Velocity,
     by_gamma,
     by_log_sigma,
+    by_scaled_time,
     by_time,
 )
 from diffusion_lab.diffusion.schedule import cosine, linear
@@ -153,6 +154,9 @@ def test_learned_range_reads_the_second_half_as_the_mix():
 def test_the_network_is_told_t_or_gamma_or_sigma():
     schedule, gamma = linear(), of(0.999, 0.3, 1e-5)
     assert by_time(schedule, schedule.alpha_bar[[0, 7, 1000]]).tolist() == [0, 7, 1000]
+    # "rescale_timesteps": a network trained on 4,000 steps hears what one trained on 1,000 hears.
+    assert by_scaled_time(linear(4000), linear(4000).alpha_bar[[0, 28, 4000]]).tolist() == [0, 7, 1000]
+    assert torch.equal(by_scaled_time(schedule, gamma), by_time(schedule, gamma))
     ln_sigma = ((1 - gamma) / gamma).log() / 2
     torch.testing.assert_close(by_log_sigma(schedule, gamma), ln_sigma / 4)  # EDM's c_noise, table 1
     torch.testing.assert_close(by_gamma(schedule, gamma), (20 + 2 * ln_sigma) * 25)

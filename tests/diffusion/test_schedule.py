@@ -40,6 +40,58 @@ def test_published_ends():
     assert (-last - torch.log1p(-last) + last).item() / 2 / math.log(2) < 3e-5
 
 
+@pytest.mark.parametrize(
+    ("steps", "last"),
+    [(50, 7.744765699227e-06), (250, 3.264409135491e-05), (1000, 4.035829765376e-05), (4000, 4.246652275802e-05)],
+)
+def test_any_number_of_steps_ends_at_guided_diffusions_noise(steps, last):
+    """Their get_named_beta_schedule("linear", T), printed by their program at 22e0df8."""
+    assert schedule.linear(steps).alpha_bar[-1].item() == pytest.approx(last, rel=1e-12)
+
+
+CURVES = {
+    "linear": schedule.linear,
+    "quadratic": schedule.quadratic,
+    "constant": schedule.constant,
+    "jsd": schedule.jsd,
+    "cosine": schedule.cosine,
+    "sigmoid": schedule.sigmoid,
+    "zero_terminal": lambda steps: schedule.zero_terminal(schedule.linear(steps)),
+}
+
+
+@pytest.mark.parametrize("name", CURVES)
+@given(st.integers(250, 5000), st.floats(0, 1))
+def test_every_schedule_follows_one_curve_over_t_of_T(name, steps, u):
+    here, published = (CURVES[name](T).level(torch.tensor([u * T])).item() for T in (steps, 1000))
+    assert here == pytest.approx(published, abs=0.015)
+
+
+def test_betas_that_are_said_are_taken_as_they_stand():
+    """What a recipe says that was saved when the numbers were always said."""
+    for T in (100, 4000):
+        betas = torch.linspace(1e-4, 0.02, T, dtype=torch.float64)
+        expected = torch.cat([torch.ones(1, dtype=torch.float64), (1 - betas).cumprod(0)])
+        assert torch.equal(schedule.linear(T, 1e-4, 0.02).alpha_bar, expected)
+    assert torch.equal(schedule.linear().alpha_bar, schedule.linear(1000, 1e-4, 0.02).alpha_bar)
+    assert torch.equal(schedule.quadratic().alpha_bar, schedule.quadratic(1000, 1e-4, 0.02).alpha_bar)
+    assert torch.equal(schedule.constant().alpha_bar, schedule.constant(1000, 0.01).alpha_bar)
+
+
+def test_betas_above_one_are_refused():
+    with pytest.raises(ValueError, match=r"no more variance than 1, but beta rises to 2 in 10 steps: use more of them"):
+        schedule.linear(10)
+    with pytest.raises(ValueError, match=r"beta rises to 1\.5 in 1000 steps"):
+        schedule.quadratic(1000, 1e-4, 1.5)
+
+
+@pytest.mark.parametrize("name", [name for name in CURVES if name != "zero_terminal"])
+@pytest.mark.parametrize("steps", [0, -3])
+def test_no_steps_are_refused(name, steps):
+    with pytest.raises(ValueError, match=rf"schedule\.steps must be 1 or more, got {steps}"):
+        CURVES[name](steps)
+
+
 def test_jsd_betas_are_those_of_the_paper():
     t = torch.arange(1, 1001, dtype=torch.float64)
     torch.testing.assert_close(schedule.jsd().betas, 1 / (1000 - t + 1))

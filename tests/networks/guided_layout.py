@@ -46,6 +46,7 @@ def published_shapes(
     out_channels: int = 3,
     classes: int | None = None,
     pooled: int | None = None,
+    conv_resample: bool = True,
 ) -> Shapes:
     """Names and shapes of a denoiser, or with `pooled` outputs of a classifier."""
     embedding, widths = 4 * channels, [int(channels * m) for m in multipliers]
@@ -63,7 +64,7 @@ def published_shapes(
         if level < len(widths) - 1:
             index += 1
             place = f"input_blocks.{index}.0"
-            down: Shapes = {f"{place}.op.weight": (c, c, 3, 3)}
+            down: Shapes = {f"{place}.op.weight": (c, c, 3, 3)} if conv_resample else {}
             shapes |= residual(place, c, c, embedding, scale_shift) if resblock_updown else down
             skips.append(c)
             size //= 2
@@ -84,7 +85,7 @@ def published_shapes(
                     layer = 2
                 if level > 0 and j == depth:
                     place = f"output_blocks.{index}.{layer}"
-                    up: Shapes = {f"{place}.conv.weight": (c, c, 3, 3)}
+                    up: Shapes = {f"{place}.conv.weight": (c, c, 3, 3)} if conv_resample else {}
                     shapes |= residual(place, c, c, embedding, scale_shift) if resblock_updown else up
                     size *= 2
                 index += 1
@@ -111,8 +112,11 @@ def random_state(shapes: Shapes) -> dict[str, Tensor]:
 class Reference:
     """What such a file computes."""
 
-    def __init__(self, state: dict[str, Tensor], head_width: int, heads_first: bool) -> None:
+    def __init__(
+        self, state: dict[str, Tensor], head_width: int, heads_first: bool, conv_resample: bool = True
+    ) -> None:
         self.state, self.head_width, self.heads_first = state, head_width, heads_first
+        self.bare = not conv_resample  # sizes change between the layers, by nothing that has tensors
 
     def norm(self, name: str, x: Tensor) -> Tensor:
         return F.group_norm(x, 32, self.state[f"{name}.weight"], self.state[f"{name}.bias"])
@@ -124,13 +128,13 @@ class Reference:
     def linear(self, name: str, x: Tensor) -> Tensor:
         return F.linear(x, self.state[f"{name}.weight"].flatten(1), self.state[f"{name}.bias"])
 
-    def residual(self, name: str, x: Tensor, emb: Tensor, factor: float) -> Tensor:
-        def resize(x: Tensor) -> Tensor:
-            if factor == 1:
-                return x
-            return F.avg_pool2d(x, 2) if factor < 1 else x.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    def resize(self, x: Tensor, factor: float) -> Tensor:
+        if factor == 1:
+            return x
+        return F.avg_pool2d(x, 2) if factor < 1 else x.repeat_interleave(2, 2).repeat_interleave(2, 3)
 
-        h = self.conv(f"{name}.in_layers.2", resize(F.silu(self.norm(f"{name}.in_layers.0", x))))
+    def residual(self, name: str, x: Tensor, emb: Tensor, factor: float) -> Tensor:
+        h = self.conv(f"{name}.in_layers.2", self.resize(F.silu(self.norm(f"{name}.in_layers.0", x)), factor))
         shift = self.linear(f"{name}.emb_layers.1", F.silu(emb))[:, :, None, None]
         if shift.shape[1] == 2 * h.shape[1]:
             scale, shift = shift.chunk(2, dim=1)
@@ -138,7 +142,7 @@ class Reference:
         else:
             h = self.norm(f"{name}.out_layers.0", h + shift)
         h = self.conv(f"{name}.out_layers.3", F.silu(h))
-        x = resize(x)
+        x = self.resize(x, factor)
         return h + (self.conv(f"{name}.skip_connection", x) if f"{name}.skip_connection.weight" in self.state else x)
 
     def mix(self, qkv: Tensor, heads_first: bool) -> Tensor:
@@ -166,7 +170,7 @@ class Reference:
             if f"{place}.qkv.weight" in self.state:
                 x = self.attention(place, x)
             elif f"{place}.in_layers.2.weight" in self.state:
-                x = self.residual(place, x, emb, factor if last else 1)
+                x = self.residual(place, x, emb, factor if last and not self.bare else 1)
             elif f"{place}.op.weight" in self.state:
                 x = self.conv(f"{place}.op", x, stride=2)
             elif f"{place}.conv.weight" in self.state:
@@ -174,7 +178,7 @@ class Reference:
             else:
                 x = self.conv(place, x)
             layer += 1
-        return x
+        return self.resize(x, factor) if self.bare else x
 
     def embedding(self, time: Tensor, classes: Tensor | None) -> Tensor:
         width = self.state["time_embed.0.weight"].shape[1]
@@ -184,11 +188,10 @@ class Reference:
         return emb if classes is None else emb + self.state["label_emb.weight"][classes]
 
     def down(self, x: Tensor, emb: Tensor, depth: int) -> tuple[Tensor, list[Tensor]]:
-        skips, index = [], 0
-        while any(key.startswith(f"input_blocks.{index}.") for key in self.state):
+        skips = []
+        for index in range(1 + max(int(key.split(".")[1]) for key in self.state if key.startswith("input_blocks."))):
             x = self.stage(f"input_blocks.{index}", x, emb, 0.5 if index and index % (depth + 1) == 0 else 1)
             skips.append(x)
-            index += 1
         return self.stage("middle_block", x, emb, 1), skips
 
     def denoise(self, x: Tensor, time: Tensor, depth: int, classes: Tensor | None = None) -> Tensor:

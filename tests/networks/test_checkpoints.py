@@ -7,6 +7,8 @@ from guided_layout import Reference, published_shapes, random_state
 from safetensors.torch import save_file
 from torch import Tensor
 
+from diffusion_lab.classifying import AttributeClassifier, Wish
+from diffusion_lab.diffusion.denoiser import Condition
 from diffusion_lab.inpainting import Inpainter
 from diffusion_lab.networks.checkpoints import (
     Converted,
@@ -24,6 +26,14 @@ SMALL: dict[str, dict[str, Any]] = {
     "adm": {"attended": [8], "classes": 5, "out_channels": 6},
     "without_classes": {"attended": [16, 8], "out_channels": 6},
     "convolved": {"attended": [8], "resblock_updown": False},
+    "bare": {"attended": [8], "resblock_updown": False, "conv_resample": False},
+    "bare_deep": {
+        "attended": [16, 4],
+        "depth": 2,
+        "multipliers": (1, 2, 2),
+        "resblock_updown": False,
+        "conv_resample": False,
+    },
     "added": {"attended": [], "scale_shift": False, "resblock_updown": False},
     "deep": {"attended": [4], "depth": 3, "multipliers": (1, 1, 2)},
     "half": {"attended": [8], "multipliers": (0.5, 1)},
@@ -50,21 +60,23 @@ def test_a_guided_diffusion_file_computes_what_its_names_say(name: str, heads_fi
     ours = from_guided_diffusion(state, 16, head_width=32, heads_first=heads_first).build()
     assert isinstance(ours, UNet)
     x, time, classes = arguments(options.get("classes"))
-    expected = Reference(state, 32, heads_first).denoise(x, time, options["depth"], classes)
+    reference = Reference(state, 32, heads_first, options.get("conv_resample", True))
+    expected = reference.denoise(x, time, options["depth"], classes)
     attributes = None if classes is None else torch.nn.functional.one_hot(classes, options["classes"]).float()
     assert expected.std() > 0.1
     torch.testing.assert_close(ours(x, x[:, :0], time, attributes), expected, rtol=1e-4, atol=1e-5)
     assert ours.attention_sizes == sorted({*options["attended"], 16 // 2 ** (len(options["multipliers"]) - 1)})[::-1]
 
 
+@pytest.mark.parametrize("resampling", [{}, {"resblock_updown": False, "conv_resample": False}])
 @pytest.mark.parametrize("heads_first", [True, False])
 @torch.no_grad()
-def test_a_classifier_file_computes_what_its_names_say(heads_first: bool):
-    options = small(attended=[8], pooled=10, multipliers=(1, 2, 2), depth=2)
+def test_a_classifier_file_computes_what_its_names_say(heads_first: bool, resampling: dict[str, bool]):
+    options = small(attended=[8], pooled=10, multipliers=(1, 2, 2), depth=2, **resampling)
     state = random_state(published_shapes(**options))
     ours = from_guided_classifier(state, 16, head_width=32, heads_first=heads_first).build()
     x, time, _ = arguments(None)
-    expected = Reference(state, 32, heads_first).classify(x, time, 2)
+    expected = Reference(state, 32, heads_first, not resampling).classify(x, time, 2)
     assert expected.std() > 0.1
     torch.testing.assert_close(ours(x, time), expected, rtol=1e-4, atol=1e-5)
 
@@ -147,6 +159,14 @@ def uncond() -> dict[str, Tensor]:
     return random_state(published_shapes(**small(attended=[8], out_channels=6)))
 
 
+def test_another_number_of_heads_on_the_way_up_is_refused():
+    """No tensor shows it ("num_heads_upsample"), so that it would be wrong in silence."""
+    with pytest.raises(ValueError, match=r"num_heads_upsample=4 beside 2 heads cannot be read"):
+        from_guided_diffusion(uncond(), 16, heads=2, heads_up=4)
+    for same in ({"heads": 2, "heads_up": 2}, {"heads": 2, "heads_up": -1}, {"head_width": 32, "heads_up": 4}):
+        assert from_guided_diffusion(uncond(), 16, **same).network is UNet
+
+
 def test_heads_have_to_be_said():
     for asked in ({}, {"heads": 2, "head_width": 32}):
         with pytest.raises(ValueError, match="attention heads cannot be seen in the tensors"):
@@ -207,15 +227,13 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert found.denoiser.told(found.denoiser.schedule, level).tolist() == [0, 999]
     x, _, _ = arguments(None)
     output = expected.build()(x, x[:, :0], torch.tensor([0.0, 999.0]))
-    from diffusion_lab.diffusion.denoiser import Condition
-
     said_of_x = found.denoiser(x, level, Condition())
     torch.testing.assert_close(said_of_x.eps, output[:, :3])
     torch.testing.assert_close(said_of_x.variance_mix, (output[:, 3:] + 1) / 2)
     assert found.network_calls() == 2410
 
 
-def test_palettes_and_classifiers_by_the_command_line(tmp_path: Path):
+def test_palettes_and_classifiers_by_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     palette, classifier = tmp_path / "palette.pth", tmp_path / "classifier.safetensors"
     torch.save(palette_file(), palette)
     save_file(random_state(published_shapes(**small(pooled=4))), classifier)
@@ -227,7 +245,88 @@ def test_palettes_and_classifiers_by_the_command_line(tmp_path: Path):
     assert found.denoiser.schedule.steps == 2000
     assert found.denoiser.told(found.denoiser.schedule, torch.tensor([0.25])).tolist() == [0.25]
     assert main([str(classifier), "--output", str(tmp_path / "c"), *rest]) == 0
-    assert isinstance(load(tmp_path / "c"), Classifier)
+    assert isinstance(load(tmp_path / "c"), AttributeClassifier)
+    # Janspiry's program samples with beta-tilde.
+    sampler = read(tmp_path / "p")["model"]["sampler"]
+    assert sampler == {"_target_": "diffusion_lab.diffusion.samplers.palette", "variance_mix": 0.0}
+    capsys.readouterr()
+    assert main([str(palette), "--output", str(tmp_path / "p"), *rest, *beta, "--rescale-timesteps"]) == 1
+    assert "told gamma, which does not depend on T: leave out --rescale-timesteps" in capsys.readouterr().err
+
+
+def converted(state: dict[str, Tensor], folder: Path, *said: str) -> Path:
+    save_file(state, folder / "file.safetensors")
+    rest = ["--schedule", "linear", "--image-size", "16", *said]
+    assert main([str(folder / "file.safetensors"), "--output", str(folder / "made"), *rest]) == 0
+    return folder / "made"
+
+
+@pytest.mark.parametrize(("said", "told"), [([], [0, 1999, 3999]), (["--rescale-timesteps"], [0, 499.75, 999.75])])
+def test_a_model_of_4000_steps(tmp_path: Path, said: list[str], told: list[float]):
+    """guided-diffusion's betas are 1,000 / T of what they are at T = 1,000, and so is t if it is rescaled."""
+    denoiser = Inpainter.load(converted(uncond(), tmp_path, "--steps", "4000", "--head-width", "32", *said)).denoiser
+    assert denoiser.schedule.betas[[0, -1]].tolist() == pytest.approx([2.5e-5, 5e-3])
+    assert denoiser.schedule.alpha_bar[-1].item() == pytest.approx(4.246652275802e-05)
+    assert denoiser.told(denoiser.schedule, denoiser.schedule.alpha_bar[[1, 2000, 4000]]).tolist() == told
+
+
+def test_a_class_is_said_as_attributes_are(tmp_path: Path):
+    state = random_state(published_shapes(**small(attended=[8], classes=5, out_channels=6)))
+    (tmp_path / "names.txt").write_text("tench\ncat\ndog, Canis\nbus\nkite\n")
+    folder = converted(state, tmp_path, "--head-width", "32", "--classes", str(tmp_path / "names.txt"))
+    inpainter = Inpainter.load(folder)
+    x, _, _ = arguments(None)
+    mask = torch.ones(2, 1, 16, 16, dtype=torch.bool)
+    told = inpainter.attributes({"dog, Canis": 1}).expand(2, -1)
+    condition = inpainter.condition(x, mask, x, told)
+    with torch.no_grad():
+        expected = Reference(state, 32, True).denoise(x, torch.tensor([9.0, 730.0]), 1, torch.tensor([2, 2]))
+        found = inpainter.denoiser(x, inpainter.denoiser.schedule.alpha_bar[[10, 731]], condition)
+    torch.testing.assert_close(found.eps, expected[:, :3], rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="no attribute 'cow'; it knows tench, cat, dog, Canis, bus, kite"):
+        inpainter.attributes({"cow": 1})
+    for wrong in (None, told * torch.nan, inpainter.attributes({"cat": 1, "bus": 1}), inpainter.attributes({"cat": 0})):
+        with pytest.raises(ValueError, match=r"never saw a picture without its class: say one, attributes={tench: 1}"):
+            inpainter.condition(x, mask, x, wrong)
+
+
+def test_openais_classifiers_guide_by_the_softmax_over_their_classes(tmp_path: Path):
+    state = random_state(published_shapes(**small(attended=[8], pooled=10)))
+    classifier = AttributeClassifier.load(converted(state, tmp_path, "--head-width", "32", "--steps", "4000"))
+    x = arguments(None)[0].requires_grad_()
+    logits = Reference(state, 32, True).classify(x, torch.tensor([120.0, 3000.0]), 1)
+    (expected,) = torch.autograd.grad(logits.log_softmax(1)[:, 7].sum(), x)
+    level = classifier.denoiser.schedule.alpha_bar[[121, 3001]]
+    for seven in (7, "7"):  # Hydra reads {7: 1} as a number
+        (found,) = torch.autograd.grad(Wish(classifier, {seven: 1})(x, level, Condition()).sum(), x)
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
+    with pytest.raises(ValueError, match=r"no attribute '10'; it knows 0, 1, .* 9"):
+        Wish(classifier, {10: 1})
+    torch.testing.assert_close(classifier(x, level), logits.softmax(1), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        (["--schedule", "cosine", "--start", "0.1"], "--schedule cosine is not made of --steps, --start: take linear"),
+        (["--schedule", "zero_terminal"], "--schedule zero_terminal is not made of --steps: take linear"),
+        (["--schedule", "lienar"], "'diffusion_lab.diffusion.schedule.lienar', which this version"),
+        (["--schedule", "linear", "--steps", "10"], "beta rises to 2 in 10 steps"),
+        (["--schedule", "linear", "--num-heads-upsample", "8"], "num_heads_upsample=8 beside 2 heads cannot be read"),
+        (["--schedule", "linear", "--classes", "names.txt"], "names classes, but the network knows none"),
+    ],
+)
+def test_mistakes_on_the_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], said: list[str], message: str
+):
+    save_file(uncond(), tmp_path / "file.safetensors")
+    where = [str(tmp_path / "file.safetensors"), "--output", str(tmp_path / "made"), "--image-size", "16"]
+    assert main([*where, "--heads", "2", *said]) == 1
+    found = capsys.readouterr().err
+    assert message in found
+    assert found.startswith("error: ")
+    assert found.count("\n") == 1
+    assert not (tmp_path / "made").exists()
 
 
 @pytest.mark.parametrize(

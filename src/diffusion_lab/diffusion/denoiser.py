@@ -192,6 +192,14 @@ def by_time(schedule: NoiseSchedule, level: Tensor) -> Tensor:
     return schedule.time(level)
 
 
+def by_scaled_time(schedule: NoiseSchedule, level: Tensor) -> Tensor:
+    """Tells the network t in [0, 1000] whatever T is, t * 1,000 / T ("rescale_timesteps" of iDDPM's code).
+
+    So one network can be trained on another T and see the same times; at T = 1,000 it is `by_time`.
+    """
+    return schedule.time(level) * (1000 / schedule.steps)
+
+
 def by_gamma(schedule: NoiseSchedule, level: Tensor) -> Tensor:
     """Tells the network gamma itself (Palette, SR3), as log-SNR spread over [0, 1000].
 

@@ -149,6 +149,37 @@ class ShiftMean:
         return x + step_variance(x, prediction, level, next_level, self.variance_mix) * prediction.gradient
 
 
+def independent(logits: Tensor, wanted: Tensor) -> Tensor:
+    """Log-probability of attributes of which each holds or not, whatever the others: a sigmoid for each.
+
+    Args:
+        logits: ``(..., A)``.
+        wanted: ``(..., A)``, 1 for an attribute that is to hold and 0 for one that is not; NaN is not asked for.
+
+    Returns:
+        ``(...)``.
+    """
+    asked, wanted = ~wanted.isnan(), wanted.nan_to_num()
+    chances = wanted * F.logsigmoid(logits) + (1 - wanted) * F.logsigmoid(-logits)
+    return torch.where(asked, chances, 0).sum(-1)
+
+
+def exclusive(logits: Tensor, wanted: Tensor) -> Tensor:
+    """Log-probability of classes of which one holds, by a softmax over all (Dhariwal & Nichol 2021, section 4).
+
+    Args:
+        logits: ``(..., A)``.
+        wanted: ``(..., A)``, 1 for the class that is to hold, or for each of several that may; where there is none, 0
+            for those that may not. NaN is not asked for.
+
+    Returns:
+        ``(...)``.
+    """
+    named = (wanted == 1).any(-1, keepdim=True)
+    possible = torch.where(named, wanted == 1, wanted != 0)
+    return torch.where(possible, F.log_softmax(logits, dim=-1), -torch.inf).logsumexp(-1)
+
+
 class NetworkClassifier(nn.Module):
     """A network that says of noisy pictures which attributes they have, and how it is told the level.
 
@@ -158,6 +189,8 @@ class NetworkClassifier(nn.Module):
         network: called as ``network(x, time (B,))``; ``(B, attributes)`` logits.
         schedule: the schedule whose levels it is told.
         told: turns a level into the network's time input.
+        reads: what the logits mean, the log-probability of what is wanted: `independent` attributes, or `exclusive`
+            classes.
     """
 
     def __init__(
@@ -165,16 +198,24 @@ class NetworkClassifier(nn.Module):
         network: nn.Module,
         schedule: NoiseSchedule,
         told: Callable[[NoiseSchedule, Tensor], Tensor] = by_time,
+        reads: Callable[[Tensor, Tensor], Tensor] = independent,
     ) -> None:
         super().__init__()
         self.network = network
         self.schedule = schedule
         self.told = told
+        self.reads = reads
 
     def logits(self, x: Tensor, level: Tensor) -> Tensor:
-        """``(B, attributes)`` float32; their sigmoid is the chance of each."""
+        """``(B, attributes)`` float32, of x at a level ``(B,)``."""
         time = self.told(self.schedule, level).to(device=x.device, dtype=torch.float32)
         return self.network(x, time).float()  # type: ignore[no-any-return]
+
+    def chances(self, x: Tensor, level: Tensor) -> Tensor:
+        """``(B, attributes)``: the chance of each."""
+        logits = self.logits(x, level)
+        alone = torch.where(torch.eye(logits.shape[1], device=x.device) == 1, 1.0, torch.nan)
+        return self.reads(logits[:, None], alone).exp()
 
     def forward(self, x: Tensor, level: Tensor, condition: Condition) -> Tensor:
         """Log-probability of the condition's attributes, ``(B,)``; those that are NaN are not asked for.
@@ -195,7 +236,4 @@ class NetworkClassifier(nn.Module):
                 f"this classifier knows {logits.shape[1]} attributes, and {condition.attributes.shape[1]} were given: "
                 f"set model.outputs={condition.attributes.shape[1]}"
             )
-        asked = ~condition.attributes.isnan()
-        wanted = condition.attributes.nan_to_num()
-        chances = wanted * F.logsigmoid(logits) + (1 - wanted) * F.logsigmoid(-logits)
-        return torch.where(asked, chances, 0).sum(1)
+        return self.reads(logits, condition.attributes)

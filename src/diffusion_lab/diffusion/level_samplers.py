@@ -29,10 +29,10 @@ class LossSecondMoment:
         uniform: share of the draws that stay uniform.
 
     Example:
-        >>> from diffusion_lab.diffusion.schedule import linear
+        >>> from diffusion_lab.diffusion.schedule import jsd
         >>> sampler = LossSecondMoment(steps=4, history=1, uniform=0)
-        >>> every_t = at_times(linear(4), torch.arange(1, 5), torch.ones(4, dtype=torch.float64))
-        >>> sampler.observe(linear(4), every_t, torch.tensor([3.0, 1.0, 1.0, 1.0]))
+        >>> every_t = at_times(jsd(4), torch.arange(1, 5), torch.ones(4, dtype=torch.float64))
+        >>> sampler.observe(jsd(4), every_t, torch.tensor([3.0, 1.0, 1.0, 1.0]))
         >>> sampler.probabilities().tolist()
         [0.5, 0.16666666666666666, 0.16666666666666666, 0.16666666666666666]
     """

@@ -81,12 +81,42 @@ def section_path(trained_on: NoiseSchedule, sections: Sequence[int]) -> Path:
     return trained_on.alpha_bar[torch.tensor(times[::-1])]
 
 
+def stride_path(trained_on: NoiseSchedule, steps: int) -> Path:
+    """Every k-th t from 1 on, k the least that makes it `steps` of them (guided-diffusion's "ddim50").
+
+    So the noisiest level is not T's but that of t = 1 + k (steps - 1).
+
+    Args:
+        trained_on: the schedule that the model was trained on.
+        steps: network calls.
+
+    Raises:
+        ValueError: if no stride visits so many t; it names the nearest that some stride does.
+
+    Example:
+        >>> from diffusion_lab.diffusion.schedule import jsd
+        >>> stride_path(jsd(steps=10), steps=4).tolist()
+        [0.0, 0.30000000000000004, 0.6, 0.9, 1.0]
+    """
+    last = trained_on.steps
+    strides = {len(range(1, last + 1, stride)): stride for stride in reversed(range(1, max(last, 2)))}
+    if counted(steps) not in strides:
+        near = sorted(sorted(strides, key=lambda count: abs(count - steps))[:2])
+        raise ValueError(
+            f"no whole stride through {last} steps visits {steps} of them: "
+            f"set sampler.steps to {' or '.join(map(str, near))}"
+        )
+    times = [*reversed(range(1, last + 1, strides[steps])), 0]
+    return trained_on.alpha_bar[torch.tensor(times)]
+
+
 def rho_sigmas(
     trained_on: NoiseSchedule, steps: int, rho: float, sigma_min: float | None, sigma_max: float | None
 ) -> Tensor:
     """``(steps,)`` noise-to-signal ratios, falling, their 1/rho-th powers on a line (EDM eq. 5)."""
     ratios = ratio_at(trained_on.alpha_bar[[1, -1]]).tolist()
-    low, high = sigma_min or ratios[0], sigma_max or min(ratios[1], NOISE)
+    low = ratios[0] if sigma_min is None else sigma_min
+    high = min(ratios[1], NOISE) if sigma_max is None else sigma_max
     if not 0 < low < high:
         raise ValueError(f"sampler.sigma_min must be above 0 and below sampler.sigma_max, got {low:.4g} and {high:.4g}")
     roots = torch.linspace(high ** (1 / rho), low ** (1 / rho), counted(steps, least=2), dtype=torch.float64)
@@ -157,8 +187,7 @@ def heun_path(
     for sigma in rho_sigmas(trained_on, steps, rho, sigma_min, sigma_max).tolist():
         levels += [at_ratio(sigma)] * (2 if levels else 1)
         if churn > 0 and churn_from <= sigma <= churn_to:
-            hotter = at_ratio(sigma * (1 + min(churn / steps, math.sqrt(2) - 1)))
-            levels = [*levels, hotter] if len(levels) > 1 else [hotter]
+            levels.append(at_ratio(sigma * (1 + min(churn / steps, math.sqrt(2) - 1))))
     return torch.stack([*levels, at_ratio(0.0)])
 
 

@@ -26,10 +26,18 @@ def add_noise(x_0: Tensor, eps: Tensor, level: Tensor) -> Tensor:
     return signal * x_0 + sigma * eps
 
 
-def renoise(x: Tensor, level: Tensor, lower_level: Tensor, eps: Tensor) -> Tensor:
-    """A picture carried from a level down to a noisier one (DDPM eq. 2, over several steps at once)."""
+def renoise(x: Tensor, level: Tensor, lower_level: Tensor, eps: Tensor, inflated: float = 1.0) -> Tensor:
+    """A picture carried from a level down to a noisier one (DDPM eq. 2, over several steps at once).
+
+    Args:
+        x: at `level`.
+        level: ``(B,)``.
+        lower_level: ``(B,)``.
+        eps: like x, from N(0, 1).
+        inflated: factor of the noise; EDM's S_noise is a little above 1, against a denoiser that removes too much.
+    """
     ratio = over(lower_level, level)
-    signal, sigma = along(x, ratio.sqrt(), (1 - ratio).clamp(min=0).sqrt())
+    signal, sigma = along(x, ratio.sqrt(), inflated * (1 - ratio).clamp(min=0).sqrt())
     return signal * x + sigma * eps
 
 

@@ -12,8 +12,10 @@ from diffusion_lab.diffusion.paths import (
     quadratic_path,
     repaint_path,
     section_path,
+    stride_path,
     uniform_path,
 )
+from diffusion_lab.diffusion.process import renoise
 from diffusion_lab.diffusion.sampling import Around, InTurn, Sampler, Wrap, keep_noised, unconstrained, untouched
 from diffusion_lab.diffusion.schedule import linear
 from diffusion_lab.diffusion.solvers import Ancestral, DPMSolver, Heun
@@ -52,13 +54,24 @@ def ddpm_sections(
     return Sampler(partial(section_path, sections=sections), Ancestral(1.0, variance_mix), clipped(clip))
 
 
-def palette(steps: int = 1000, start: float = 1e-4, end: float = 0.09) -> Sampler:
+def ddim_sections(sections: Sequence[int] = (25, 15, 10), eta: float = 0.0, clip: bool = True) -> Sampler:
+    """DDIM with a stride of its own in each section of T, from data to noise (guided-diffusion's "25,15,10")."""
+    return Sampler(partial(section_path, sections=sections), Ancestral(eta), clipped(clip))
+
+
+def ddim_strided(steps: int = 50, eta: float = 0.0, clip: bool = True) -> Sampler:
+    """DDIM on every k-th t from 1 on (guided-diffusion's "ddim50")."""
+    return Sampler(partial(stride_path, steps=steps), Ancestral(eta), clipped(clip))
+
+
+def palette(steps: int = 1000, start: float = 1e-4, end: float = 0.09, variance_mix: float = 1.0) -> Sampler:
     """Palette's own sampling: a linear schedule of its own over `steps`, the large variance, clipped x_0.
 
-    The published betas belong to 1,000 steps; fewer steps walk the same levels in longer strides.
+    The published betas belong to 1,000 steps; fewer steps walk the same levels in longer strides. `variance_mix` 0 is
+    beta-tilde, which Janspiry's code takes.
     """
     walked = linear(1000, start, end)
-    return Sampler(partial(uniform_path, steps=steps, schedule=walked), Ancestral(1.0, variance_mix=1.0), Clip)
+    return Sampler(partial(uniform_path, steps=steps, schedule=walked), Ancestral(1.0, variance_mix), Clip)
 
 
 def dpm_solver(steps: int = 20, eta: float = 0.0, clip: bool = True) -> Sampler:
@@ -66,9 +79,17 @@ def dpm_solver(steps: int = 20, eta: float = 0.0, clip: bool = True) -> Sampler:
     return Sampler(partial(log_snr_path, steps=steps), DPMSolver(eta), clipped(clip))
 
 
-def dpm_solver_karras(steps: int = 20, eta: float = 0.0, rho: float = 7.0, clip: bool = True) -> Sampler:
-    """DPM-Solver++(2M) on EDM's levels."""
-    return Sampler(partial(karras_path, steps=steps, rho=rho), DPMSolver(eta), clipped(clip))
+def dpm_solver_karras(
+    steps: int = 20,
+    eta: float = 0.0,
+    rho: float = 7.0,
+    clip: bool = True,
+    sigma_min: float | None = None,
+    sigma_max: float | None = None,
+) -> Sampler:
+    """DPM-Solver++(2M) on EDM's levels, between two ratios of noise to signal or the schedule's ends."""
+    path = partial(karras_path, steps=steps, rho=rho, sigma_min=sigma_min, sigma_max=sigma_max)
+    return Sampler(path, DPMSolver(eta), clipped(clip))
 
 
 def heun(
@@ -78,10 +99,34 @@ def heun(
     churn_from: float = 0.0,
     churn_to: float = float("inf"),
     clip: bool = True,
+    sigma_min: float | None = None,
+    sigma_max: float | None = None,
+    churn_noise: float = 1.0,
 ) -> Sampler:
-    """EDM's Heun sampler (algorithm 1; 2 with churn, S_noise 1): 2 `steps` - 1 network calls."""
-    path = partial(heun_path, steps=steps, rho=rho, churn=churn, churn_from=churn_from, churn_to=churn_to)
-    return Sampler(path, Heun(), clipped(clip))
+    """EDM's Heun sampler (algorithm 1; 2 with churn): 2 `steps` - 1 network calls.
+
+    Args:
+        steps: as in `heun_path`, like the rest unless said.
+        rho: of the levels.
+        churn: S_churn.
+        churn_from: S_min.
+        churn_to: S_max.
+        clip: x_0 to [-1, 1], which EDM's code does not do.
+        sigma_min: ratio of noise to signal at the last level before the data; None is the schedule's.
+        sigma_max: at the first; None is the schedule's.
+        churn_noise: S_noise, factor of the noise that churn adds; EDM's ImageNet run has 1.003.
+    """
+    path = partial(
+        heun_path,
+        steps=steps,
+        rho=rho,
+        sigma_min=sigma_min,
+        sigma_max=sigma_max,
+        churn=churn,
+        churn_from=churn_from,
+        churn_to=churn_to,
+    )
+    return Sampler(path, Heun(), clipped(clip), rise=partial(renoise, inflated=churn_noise))
 
 
 def classifier_free(steps: int = 50, scale: float = 2.0, eta: float = 0.0, clip: bool = True) -> Sampler:

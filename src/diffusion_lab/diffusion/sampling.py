@@ -22,6 +22,10 @@ Constrain = Callable[[Tensor, Prediction | None, Tensor, Tensor, Noise, Conditio
 The prediction is None where no step was taken: in training, at the start of a path, and after a rise."""
 
 
+Rise = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+"""(x, level, lower level, eps) -> x with noise added, where a path rises: `process.renoise`."""
+
+
 def unconstrained(
     x: Tensor, prediction: Prediction | None, level: Tensor, next_level: Tensor, noise: Noise, condition: Condition
 ) -> Tensor:
@@ -101,12 +105,14 @@ class Sampler:
         solver: takes one step.
         wrap: changes what the model says: clipping, guidance.
         constrain: after each step; None keeps the known pixels as the model was trained to see them.
+        rise: adds noise where the path falls back (churn, RePaint).
     """
 
     path: Callable[[NoiseSchedule], Path]
     solver: Solver
     wrap: Wrap = untouched
     constrain: Constrain | None = None
+    rise: Rise = renoise
 
     def network_calls(self, schedule: NoiseSchedule) -> int:
         """How often a picture asks the network: once for every move that does not add noise."""
@@ -129,6 +135,7 @@ class Rows:
     noise: Noise
     solver: Solver
     constrain: Constrain
+    rise: Rise
 
     @property
     def level(self) -> Tensor:
@@ -145,7 +152,19 @@ def start(x_T: Tensor, path: Path, sampler: Sampler, constrain: Constrain, condi
     constrain = sampler.constrain or constrain
     level = path[0].expand(len(x_T))
     x = constrain(x_T, None, level, level, noise, condition)
-    return Rows(x, path, 0, sampler.solver.start(x), condition, noise, sampler.solver, constrain)
+    return risen(Rows(x, path, 0, sampler.solver.start(x), condition, noise, sampler.solver, constrain, sampler.rise))
+
+
+def risen(rows: Rows) -> Rows:
+    """The rises in noise, if any, that the path asks for where the rows stand."""
+    x, memory, index = rows.x, rows.memory, rows.index
+    while index + 1 < len(rows.path) and rows.path[index + 1] < rows.path[index]:
+        lower = rows.path[index + 1].expand(len(x))
+        x = rows.rise(x, rows.path[index].expand(len(x)), lower, rows.noise())
+        x = rows.constrain(x, None, lower, lower, rows.noise, rows.condition)  # the rise noised the known pixels too
+        memory = rows.solver.start(x)
+        index += 1
+    return replace(rows, x=x, memory=memory, index=index)
 
 
 def advance(rows: Rows, prediction: Prediction) -> Rows:
@@ -153,14 +172,7 @@ def advance(rows: Rows, prediction: Prediction) -> Rows:
     level, next_level = rows.level, rows.path[rows.index + 1].expand(len(rows.x))
     x, memory = rows.solver(rows.x, prediction, level, next_level, rows.noise, rows.memory)
     x = rows.constrain(x, prediction, level, next_level, rows.noise, rows.condition)
-    index = rows.index + 1
-    while index + 1 < len(rows.path) and rows.path[index + 1] < rows.path[index]:
-        lower = rows.path[index + 1].expand(len(x))
-        x = renoise(x, rows.path[index].expand(len(x)), lower, rows.noise())
-        x = rows.constrain(x, None, lower, lower, rows.noise, rows.condition)  # the rise noised the known pixels too
-        memory = rows.solver.start(x)
-        index += 1
-    return replace(rows, x=x, index=index, memory=memory)
+    return risen(replace(rows, x=x, memory=memory, index=rows.index + 1))
 
 
 @torch.no_grad()

@@ -83,34 +83,80 @@ class NoiseSchedule:
 
 
 def from_betas(betas: Tensor) -> NoiseSchedule:
-    """The schedule whose step t adds variance beta_t; ``(T,)`` in (0, 1]."""
+    """The schedule whose step t adds variance beta_t; ``(T,)`` in (0, 1].
+
+    Raises:
+        ValueError: for a beta above 1.
+    """
+    if betas.max() > 1:
+        raise ValueError(
+            f"a step can add no more variance than 1, but beta rises to {betas.max():.4g} in {len(betas)} steps: "
+            "use more of them (schedule.steps=), or say where the betas end (schedule.end=)"
+        )
     return NoiseSchedule(torch.cat([torch.ones(1, dtype=torch.float64), (1 - betas.double()).cumprod(0)]))
+
+
+def counted(steps: int) -> int:
+    """T, if it is one.
+
+    Raises:
+        ValueError: if it is below 1.
+    """
+    if steps < 1:
+        raise ValueError(f"schedule.steps must be 1 or more, got {steps}")
+    return steps
+
+
+def of_a_thousand(beta: float, steps: int) -> float:
+    """The beta that does in `steps` steps what `beta` does in the 1,000 that it was published for."""
+    return beta * (1000 / counted(steps))
 
 
 def from_alpha_bar(alpha_bar: Callable[[Tensor], Tensor], steps: int, max_beta: float = 0.999) -> NoiseSchedule:
     """The schedule that follows a curve over u = t / T in [0, 1], no step adding more variance than `max_beta`."""
-    curve = alpha_bar(torch.linspace(0, 1, steps + 1, dtype=torch.float64))
+    curve = alpha_bar(torch.linspace(0, 1, counted(steps) + 1, dtype=torch.float64))
     return from_betas((1 - curve[1:] / curve[:-1]).clamp(max=max_beta))
 
 
-def linear(steps: int = 1000, start: float = 1e-4, end: float = 0.02) -> NoiseSchedule:
-    """Betas on a line from `start` to `end` (DDPM, section 4)."""
-    return from_betas(torch.linspace(start, end, steps, dtype=torch.float64))
+def linear(steps: int = 1000, start: float | None = None, end: float | None = None) -> NoiseSchedule:
+    """Betas on a line from `start` to `end` (DDPM, section 4).
+
+    Args:
+        steps: T.
+        start: beta_1, taken as it stands; None is DDPM's 1e-4 of T = 1,000, times 1,000 / T (guided-diffusion's code).
+        end: beta_T likewise; None is DDPM's .02 of T = 1,000, so that any T ends at about the same noise.
+
+    Example:
+        >>> [f"{linear(steps).alpha_bar[-1]:.1e}" for steps in (100, 1000, 4000)]
+        ['2.0e-05', '4.0e-05', '4.2e-05']
+    """
+    start = of_a_thousand(1e-4, steps) if start is None else start
+    end = of_a_thousand(0.02, steps) if end is None else end
+    return from_betas(torch.linspace(start, end, counted(steps), dtype=torch.float64))
 
 
-def quadratic(steps: int = 1000, start: float = 1e-4, end: float = 0.02) -> NoiseSchedule:
-    """Betas whose roots lie on a line ("quad" in DDIM's code, "scaled linear" in latent diffusion's)."""
-    return from_betas(torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float64).square())
+def quadratic(steps: int = 1000, start: float | None = None, end: float | None = None) -> NoiseSchedule:
+    """Betas whose roots lie on a line ("quad" in DDIM's code, "scaled linear" in latent diffusion's).
+
+    Args:
+        steps: T.
+        start: as in `linear`.
+        end: as in `linear`.
+    """
+    start = of_a_thousand(1e-4, steps) if start is None else start
+    end = of_a_thousand(0.02, steps) if end is None else end
+    return from_betas(torch.linspace(start**0.5, end**0.5, counted(steps), dtype=torch.float64).square())
 
 
-def constant(steps: int = 1000, beta: float = 0.01) -> NoiseSchedule:
-    """The same beta at every step."""
-    return from_betas(torch.full((steps,), beta, dtype=torch.float64))
+def constant(steps: int = 1000, beta: float | None = None) -> NoiseSchedule:
+    """The same beta at every step; None is .01 of T = 1,000, times 1,000 / T."""
+    beta = of_a_thousand(0.01, steps) if beta is None else beta
+    return from_betas(torch.full((counted(steps),), beta, dtype=torch.float64))
 
 
 def jsd(steps: int = 1000) -> NoiseSchedule:
     """beta_t = 1 / (T - t + 1): each step removes an equal share, none is left at T (Sohl-Dickstein et al., B.6)."""
-    return NoiseSchedule(torch.linspace(1, 0, steps + 1, dtype=torch.float64))
+    return NoiseSchedule(torch.linspace(1, 0, counted(steps) + 1, dtype=torch.float64))
 
 
 def cosine(steps: int = 1000, offset: float = 0.008, max_beta: float = 0.999) -> NoiseSchedule:

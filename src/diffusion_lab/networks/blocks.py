@@ -177,6 +177,7 @@ class Blocks:
     norm_groups: int = 32
     norm_eps: float = 1e-5
     pad_after: bool = False
+    conv_resample: bool = True
 
     def norm(self, channels: int) -> nn.GroupNorm:
         """As many groups as were asked for and the channels allow."""
@@ -212,16 +213,14 @@ class Blocks:
 
     def down(self, channels: int) -> nn.Module:
         """Halves the size."""
-        return (
-            self.residual(channels, channels, nn.AvgPool2d(2))
-            if self.resample_blocks
-            else Downsample(channels, self.pad_after)
-        )
+        halved = nn.AvgPool2d(2)
+        if self.resample_blocks:
+            return self.residual(channels, channels, halved)
+        return Downsample(channels, self.pad_after) if self.conv_resample else halved
 
     def up(self, channels: int) -> nn.Module:
         """Doubles the size."""
-        return (
-            self.residual(channels, channels, nn.UpsamplingNearest2d(scale_factor=2))
-            if self.resample_blocks
-            else Upsample(channels)
-        )
+        doubled = nn.UpsamplingNearest2d(scale_factor=2)
+        if self.resample_blocks:
+            return self.residual(channels, channels, doubled)
+        return Upsample(channels) if self.conv_resample else doubled

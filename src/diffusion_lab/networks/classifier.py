@@ -51,6 +51,7 @@ class Classifier(nn.Module):
         scale_shift: the level scales and shifts (AdaGN) instead of being added.
         resample_blocks: size changes inside residual blocks instead of by convolutions between them.
         checkpointing: recomputes each stage on the way back instead of keeping it.
+        conv_resample: as in `UNet`.
 
     Raises:
         ValueError: for sizes that do not fit each other.
@@ -74,6 +75,7 @@ class Classifier(nn.Module):
         scale_shift: bool = True,
         resample_blocks: bool = True,
         checkpointing: bool = False,
+        conv_resample: bool = True,
     ) -> None:
         super().__init__()
         sizes = sizes_of(image_size, 1, len(multipliers) - 1, attention)
@@ -82,7 +84,14 @@ class Classifier(nn.Module):
         self.channels = channels
         embedding = 4 * channels
         self.embed_level = nn.Sequential(nn.Linear(channels, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
-        blocks = Blocks(embedding, 1, head_width, dropout, scale_shift, resample_blocks)
+        blocks = Blocks(
+            embedding,
+            head_width=head_width,
+            dropout=dropout,
+            scale_shift=scale_shift,
+            resample_blocks=resample_blocks,
+            conv_resample=conv_resample,
+        )
         attended = [size in attention for size in sizes]
         self.encoder = Encoder(blocks, 3, widths, depth, attended, True, checkpointing)
         self.norm_out = blocks.norm(widths[-1])

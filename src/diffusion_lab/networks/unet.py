@@ -116,6 +116,8 @@ class UNet(nn.Module):
         norm_groups: of each GroupNorm, as far as the channels allow.
         norm_eps: of each GroupNorm; 1e-6 for DDPM's own weights.
         pad_after: strided convolutions see zeros behind the picture only; True for DDPM's own weights.
+        conv_resample: False changes sizes between residual blocks by averaging and repeating pixels alone, without a
+            convolution; has no say in `resample_blocks`.
 
     Raises:
         ValueError: for sizes that do not fit each other.
@@ -152,6 +154,7 @@ class UNet(nn.Module):
         norm_groups: int = 32,
         norm_eps: float = 1e-5,
         pad_after: bool = False,
+        conv_resample: bool = True,
     ) -> None:
         super().__init__()
         halvings = len(multipliers) - 1
@@ -184,6 +187,7 @@ class UNet(nn.Module):
             norm_groups=norm_groups,
             norm_eps=norm_eps,
             pad_after=pad_after,
+            conv_resample=conv_resample,
         )
         in_channels = (3 + condition_channels) * patch**2
         self.encoder = Encoder(blocks, in_channels, widths, depth, attend, middle_attention, checkpointing)

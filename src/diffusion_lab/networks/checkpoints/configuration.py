@@ -82,7 +82,7 @@ def read_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def write_config(options: Mapping[str, Any], network: UNet) -> dict[str, Any]:
     """The config.json of a UNet."""
-    for key, plain in {"patch": 1, "rescale": False, "heads": 1}.items():
+    for key, plain in {"patch": 1, "rescale": False, "heads": 1, "conv_resample": True}.items():
         if options.get(key, plain) != plain:
             raise ValueError(f"a UNet2DModel has no {key}={options[key]}: only {key}={plain} can be written")
     blocks = bool(options.get("resample_blocks", False))

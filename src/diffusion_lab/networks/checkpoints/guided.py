@@ -70,6 +70,7 @@ def from_guided_diffusion(
     heads: int | None = None,
     head_width: int | None = None,
     heads_first: bool = True,
+    heads_up: int | None = None,
 ) -> Converted:
     """Reads a denoiser of guided-diffusion's layout.
 
@@ -79,11 +80,12 @@ def from_guided_diffusion(
         heads: of attention, which they do not show either; or `head_width`.
         head_width: channels of each attention head.
         heads_first: whether q, k and v stand together for each head ("use_new_attention_order" False, their default).
+        heads_up: "num_heads_upsample", if it was set: no tensor shows it, and our UNet can only have `heads`.
 
     Raises:
         ValueError: for what is missing, left over, misshapen, or has to be asked for.
     """
-    options = recognise(state, image_size) | asked_heads(state, heads, head_width)
+    options = recognise(state, image_size) | asked_heads(state, heads, head_width, heads_up)
     if options["condition_channels"]:
         seen = 3 + options["condition_channels"]
         raise ValueError(f"the network looks at {seen} channels, but only one that looks at x alone is read")
@@ -103,6 +105,7 @@ def from_palette(
     heads: int | None = None,
     head_width: int | None = None,
     heads_first: bool = True,
+    heads_up: int | None = None,
 ) -> Converted:
     """Reads Janspiry's Palette, whose network sees the known pixels before x; we see x before the known pixels.
 
@@ -112,6 +115,7 @@ def from_palette(
         heads: of attention.
         head_width: channels of each attention head.
         heads_first: whether q, k and v stand together for each head.
+        heads_up: "num_heads_upsample".
 
     Raises:
         ValueError: as in `from_guided_diffusion`.
@@ -124,7 +128,8 @@ def from_palette(
     known_first = network.get("input_blocks.0.0.weight")
     if known_first is not None and known_first.shape[1] == 6:
         network["input_blocks.0.0.weight"] = known_first.roll(3, dims=1)
-    options = recognise(network, image_size) | asked_heads(network, heads, head_width) | {"condition_channels": 3}
+    options = recognise(network, image_size) | asked_heads(network, heads, head_width, heads_up)
+    options["condition_channels"] = 3
     take = Taken(network)
     tensors = rename(UNet, options, take, heads_first)
     take.finish()

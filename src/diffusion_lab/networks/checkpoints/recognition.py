@@ -13,7 +13,11 @@ def recognise(state: State, image_size: int, levels: int | None = None) -> dict[
         image_size: in pixels.
         levels: how many sizes there are; None finds it from the way up.
     """
-    stages = count(state, "input_blocks.{}.") - 1
+    numbers = {name.split(".")[1] for name in state if name.startswith("input_blocks.")}
+    present = {int(number) for number in numbers if number.isdecimal()}
+    stages = max(present, default=0)
+    # Where sizes change without a convolution (conv_resample False), that stage has no tensors.
+    bare = next((i for i in range(1, stages) if i not in present), None)
     if stages < 1 or "time_embed.0.weight" not in state:
         raise ValueError("the file is not of guided-diffusion's layout: it has no 'input_blocks' and 'time_embed'")
     if levels is None:
@@ -22,7 +26,7 @@ def recognise(state: State, image_size: int, levels: int | None = None) -> dict[
             raise ValueError(
                 "no 'output_blocks' in the file: it is no denoiser, and no classifier with attention pooling"
             )
-        depth = next((i for i in range(ascents) if rises(state, i)), ascents - 1)
+        depth = next((i for i in range(ascents) if rises(state, i)), (bare or ascents) - 1)
     else:
         depth = (stages + 1) // levels - 1
     channels = state["time_embed.0.weight"].shape[1]
@@ -44,6 +48,7 @@ def recognise(state: State, image_size: int, levels: int | None = None) -> dict[
         "out_channels": state["out.2.weight"].shape[0] if "out.2.weight" in state else 0,
         "scale_shift": embed.shape[0] == 2 * widths[0],
         "resample_blocks": f"input_blocks.{depth + 1}.0.in_layers.0.weight" in state,
+        "conv_resample": bare is None,
     }
 
 
@@ -59,11 +64,18 @@ def exact(ratio: float) -> float | int:
     return int(ratio) if ratio == int(ratio) else ratio
 
 
-def asked_heads(state: State, heads: int | None, head_width: int | None) -> dict[str, int]:
+def asked_heads(state: State, heads: int | None, head_width: int | None, heads_up: int | None = None) -> dict[str, int]:
     """How attention divides into heads.
 
+    Args:
+        state: the file's tensors.
+        heads: their number.
+        head_width: or their channels.
+        heads_up: their number on the way up ("num_heads_upsample"), where it was said; heads of one width have none.
+
     Raises:
-        ValueError: unless exactly one of the two is given, where there is attention.
+        ValueError: unless exactly one of number and width is given, where there is attention; or for another number on
+            the way up.
     """
     if not any(name.endswith("qkv.weight") for name in state):
         return {}
@@ -72,4 +84,11 @@ def asked_heads(state: State, heads: int | None, head_width: int | None) -> dict
             "attention heads cannot be seen in the tensors: say either how many (heads) or how wide (head_width); "
             "OpenAI's 128-px model has 4 heads, its others and RePaint's heads of 64, Janspiry's Palette heads of 32"
         )
-    return {"heads": heads} if heads is not None else {"head_width": head_width or 0}
+    if heads is None:
+        return {"head_width": head_width or 0}
+    if heads_up not in (None, -1, heads):
+        raise ValueError(
+            f"num_heads_upsample={heads_up} beside {heads} heads cannot be read: our UNet has as many heads on the way "
+            "up as on the way down"
+        )
+    return {"heads": heads}
