@@ -21,6 +21,9 @@ Constrain = Callable[[Tensor, Prediction | None, Tensor, Tensor, Noise, Conditio
 
 The prediction is None where no step was taken: in training, at the start of a path, and after a rise."""
 
+Rise = Callable[[Tensor, Prediction, Tensor, Tensor, Tensor], Tensor]
+"""(x, the last prediction, level, lower level, eps) -> x at the lower level."""
+
 
 def unconstrained(
     x: Tensor, prediction: Prediction | None, level: Tensor, next_level: Tensor, noise: Noise, condition: Condition
@@ -45,6 +48,11 @@ def keep_noised(
     assert condition.known is not None
     assert condition.mask is not None
     return torch.where(condition.mask, x, add_noise(condition.known, noise(), next_level))
+
+
+def from_x(x: Tensor, prediction: Prediction, level: Tensor, lower_level: Tensor, eps: Tensor) -> Tensor:
+    """A rise by the forward process (RePaint, EDM's churn)."""
+    return renoise(x, level, lower_level, eps)
 
 
 class InTurn:
@@ -101,12 +109,14 @@ class Sampler:
         solver: takes one step.
         wrap: changes what the model says: clipping, guidance.
         constrain: after each step; None keeps the known pixels as the model was trained to see them.
+        rise: how x follows a path that falls back to a noisier level.
     """
 
     path: Callable[[NoiseSchedule], Path]
     solver: Solver
     wrap: Wrap = untouched
     constrain: Constrain | None = None
+    rise: Rise = from_x
 
     def network_calls(self, schedule: NoiseSchedule) -> int:
         """How often a picture asks the network: once for every move that does not add noise."""
@@ -129,6 +139,7 @@ class Rows:
     noise: Noise
     solver: Solver
     constrain: Constrain
+    rise: Rise
 
     @property
     def level(self) -> Tensor:
@@ -145,7 +156,7 @@ def start(x_T: Tensor, path: Path, sampler: Sampler, constrain: Constrain, condi
     constrain = sampler.constrain or constrain
     level = path[0].expand(len(x_T))
     x = constrain(x_T, None, level, level, noise, condition)
-    return Rows(x, path, 0, sampler.solver.start(x), condition, noise, sampler.solver, constrain)
+    return Rows(x, path, 0, sampler.solver.start(x), condition, noise, sampler.solver, constrain, sampler.rise)
 
 
 def advance(rows: Rows, prediction: Prediction) -> Rows:
@@ -156,7 +167,7 @@ def advance(rows: Rows, prediction: Prediction) -> Rows:
     index = rows.index + 1
     while index + 1 < len(rows.path) and rows.path[index + 1] < rows.path[index]:
         lower = rows.path[index + 1].expand(len(x))
-        x = renoise(x, rows.path[index].expand(len(x)), lower, rows.noise())
+        x = rows.rise(x, prediction, rows.path[index].expand(len(x)), lower, rows.noise())
         x = rows.constrain(x, None, lower, lower, rows.noise, rows.condition)  # the rise noised the known pixels too
         memory = rows.solver.start(x)
         index += 1
