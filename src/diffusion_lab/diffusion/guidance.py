@@ -78,8 +78,8 @@ class ClassifierFree:
         twice = condition.map(lambda tensor: torch.cat([tensor, tensor]))
         twice = replace(twice, attributes=torch.cat([said, torch.full_like(said, torch.nan)]))
         both = self.denoiser(torch.cat([x, x]), torch.cat([level, level]), twice)
-        mix = None if both.variance_mix is None else both.variance_mix[: len(x)]
-        return Prediction(self.between(both.x_0), self.between(both.eps), mix)
+        of_said = both.map(lambda tensor: tensor[: len(x)])  # its variance stays (GLIDE)
+        return replace(of_said, x_0=self.between(both.x_0), eps=self.between(both.eps))
 
     def between(self, both: Tensor) -> Tensor:
         said, unsaid = both.chunk(2)
