@@ -222,7 +222,7 @@ def test_clean_known_pixels_reach_the_classifier_as_noisy_as_the_hole():
     mask = torch.zeros(1, 1, 4, 4, dtype=torch.bool)
     mask[..., :2] = True
     known = torch.where(mask, fill, 0.7)
-    seen = torch.where(mask, x, process.add_noise(known, fill, level))
+    seen = torch.where(mask, x, 0.3**0.5 * known + 0.7**0.5 * fill)  # DDPM eq. 4
     leaf = x.clone().requires_grad_()
     condition = Condition(known, mask, torch.tensor([[1.0, 1.0]]), fill)
     said = model(leaf, level, condition)
