@@ -20,6 +20,7 @@ def main(cfg: DictConfig) -> None:
         instantiate(cfg.masks, _convert_="all"),
         path=instantiate(cfg.path),
         variance_mix=cfg.variance_mix,
+        first_variance=instantiate(cfg.first_variance),
         wrap=instantiate(cfg.wrap),
         fabric=fabric,
         num_images=cfg.num_images,
@@ -28,6 +29,7 @@ def main(cfg: DictConfig) -> None:
         protocol={
             **protocol,
             "path": OmegaConf.to_container(cfg.path, resolve=True),
+            "first_variance": OmegaConf.to_container(cfg.first_variance, resolve=True),
             "wrap": OmegaConf.to_container(cfg.wrap, resolve=True),
         },
     )

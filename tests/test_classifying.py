@@ -9,7 +9,8 @@ from torch import Tensor
 from diffusion_lab import recipe
 from diffusion_lab.classifying import AttributeClassifier, Wish, guided, mean_guided
 from diffusion_lab.diffusion import samplers
-from diffusion_lab.diffusion.denoiser import Condition
+from diffusion_lab.diffusion.denoiser import Condition, Prediction
+from diffusion_lab.diffusion.sampling import Constrain, keep_clean, keep_noised, sample, unconstrained
 from diffusion_lab.inpainting import Inpainter
 from diffusion_lab.training.loggers import read_metrics
 from small import MODEL as INPAINTER
@@ -96,6 +97,32 @@ def test_guidance_raises_what_is_wished_for_and_leaves_known_pixels(
     unguided = inpainter(image, mask, seeds=[0, 1], sampler=plain)
     still = inpainter(image, mask, seeds=[0, 1], sampler=sampler(0.0))
     torch.testing.assert_close(still, unguided, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("constrain", [keep_clean, keep_noised, unconstrained])
+def test_the_guided_mean_leaves_known_pixels_to_the_model(
+    classifier: AttributeClassifier, tmp_path: Path, constrain: Constrain
+) -> None:
+    """An unconditional model knows no pixels to keep; others keep theirs as they were trained to."""
+    classifier.save(tmp_path)
+    generator = torch.Generator().manual_seed(0)
+    x, eps, face = torch.randn(3, 2, 3, 16, 16, generator=generator)
+    condition = Condition() if constrain is unconstrained else Condition(face, hole(), fill=eps)
+    seen = []
+
+    def model(x: Tensor, level: Tensor, condition: Condition) -> Prediction:
+        seen.append((x, float(level[0])))
+        return Prediction(x / 2, x / 2)
+
+    def painted(scale: float) -> Tensor:
+        sampler = mean_guided(tmp_path, {"Young": 1}, scale, steps=4)
+        return sample(model, sampler, classifier.denoiser.schedule, x, condition, lambda: eps, constrain)
+
+    assert not torch.allclose(painted(20.0), painted(0.0))
+    for at, level in seen:
+        if constrain is not unconstrained:
+            kept = face if constrain is keep_clean else level**0.5 * face + (1 - level) ** 0.5 * eps
+            torch.testing.assert_close(torch.where(hole(), 0, at), torch.where(hole(), 0, kept))
 
 
 def test_guidance_asks_the_network_no_more_often(classifier: AttributeClassifier, tmp_path: Path) -> None:

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from diffusion_lab import recipe
 from diffusion_lab.data.masks import center, everything
 from diffusion_lab.diffusion.denoiser import Data, NetworkDenoiser
-from diffusion_lab.diffusion.likelihood import first_variance
 from diffusion_lab.diffusion.paths import uniform_path
 from diffusion_lab.diffusion.samplers import ddim
 from diffusion_lab.diffusion.schedule import linear
@@ -101,7 +100,9 @@ def test_what_the_rest_tells_is_not_paid_for() -> None:
         measured(inpainter, pictures, masks={"center": center}, variance_mix=0.0).rows[0]
         for inpainter in (model(copies=True), model())
     )
-    deviation = math.sqrt(first_variance(uniform_path(linear(), 100).flip(0)))
+    first, second = linear().alpha_bar[[10, 20]].tolist()
+    precision = 1 / (1 - first) + (second / first) / (1 - second / first)  # q(x_10 | x_20, x_0), by Bayes' rule
+    deviation = precision**-0.5
     assert copies["steps"] == pytest.approx(0, abs=1e-5)
     assert copies["decoder"] == pytest.approx(-math.log2(2 * norm.cdf(1 / 255 / deviation) - 1), rel=1e-4)
     assert copies["bits_per_dim"] < entropy() < blind["bits_per_dim"]

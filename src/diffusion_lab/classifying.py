@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from diffusion_lab import recipe
 from diffusion_lab.diffusion import samplers
 from diffusion_lab.diffusion.denoiser import Condition
-from diffusion_lab.diffusion.guidance import ClassifierGuidance, NetworkClassifier, ShiftMean, after_step
-from diffusion_lab.diffusion.sampling import Constrain, InTurn, Sampler, keep_clean, unconstrained
+from diffusion_lab.diffusion.guidance import ClassifierGuidance, NetworkClassifier, ShiftedMean, after_step
+from diffusion_lab.diffusion.sampling import Constrain, Sampler, unconstrained
 
 
 class AttributeClassifier(nn.Module):
@@ -104,5 +104,5 @@ def mean_guided(
     """
     wish = Wish(AttributeClassifier.load(classifier), attributes)
     guide = partial(ClassifierGuidance, classifier=wish, scale=scale, heed=after_step)
-    sampler = samplers.guided(samplers.ddpm(steps, variance_mix), guide)
-    return replace(sampler, constrain=InTurn([ShiftMean(variance_mix), keep_clean]))
+    sampler = samplers.guided(samplers.ddpm(steps), guide)
+    return replace(sampler, solver=ShiftedMean(variance_mix))

@@ -12,7 +12,7 @@ from diffusion_lab.diffusion.guidance import (
     Clip,
     DynamicThreshold,
     NetworkClassifier,
-    ShiftMean,
+    ShiftedMean,
     after_step,
     exclusive,
     independent,
@@ -20,7 +20,7 @@ from diffusion_lab.diffusion.guidance import (
 from diffusion_lab.diffusion.paths import karras_path, log_snr_path, uniform_path
 from diffusion_lab.diffusion.sampling import Sampler, sample
 from diffusion_lab.diffusion.schedule import linear
-from diffusion_lab.diffusion.solvers import Ancestral, DPMSolver
+from diffusion_lab.diffusion.solvers import DDIM, Ancestral, DPMSolver
 
 S = 0.2  # deviation of both faces of the mixture, at -1 and +1
 
@@ -78,8 +78,8 @@ ERROR = 4 * math.sqrt(WEIGHT * (1 - WEIGHT) / 4000)
 @pytest.mark.parametrize(
     ("path", "solver"),
     [
-        (lambda s: uniform_path(s, 100), Ancestral(1.0)),
-        (lambda s: uniform_path(s, 100), Ancestral(0.0)),
+        (lambda s: uniform_path(s, 100), Ancestral()),
+        (lambda s: uniform_path(s, 100), DDIM()),
         (lambda s: log_snr_path(s, 60), DPMSolver(0.0)),
         (lambda s: karras_path(s, 60), DPMSolver(1.0)),
     ],
@@ -93,15 +93,14 @@ def test_guidance_in_eps_moves_the_weight_as_bayes_says(path, solver):
 def test_guidance_of_the_mean_moves_it_as_well(mix):
     sampler = Sampler(
         lambda s: uniform_path(s, 300),
-        Ancestral(1.0, mix),
+        ShiftedMean(mix),
         lambda model: ClassifierGuidance(model, classifier, 1.0, after_step),
-        ShiftMean(mix),
     )
     assert weight_of(sampler) == pytest.approx(WEIGHT, abs=ERROR + 0.01)
 
 
 def test_more_guidance_moves_it_further():
-    weights = [weight_of(Sampler(lambda s: uniform_path(s, 50), Ancestral(0.0), guided(s))) for s in (0.0, 1.0, 3.0)]
+    weights = [weight_of(Sampler(lambda s: uniform_path(s, 50), DDIM(), guided(s))) for s in (0.0, 1.0, 3.0)]
     assert weights[0] == pytest.approx(0.5, abs=ERROR)
     assert weights[0] < weights[1] < weights[2]
 
@@ -129,7 +128,7 @@ def test_classifier_free_guidance_is_linear_in_the_scale_and_asks_once():
 
 def test_classifier_free_guidance_of_scale_1_samples_the_conditional_model():
     attributes = torch.full((4000, 1), WEIGHT, dtype=torch.float64)
-    sampler = Sampler(lambda s: uniform_path(s, 50), Ancestral(1.0), lambda model: ClassifierFree(model, 1.0))
+    sampler = Sampler(lambda s: uniform_path(s, 50), Ancestral(), lambda model: ClassifierFree(model, 1.0))
     assert weight_of(sampler, attributes=attributes) == pytest.approx(WEIGHT, abs=ERROR)
 
 
@@ -161,10 +160,11 @@ def test_dynamic_threshold_is_a_clip_where_nothing_leaves_the_range():
 
 
 @pytest.mark.parametrize("mix", [None, 0.3])
-def test_the_mean_shift_is_algorithm_1_written_out(mix):
-    """Mean + Sigma scale grad log p(y | x), Sigma the step's variance, fixed or learned (Dhariwal & Nichol 2021)."""
+@pytest.mark.parametrize("next_gamma", [0.6, 1.0])
+def test_guides_heed_the_gradient_as_algorithms_1_and_2_say(mix, next_gamma):
+    """Of the mean: + Sigma scale grad log p(y | x), Sigma fixed or learned; of eps: - sigma scale grad (ADM)."""
     x = torch.tensor([[0.4], [-0.7]], dtype=torch.float64)
-    level, next_level = (torch.full((2,), g, dtype=torch.float64) for g in (0.2, 0.6))
+    level, next_level = (torch.full((2,), g, dtype=torch.float64) for g in (0.2, next_gamma))
     learned = None if mix is None else torch.full_like(x, mix)
 
     def model(x: Tensor, level: Tensor, condition: Condition) -> Prediction:
@@ -174,11 +174,14 @@ def test_the_mean_shift_is_algorithm_1_written_out(mix):
     found = ClassifierGuidance(model, classifier, 2.0, after_step)(x, level, Condition())
     step = 1e-6
     slope = (classifier(x + step, level, Condition()) - classifier(x - step, level, Condition())) / (2 * step)
-    beta = 1 - 0.2 / 0.6
-    tilde = (1 - 0.6) / (1 - 0.2) * beta
+    beta = 1 - 0.2 / next_gamma  # what the forward process adds on the way from x' to x
+    tilde = 1 / (1 / (1 - next_gamma) + 0.2 / next_gamma / beta) if next_gamma < 1 else beta  # precisions add up
     variance = tilde ** (1 - (mix or 0)) * beta ** (mix or 0)
-    shifted = ShiftMean()(x, found, level, next_level, lambda: x, Condition())
-    torch.testing.assert_close(shifted, x + variance * 2.0 * slope[:, None], rtol=1e-6, atol=1e-8)
+    moved, still = (
+        solver(x, found, level, next_level, lambda: torch.zeros_like(x), ())[0]
+        for solver in (ShiftedMean(), Ancestral())
+    )
+    torch.testing.assert_close(moved, still + variance * 2.0 * slope[:, None], rtol=1e-6, atol=1e-8)
     # In eps: eps - sigma scale grad log p(y | x) (algorithm 2)
     said = ClassifierGuidance(model, classifier, 2.0)(x, level, Condition())
     eps = mixture(x, level, Condition()).eps
@@ -252,7 +255,7 @@ def test_clean_known_pixels_reach_the_classifier_as_noisy_as_the_hole():
     mask = torch.zeros(1, 1, 4, 4, dtype=torch.bool)
     mask[..., :2] = True
     known = torch.where(mask, fill, 0.7)
-    seen = torch.where(mask, x, process.add_noise(known, fill, level))
+    seen = torch.where(mask, x, 0.3**0.5 * known + 0.7**0.5 * fill)  # DDPM eq. 4
     leaf = x.clone().requires_grad_()
     condition = Condition(known, mask, torch.tensor([[1.0, 1.0]]), fill)
     said = model(leaf, level, condition)

@@ -9,7 +9,7 @@ from gaussians import ConditionalGaussian, Gaussian
 from torch import Tensor
 
 from diffusion_lab.diffusion.denoiser import Condition, Prediction
-from diffusion_lab.diffusion.likelihood import bound, density, discretised
+from diffusion_lab.diffusion.likelihood import beta_variance, bound, clipped_variance, density, discretised
 from diffusion_lab.diffusion.paths import Path, uniform_path
 from diffusion_lab.diffusion.sampling import keep_clean
 from diffusion_lab.diffusion.schedule import linear
@@ -73,12 +73,6 @@ def test_with_optimal_mean_and_variance_the_bound_is_the_likelihood(steps):
     assert found.steps.shape == (2000, steps - 1)
 
 
-def clipped(path: Path) -> float:
-    """iDDPM's first variance: beta-tilde of the second step."""
-    first, second = float(path[-2]), float(path[-3])
-    return (1 - first) / (1 - second) * (1 - second / first)
-
-
 def closed_form(path: Path, first_variance: float) -> float:
     """Expected bound with the optimal mean and beta-tilde, term by term, in bits."""
     levels = path.tolist()
@@ -95,23 +89,44 @@ def closed_form(path: Path, first_variance: float) -> float:
     return bits
 
 
-@pytest.mark.parametrize(("first", "expected"), [("beta", 0.953), ("clipped", 1.116)])
-def test_the_gap_with_beta_tilde_is_the_closed_form(first, expected):
+FIRST = [(beta_variance, 1e-4, 0.953), (clipped_variance, 5.4531e-5, 1.116)]
+"""DDPM's text says sigma_1^2 = beta_1; the programs, guided-diffusion's posterior_variance[1]: its value there."""
+
+
+@pytest.mark.parametrize(("first", "variance", "expected"), FIRST)
+def test_the_gap_with_beta_tilde_is_the_closed_form(first, variance, expected):
     """Issue 3's .953 bits is for a last step of variance beta_1; iDDPM's clipped one costs .163 bits more here."""
     assert pytest.approx(0.310, abs=5e-4) == NLL
     path = uniform_path(linear(), 1000)
-    variance = float(1 - path[-2]) if first == "beta" else clipped(path)
     assert closed_form(path, variance) == pytest.approx(expected, abs=5e-4)
-
-    def with_beta(x_0: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
-        return density(x_0, mean, torch.full_like(x_0, math.log(variance)))
-
     x_0 = faces(4000)
-    decoder = with_beta if first == "beta" else density
-    found = bound(FACE, path, x_0, Condition(), noise_like(x_0), decoder=decoder)
+    found = bound(FACE, path, x_0, Condition(), noise_like(x_0), decoder=density, first_variance=first)
     deviation = found.total.std().item() / math.sqrt(len(x_0))
     assert found.total.mean().item() == pytest.approx(closed_form(path, variance), abs=4 * deviation)
     assert deviation < 0.045
+
+
+@pytest.mark.parametrize("learned", [None, 0.0, 0.25, 1.0])
+@pytest.mark.parametrize("mix", [0.0, 1.0])
+@pytest.mark.parametrize(("first", "variance", "_"), FIRST)
+def test_the_first_variance_is_the_named_one_whatever_the_others_are(first, variance, _, mix, learned):
+    """guided-diffusion: FIXED_SMALL and FIXED_LARGE both begin with it, a learned range leads from it to beta_1."""
+    path, x_0 = uniform_path(linear(), 1000)[-3:], faces(20)
+    read = []
+
+    def model(x: Tensor, level: Tensor, condition: Condition) -> Prediction:
+        said = FACE(x, level, condition)
+        return Prediction(said.x_0, said.eps, None if learned is None else torch.full_like(x, learned))
+
+    def decoder(x_0: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
+        read.append(log_variance.exp().unique())
+        return density(x_0, mean, log_variance)
+
+    model.condition_channels = 0
+    options = {"decoder": decoder, "variance_mix": mix, "first_variance": first}
+    bound(model, path, x_0, Condition(), noise_like(x_0), **options)
+    (found,) = read[-1].tolist()
+    assert found == pytest.approx(variance ** (1 - (learned or 0)) * 1e-4 ** (learned or 0), rel=1e-4)
 
 
 @pytest.mark.parametrize("mix", [0.0, 0.5, 1.0])

@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -56,13 +57,13 @@ def test_sections_are_strided_each_for_itself():
 def test_strides_are_guided_diffusions():
     """Its space_timesteps(1000, "ddim50") and (1000, "ddim25"), which count t from 0."""
     for steps, indices in ((50, range(0, 1000, 20)), (25, range(0, 1000, 40)), (12, range(0, 1000, 84))):
-        path = paths.stride_path(linear(), steps)
+        path = paths.strided_path(linear(), steps)
         assert torch.equal(path, torch.cat([linear().alpha_bar[[t + 1 for t in reversed(indices)]], path[-1:]]))
         assert path[-1] == 1
     with pytest.raises(ValueError, match=r"no whole stride through 1000 steps visits 60 of them: .* 59 or 63"):
-        paths.stride_path(linear(), 60)
+        paths.strided_path(linear(), 60)
     with pytest.raises(ValueError, match=r"sampler\.steps must be 1 or more, got 0"):
-        paths.stride_path(linear(), 0)
+        paths.strided_path(linear(), 0)
 
 
 @given(st.integers(2, 300), st.integers(1, 300))
@@ -71,9 +72,9 @@ def test_a_stride_is_found_where_there_is_one(last, steps):
     table = jsd(last)
     if not found:
         with pytest.raises(ValueError, match=rf"visits {steps} of them"):
-            paths.stride_path(table, steps)
+            paths.strided_path(table, steps)
         return
-    t = table.time(paths.stride_path(table, steps)).round().long().flip(0)
+    t = table.time(paths.strided_path(table, steps)).round().long().flip(0)
     assert t.tolist() == [0, *range(1, last + 1, min(found))]
 
 
@@ -82,6 +83,52 @@ def test_a_stride_is_found_where_there_is_one(last, steps):
 def test_ends_of_edms_levels_are_taken_as_they_are_said(path, low, high):
     with pytest.raises(ValueError, match=r"sampler\.sigma_min must be above 0 and below sampler\.sigma_max, got"):
         path(linear(), 18, sigma_min=low, sigma_max=high)
+
+
+def times_of(path: torch.Tensor, steps: int) -> list[int]:
+    """The t that a path visits, from data to noise; jsd's level of t is 1 - t / T, which says t back exactly."""
+    return ((1 - path.flip(0)) * steps).round().long().tolist()
+
+
+# Run through guided-diffusion's space_timesteps (22e0df8), whose t = 0 is our 1; our path ends at t = 0, the data.
+SPACED = [
+    (100, [7, 3], [1, 9, 17, 25, 34, 42, 50, 51, 75, 100]),
+    (10, [3, 2], [1, 3, 5, 6, 10]),
+    (1000, [1], [1]),
+    (1000, [10], [1, 112, 223, 334, 445, 556, 667, 778, 889, 1000]),
+    # Strides of 49.95 add up to a little less than 499.5; multiplied they are 499.5, which rounds to 500.
+    (
+        1000,
+        [21],
+        [1, 51, 101, 151, 201, 251, 301, 351, 401, 451, 500, 550, 600, 650, 700, 750, 800, 850, 900, 950, 1000],
+    ),
+]
+
+
+@pytest.mark.parametrize(("steps", "sections", "visited"), SPACED)
+def test_sections_visit_guided_diffusions_t(steps, sections, visited):
+    assert times_of(paths.section_path(jsd(steps), sections), steps) == [0, *visited]
+
+
+@given(st.integers(2, 1200), st.data())
+def test_every_list_is_guided_diffusions(steps, data):
+    """Equal sections, the first ones longer by one if need be; in each, strides added up and rounded half to even."""
+    sections = np.array_split(np.arange(1, steps + 1), data.draw(st.integers(1, min(steps, 6))))
+    counts = [data.draw(st.integers(1, len(section))) for section in sections]
+    visited = [0]
+    for section, count in zip(sections, counts, strict=True):
+        strides = np.full(count - 1, (len(section) - 1) / max(1, count - 1))
+        visited += section[np.rint(np.cumsum([0.0, *strides])).astype(int)].tolist()
+    assert times_of(paths.section_path(jsd(steps), counts), steps) == visited
+
+
+def test_ddims_stride_is_the_least_that_visits_as_many_t():
+    """ADM's "ddim50", ermongroup/ddim's `range(0, T, skip)` and DDNM's i * skip, all counted from 0."""
+    assert times_of(paths.strided_path(jsd(1000), 50), 1000) == [0, *range(1, 1000, 20)]
+    assert times_of(paths.strided_path(jsd(1000), 100), 1000) == [0, *range(1, 1000, 10)]
+    assert times_of(paths.strided_path(jsd(1000), 30), 1000) == [0, *range(1, 1000, 34)]  # 34 to 35 visit 30 or 29
+    assert times_of(paths.strided_path(jsd(1000), 1000), 1000) == [*range(1001)]
+    assert times_of(paths.strided_path(jsd(7), 3), 7) == [0, 1, 4, 7]
 
 
 def test_karras_levels_are_edms():
@@ -118,6 +165,17 @@ def test_churn_is_a_rise_by_edms_factor():
     )
 
 
+def test_repaint_visits_its_authors_t():
+    """Run through RePaint's program (8e2a055) at T = 1,000 with timestep_respacing 250 and 10."""
+    t = times_of(paths.repaint_path(jsd(1000), resamples=1), 1000)
+    assert t[:6] == [0, 1, 5, 9, 13, 17]
+    assert t[-4:] == [988, 992, 996, 1000]
+    assert len(t) == 251
+    walked = times_of(paths.repaint_path(jsd(1000), steps=10, jump=3, resamples=2), 1000)
+    down = [1000, 889, 778, 667]  # theirs rises one t at a time, ours at once: the same distribution
+    assert walked[::-1] == [*down, *down, 556, 445, 334, 667, 556, 445, 334, 223, 112, 1, 334, 223, 112, 1, 0]
+
+
 def test_repaints_published_schedule_costs_2410_calls():
     path = paths.repaint_path(linear())
     assert int((path.diff() >= 0).sum()) == 2410
@@ -133,7 +191,7 @@ def test_repaints_cheaper_settings_cost_what_was_published(steps, jump, resample
     assert int((paths.repaint_path(linear(), steps, jump, resamples).diff() >= 0).sum()) == calls
 
 
-@given(st.integers(1, 60), st.integers(1, 12), st.integers(1, 5))
+@given(st.integers(2, 60), st.integers(1, 12), st.integers(1, 5))
 def test_repaint_walks_each_stretch_as_often_as_asked(steps, jump, resamples):
     path = paths.repaint_path(linear(), steps, jump, resamples)
     feet = len(range(1, steps - jump + 1, jump))
@@ -141,7 +199,13 @@ def test_repaint_walks_each_stretch_as_often_as_asked(steps, jump, resamples):
     assert int(rises.sum()) == feet * (resamples - 1)
     assert int(down.sum()) == steps + feet * (resamples - 1) * jump
     assert path[-1] == 1
-    assert torch.equal(path.unique(), paths.uniform_path(linear(), steps))
+    assert len(path.unique()) == steps + 1
+
+
+@pytest.mark.parametrize("steps", [1, 51])
+def test_repaint_asks_for_whole_t(steps):
+    with pytest.raises(ValueError, match=rf"sampler\.steps must be .*, got {steps}"):
+        paths.repaint_path(linear(50), steps)
 
 
 @pytest.mark.parametrize(("jump", "resamples"), [(0, 10), (10, 0)])

@@ -111,6 +111,10 @@ def test_noising_twice_is_noising_once(a, b, c):
     once = process.renoise(x, high, low, zero)
     torch.testing.assert_close(process.renoise(process.renoise(x, high, middle, zero), middle, low, zero), once)
     one = torch.ones_like(x)
+    # From the data itself it is eq. 4, written out.
+    noised = low.sqrt() * x + (1 - low).sqrt() * one
+    torch.testing.assert_close(process.renoise(x, of(1.0), low, one), noised)
+    torch.testing.assert_close(process.add_noise(x, one, low), noised)
     spread = (
         process.renoise(zero, high, middle, one).square() * (low / middle)
         + process.renoise(zero, middle, low, one).square()

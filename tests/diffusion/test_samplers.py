@@ -111,13 +111,39 @@ def test_replacement_and_repaint_draw_the_known_pixels_at_the_levels_of_the_path
         torch.testing.assert_close(xs[-1][~MASK], FACE[~MASK])
 
 
-def test_ddnm_sees_the_known_pixels_in_every_x_0_and_has_its_papers_noise():
-    _, said = walked(samplers.ddnm(8), Model(x_0=3.0))
-    for prediction in said:
-        assert torch.equal(prediction.x_0[~MASK], FACE[~MASK])
-        assert bool((prediction.x_0[MASK] == 1).all())
-    beta_tilde = (1 - 0.6) / (1 - 0.4) * (1 - 0.4 / 0.6)
-    assert spread(samplers.ddnm(), 0.4, 0.6) == pytest.approx(0.85**2 * beta_tilde)
+def test_ddnm_puts_the_known_pixels_into_x_0_and_leaves_eps_to_the_model():
+    """DDNM's program: x' = signal' rectified x_0 + sigma' (eta z + sqrt(1 - eta^2) eps), nothing clipped."""
+    sampler = samplers.ddnm(8, eta=0.6)
+    levels = sampler.path(linear())
+    xs, said = walked(sampler, Model(x_0=3.0))
+    generator = torch.Generator().manual_seed(0)
+    draws = [torch.randn(SHAPE, generator=generator, dtype=torch.float64) for _ in range(8)]  # x_T, and 7 steps' noise
+    assert levels[0] == linear().alpha_bar[876]  # 1, 126, 251, ..., 876
+    for i, end in enumerate(levels[1:].tolist()):
+        fresh = draws[i + 1] if i < 7 else 0
+        rectified = torch.where(MASK, 3.0, FACE)
+        expected = end**0.5 * rectified + (1 - end) ** 0.5 * (0.6 * fresh + 0.8 * said[i].eps)
+        torch.testing.assert_close(xs[i + 1], expected)
+    torch.testing.assert_close(xs[-1], torch.where(MASK, 3.0, FACE))
+
+
+def test_ddnm_travels_back_from_the_last_x_0_as_the_model_said_it():
+    sampler = samplers.ddnm(8, jump=2, resamples=2)
+    path = sampler.path(linear())
+    tops = [path[i + 1].item() for i in range(len(path) - 1) if path[i + 1] < path[i]]
+    assert len(tops) == 3
+    risen = []
+
+    def keep(rows, prediction):
+        if rows.path[rows.index] < rows.path[rows.index - 1]:
+            risen.append((rows.x, rows.path[rows.index].item(), prediction))
+
+    constant = torch.full(SHAPE, 0.25, dtype=torch.float64)
+    sample(Model(x_0=0.5), sampler, linear(), constant, GIVEN, lambda: constant, on_step=keep)
+    assert [level for _, level, _ in risen] == tops
+    for x, level, said in risen:
+        assert bool((said.x_0 == 0.5).all())  # also where the picture is known
+        torch.testing.assert_close(x, torch.full_like(x, level**0.5 * 0.5 + (1 - level) ** 0.5 * 0.25))
 
 
 class Steep(Model):
@@ -137,17 +163,40 @@ def test_dps_looks_at_the_clipped_x_0_as_its_authors_do():
     torch.testing.assert_close(said.gradient, expected.expand(SHAPE))
 
 
-def test_a_guide_stands_inside_the_clip():
+def test_a_classifier_guides_what_is_clipped_already_as_adms_does():
+    """guided-diffusion clips in p_mean_variance, then shifts eps in condition_score, and clips no more."""
+
     def uphill(denoiser):
         def guided(x: Tensor, level: Tensor, condition: Condition) -> Prediction:
             said = denoiser(x, level, condition)
-            eps = said.eps - 50
+            assert bool((said.x_0 == 1).all())
+            eps = said.eps - 0.5
             return Prediction(x_0_from_eps(x, eps, level), eps)
 
         return guided
 
-    _, said = walked(samplers.guided(samplers.ddim(4), uphill), Model())
-    assert all(bool((prediction.x_0 <= 1).all()) for prediction in said)
+    _, said = walked(samplers.guided(samplers.ddim(4), uphill), Model(x_0=3.0))
+    levels = samplers.ddim(4).path(linear())[:-1].tolist()
+    for level, prediction in zip(levels, said, strict=True):
+        torch.testing.assert_close(
+            prediction.x_0, torch.full_like(prediction.x_0, 1 + 0.5 * ((1 - level) / level) ** 0.5)
+        )
+
+
+def test_classifier_free_guidance_stands_inside_the_clip():
+    """As in GLIDE and Imagen: what is clipped is the guided x_0."""
+
+    def told(x: Tensor, level: Tensor, condition: Condition) -> Prediction:
+        assert condition.attributes is not None
+        gamma = level[:, None, None]
+        x_0 = 0.3 + condition.attributes.nan_to_num(0)[:, :, None] * torch.ones_like(x)
+        return Prediction(x_0, (x - gamma.sqrt() * x_0) / (1 - gamma).sqrt())
+
+    x, level = torch.zeros(SHAPE, dtype=torch.float64), torch.full((2,), 0.5, dtype=torch.float64)
+    condition = Condition(attributes=torch.ones(2, 1, dtype=torch.float64))
+    assert bool((samplers.classifier_free(scale=3.0).wrap(told)(x, level, condition).x_0 == 1).all())
+    loose = samplers.classifier_free(scale=3.0, clip=False).wrap(told)(x, level, condition)
+    torch.testing.assert_close(loose.x_0, torch.full_like(x, 3.3))
 
 
 @pytest.mark.parametrize("solver", [samplers.ddpm(variance_mix=1.0), samplers.palette(), samplers.ddim(eta=0.5)])

@@ -62,13 +62,21 @@ def moments_of(sampler: Sampler, n: int = 3000) -> tuple[Tensor, Tensor, Tensor]
     return out[:, HOLE].mean(0), out[:, HOLE].T.cov(), out[:, ~HOLE]
 
 
-def test_ddnm_is_biased_like_replacement_and_time_travel_helps():
-    replacement = bias(FACE, samplers.replacement(100, clip=False), draws=310)
-    # With eta = 1 the known pixels' noise is as fresh as replacement's.
-    assert bias(FACE, samplers.ddnm(100, eta=1.0, clip=False), draws=110) == pytest.approx(replacement, rel=0.01)
-    plain = bias(FACE, samplers.ddnm(100, clip=False), draws=110)
-    travelled = bias(FACE, samplers.ddnm(100, jump=10, resamples=3, clip=False), draws=500)
-    assert travelled < plain / 1.8
+# What the authors' programs make of this Gaussian (wyhuai/DDNM 00b58ea, functions/svd_ddnm.py; andreas128/RePaint
+# 8e2a055), run on it without a clip, in float64, one noise at a time: exact, like ours.
+AUTHORS = [
+    (samplers.ddnm(100), 110, -0.081170, 0.086215),
+    (samplers.ddnm(100, jump=10, resamples=3), 500, -0.060664, 0.084834),
+    (samplers.repaint(50, jump=5, resamples=4, clip=False), 800, -0.132689, 0.095638),
+    (samplers.replacement(50, clip=False), 160, -0.314630, 0.123174),
+]
+
+
+@pytest.mark.parametrize(("sampler", "draws", "off", "variance"), AUTHORS, ids=["ddnm", "travel", "repaint", "replace"])
+def test_the_hole_is_filled_as_by_the_authors_programs(sampler, draws, off, variance):
+    mean, covariance = hole_moments(FACE, sampler, draws)
+    torch.testing.assert_close(mean - MEAN, torch.full_like(mean, off), rtol=0, atol=5e-6)
+    torch.testing.assert_close(covariance.diag(), torch.full_like(mean, variance), rtol=0, atol=5e-6)
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def test_it_is_the_bound_of_the_lab() -> None:
     torch.nn.init.normal_(network.readout.layers.weight, std=0.3)
     table = schedule(6)
     model, x_0 = NetworkDenoiser(network, table, LearnedRange(Velocity())), torch.randn(10, 2)
-    process = Gaussian(first_variance=likelihood.first_variance(table.alpha_bar))
+    process = Gaussian(first_variance=likelihood.clipped_variance(table.alpha_bar))
     mine = bound(model, process, table, x_0, ExampleNoise(range(10), (2,)))
     theirs = likelihood.bound(
         model,

@@ -11,7 +11,7 @@ from diffusion_lab.diffusion.denoiser import Condition, Epsilon, Prediction, Vel
 from diffusion_lab.diffusion.guidance import Clip, DynamicThreshold
 from diffusion_lab.diffusion.sampling import Rows, Sampler, Wrap, sample, untouched
 from diffusion_lab.diffusion.schedule import linear
-from diffusion_lab.diffusion.solvers import Ancestral, DPMSolver, Heun, Solver
+from diffusion_lab.diffusion.solvers import DDIM, Ancestral, DPMSolver, Heun, Solver
 
 # numpy of diffusers' tensors, in their own code
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -82,7 +82,7 @@ def test_ddpm(table, steps, variance_type, mix, clip):
     scheduler = diffusers.DDPMScheduler(**table, variance_type=variance_type, clip_sample=clip)
     scheduler.set_timesteps(steps)
     theirs, path = by_time(scheduler)
-    assert_equal(ours(path, Ancestral(1.0, mix), Clip if clip else untouched), theirs)
+    assert_equal(ours(path, Ancestral(mix), Clip if clip else untouched), theirs)
 
 
 @counts
@@ -94,7 +94,7 @@ def test_ddim(table, steps, eta, clip):
     scheduler = diffusers.DDIMScheduler(**table, clip_sample=clip, set_alpha_to_one=True)
     scheduler.set_timesteps(steps)
     theirs, path = by_time(scheduler, eta=eta, use_clipped_model_output=True)
-    assert_equal(ours(path, Ancestral(eta), Clip if clip else untouched), theirs)
+    assert_equal(ours(path, DDIM(eta), Clip if clip else untouched), theirs)
 
 
 @counts
@@ -106,7 +106,7 @@ def test_ddim_on_a_zero_terminal_schedule_with_v(steps):
     scheduler.set_timesteps(steps)
     theirs, path = by_time(scheduler)
     assert path[0] < 1e-12
-    assert_equal(ours(path, Ancestral(0.0), reads=Velocity()), theirs)
+    assert_equal(ours(path, DDIM(0.0), reads=Velocity()), theirs)
 
 
 @counts

@@ -11,7 +11,7 @@ from diffusion_lab.diffusion.denoiser import Condition, Denoiser, Prediction, by
 from diffusion_lab.diffusion.noise import Noise
 from diffusion_lab.diffusion.process import add_noise, along, eps_from_x_0, x_0_from_eps
 from diffusion_lab.diffusion.schedule import NoiseSchedule
-from diffusion_lab.diffusion.solvers import step_variance
+from diffusion_lab.diffusion.solvers import Ancestral, Memory, step_variance
 
 LogProbability = Callable[[Tensor, Tensor, Condition], Tensor]
 """(x, level (B,), condition) -> log p(what is asked for | x), (B,): a classifier of noisy pictures."""
@@ -78,8 +78,8 @@ class ClassifierFree:
         twice = condition.map(lambda tensor: torch.cat([tensor, tensor]))
         twice = replace(twice, attributes=torch.cat([said, torch.full_like(said, torch.nan)]))
         both = self.denoiser(torch.cat([x, x]), torch.cat([level, level]), twice)
-        mix = None if both.variance_mix is None else both.variance_mix[: len(x)]
-        return Prediction(self.between(both.x_0), self.between(both.eps), mix)
+        of_said = both.map(lambda tensor: tensor[: len(x)])  # its variance stays (GLIDE)
+        return replace(of_said, x_0=self.between(both.x_0), eps=self.between(both.eps))
 
     def between(self, both: Tensor) -> Tensor:
         said, unsaid = both.chunk(2)
@@ -94,7 +94,7 @@ class ClassifierGuidance:
         classifier: log p(y | x) of noisy pictures, differentiable in x.
         scale: 1 is Bayes' rule, more exaggerates.
         heed: what becomes of the gradient: `in_eps` (algorithm 2, any solver), or `after_step` (algorithm 1), with
-            `ShiftMean` as a constraint.
+            `ShiftedMean` as the solver.
     """
 
     def __init__(
@@ -121,32 +121,32 @@ def in_eps(prediction: Prediction, x: Tensor, level: Tensor, gradient: Tensor) -
 
 
 def after_step(prediction: Prediction, x: Tensor, level: Tensor, gradient: Tensor) -> Prediction:
-    """The prediction as it is, and the gradient beside it for `ShiftMean` (Dhariwal & Nichol 2021, algorithm 1)."""
+    """The prediction as it is, and the gradient beside it for `ShiftedMean` (Dhariwal & Nichol 2021, algorithm 1)."""
     return replace(prediction, gradient=gradient)
 
 
-class ShiftMean:
-    """Moves the step's mean by its variance times the guide's gradient: a constraint for `after_step`.
+class ShiftedMean:
+    """Ancestral steps whose mean is moved by Sigma times the guide's gradient (Dhariwal & Nichol 2021, algorithm 1).
+
+    The last step is moved too: without noise of its own, by beta.
 
     Args:
-        variance_mix: which variance the solver's step has; see `solvers.Ancestral`, whose eta is 1 here.
+        variance_mix: see `solvers.Ancestral`.
     """
 
     def __init__(self, variance_mix: float = 0.0) -> None:
-        self.variance_mix = variance_mix
+        self.ancestral = Ancestral(variance_mix)
+
+    def start(self, x: Tensor) -> Memory:
+        return self.ancestral.start(x)
 
     def __call__(
-        self,
-        x: Tensor,
-        prediction: Prediction | None,
-        level: Tensor,
-        next_level: Tensor,
-        noise: Noise,
-        condition: Condition,
-    ) -> Tensor:
-        if prediction is None or prediction.gradient is None:  # before the first step
-            return x
-        return x + step_variance(x, prediction, level, next_level, self.variance_mix) * prediction.gradient
+        self, x: Tensor, prediction: Prediction, level: Tensor, next_level: Tensor, noise: Noise, memory: Memory
+    ) -> tuple[Tensor, Memory]:
+        assert prediction.gradient is not None, "this solver wants a guide that heeds `after_step`"
+        unmoved, memory = self.ancestral(x, prediction, level, next_level, noise, memory)
+        variance = step_variance(x, prediction, level, next_level, self.ancestral.variance_mix)
+        return unmoved + variance * prediction.gradient, memory
 
 
 def independent(logits: Tensor, wanted: Tensor) -> Tensor:

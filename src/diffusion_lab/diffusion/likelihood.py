@@ -43,14 +43,19 @@ def density(x_0: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
     return -0.5 * (math.log(2 * math.pi) + log_variance + (x_0 - mean).square() * torch.exp(-log_variance))
 
 
-def first_variance(levels: Tensor) -> float:
-    """Beta-tilde of the second step, which stands in for the first step's 0 (iDDPM); beta of a step that is alone.
+FirstVariance = Callable[[Tensor], float]
+"""(levels (K + 1,), from 1 towards noise) -> the variance of the first step, whose beta-tilde is 0."""
 
-    Args:
-        levels: ``(K + 1,)`` from 1 towards noise.
-    """
+
+def beta_variance(levels: Tensor) -> float:
+    """Beta of the first step: sigma_1^2 = beta_1 (DDPM's text, section 3.3)."""
+    return float(1 - levels[1])
+
+
+def clipped_variance(levels: Tensor) -> float:
+    """Beta-tilde of the second step (DDPM's program and iDDPM's); beta of a step that is alone."""
     if len(levels) == 2:
-        return float(1 - levels[1])
+        return beta_variance(levels)
     return float(posterior_variance(levels[2], levels[1]))
 
 
@@ -76,12 +81,13 @@ def step_bits(
         next_level: ``(B,)`` of x'.
         x: from q(x | x_0).
         variance_mix: the variance of p, if the network has not learned it; see `solvers.Ancestral`.
-        first_variance: the least variance of p in the step that ends at level 1.
+        first_variance: of p in the step that ends at level 1; a network that learned the mix says how far from there
+            to beta.
         decoder: p(x_0 | x).
     """
     ends = next_level == 1
-    said = log_variance(x, prediction, level, next_level, variance_mix, least=1e-30)
-    said_last = log_variance(x, prediction, level, next_level, variance_mix, least=first_variance)
+    said = log_variance(x, prediction, level, next_level, variance_mix)
+    said_last = log_variance(x, prediction, level, next_level, 0.0, least=first_variance)
     true = posterior_variance(level, next_level).clamp(min=1e-30).log()
     of_x_0 = over(next_level.sqrt() * beta_between(level, next_level), 1 - level)
     log_true, pull, last = along(x, true, of_x_0, ends.double())
@@ -130,6 +136,7 @@ def bound(
     noise: Noise,
     *,
     variance_mix: float = 0.0,
+    first_variance: FirstVariance = clipped_variance,
     decoder: Decoder = discretised,
     wrap: Wrap = untouched,
     constrain: Constrain = unconstrained,
@@ -143,6 +150,7 @@ def bound(
         condition: with the hole as its mask; None is the whole picture.
         noise: for x at each level.
         variance_mix: as for ancestral sampling, if the network has not learned the variance.
+        first_variance: of the step that ends at level 1, `clipped_variance` or `beta_variance`; see `step_bits`.
         decoder: `discretised` for 8-bit pictures, `density` for other data.
         wrap: around the model; `guidance.Clip` is usual.
         constrain: how the model was trained to see the known pixels of x.

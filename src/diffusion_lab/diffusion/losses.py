@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from diffusion_lab.diffusion.denoiser import Parametrisation, Prediction
-from diffusion_lab.diffusion.likelihood import Decoder, discretised, first_variance, step_bits
+from diffusion_lab.diffusion.likelihood import Decoder, clipped_variance, discretised, step_bits
 from diffusion_lab.diffusion.noise import Noise
 from diffusion_lab.diffusion.process import add_noise, over
 from diffusion_lab.diffusion.schedule import NoiseSchedule
@@ -40,7 +40,7 @@ LevelWeight = Callable[[Tensor], Tensor]
 
 def at_times(schedule: NoiseSchedule, t: Tensor, weight: Tensor) -> Levels:
     """The steps from t to t - 1 of a schedule, ``(B,)`` in 1..T."""
-    return Levels(schedule.alpha_bar[t], schedule.alpha_bar[t - 1], weight, first_variance(schedule.alpha_bar))
+    return Levels(schedule.alpha_bar[t], schedule.alpha_bar[t - 1], weight, clipped_variance(schedule.alpha_bar))
 
 
 def discrete_levels(schedule: NoiseSchedule, uniforms: Tensor) -> Levels:

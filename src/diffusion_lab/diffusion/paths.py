@@ -1,7 +1,8 @@
 """Paths: which levels a sampler visits, from noise to data. What is done there is the solver's."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import accumulate, repeat
 
 import torch
 from torch import Tensor
@@ -55,9 +56,11 @@ def quadratic_path(trained_on: NoiseSchedule, steps: int) -> Path:
 def section_path(trained_on: NoiseSchedule, sections: Sequence[int]) -> Path:
     """T cut into equal sections from data to noise, each visited at its own number of t (ADM: "90,60,60,20,20").
 
+    The very t of guided-diffusion's lists: strides are added up one by one, and a half rounds to the even neighbour.
+
     Args:
         trained_on: the schedule that the model was trained on.
-        sections: how many of its t each section visits, evenly, its two ends included.
+        sections: how many of its t each section visits, evenly, its two ends included; a single one is the first.
 
     Raises:
         ValueError: if a section is asked for more t than it has, or for none.
@@ -76,13 +79,29 @@ def section_path(trained_on: NoiseSchedule, sections: Sequence[int]) -> Path:
                 f"section {section} of sampler.sections has {length} steps, of which {count} were asked for"
             )
         stride = (length - 1) / max(1, count - 1)
-        times += [first + round(i * stride) for i in range(count)]
+        times += [first + round(at) for at in accumulate(repeat(stride, count - 1), initial=0.0)]
         first += length
     return trained_on.alpha_bar[torch.tensor(times[::-1])]
 
 
-def stride_path(trained_on: NoiseSchedule, steps: int) -> Path:
-    """Every k-th t from 1 on, k the least that makes it `steps` of them (guided-diffusion's "ddim50").
+def respaced_path(trained_on: NoiseSchedule, steps: int) -> Path:
+    """T to 1 at `steps` even distances, rounded, and from there to 0 (iDDPM's strided sampling, and RePaint's).
+
+    Raises:
+        ValueError: for fewer than 2 steps, or more than T.
+
+    Example:
+        >>> from diffusion_lab.diffusion.schedule import linear
+        >>> linear().time(respaced_path(linear(), 250))[[0, 1, 2, -3, -2, -1]].round().long().tolist()
+        [1000, 996, 992, 5, 1, 0]
+    """
+    if counted(steps, least=2) > trained_on.steps:
+        raise ValueError(f"sampler.steps must be at most the schedule's {trained_on.steps}, got {steps}")
+    return section_path(trained_on, [steps])
+
+
+def strided_path(trained_on: NoiseSchedule, steps: int) -> Path:
+    """Every k-th t from 1 on, k the least that makes it `steps` of them (DDIM's stride, ADM's "ddim50", DDNM's).
 
     So the noisiest level is not T's but that of t = 1 + k (steps - 1).
 
@@ -95,7 +114,7 @@ def stride_path(trained_on: NoiseSchedule, steps: int) -> Path:
 
     Example:
         >>> from diffusion_lab.diffusion.schedule import jsd
-        >>> stride_path(jsd(steps=10), steps=4).tolist()
+        >>> strided_path(jsd(steps=10), steps=4).tolist()
         [0.0, 0.30000000000000004, 0.6, 0.9, 1.0]
     """
     last = trained_on.steps
@@ -191,14 +210,21 @@ def heun_path(
     return torch.stack([*levels, at_ratio(0.0)])
 
 
-def repaint_path(trained_on: NoiseSchedule, steps: int = 250, jump: int = 10, resamples: int = 10) -> Path:
+def repaint_path(
+    trained_on: NoiseSchedule,
+    steps: int = 250,
+    jump: int = 10,
+    resamples: int = 10,
+    grid: Callable[[NoiseSchedule, int], Path] = respaced_path,
+) -> Path:
     """RePaint's: every `jump` steps the path rises by as many, until each stretch was walked `resamples` times.
 
     Args:
         trained_on: the schedule that the model was trained on.
-        steps: t_T, levels walked evenly in t.
+        steps: t_T, levels that are walked.
         jump: jump length.
         resamples: r, how often each stretch is walked; 1 never rises.
+        grid: which levels; DDNM's are `strided_path`'s.
 
     Raises:
         ValueError: if `jump` or `resamples` is below 1.
@@ -211,7 +237,7 @@ def repaint_path(trained_on: NoiseSchedule, steps: int = 250, jump: int = 10, re
     """
     if jump < 1 or resamples < 1:
         raise ValueError(f"sampler.jump and sampler.resamples must be 1 or more, got {jump} and {resamples}")
-    levels = uniform_path(trained_on, steps).flip(0)  # levels[t], t steps from the data
+    levels = grid(trained_on, steps).flip(0)  # levels[i], i steps from the data
     times = [steps]
     for foot in reversed(range(1, steps - jump + 1, jump)):
         times += range(times[-1] - 1, foot - 1, -1)

@@ -12,14 +12,13 @@ from diffusion_lab.diffusion.paths import (
     quadratic_path,
     repaint_path,
     section_path,
-    stride_path,
+    strided_path,
     uniform_path,
 )
-from diffusion_lab.diffusion.process import renoise
-from diffusion_lab.diffusion.sampling import Around, InTurn, Sampler, Wrap, keep_noised, unconstrained, untouched
+from diffusion_lab.diffusion.sampling import Around, InTurn, Sampler, Wrap, from_x, keep_noised, untouched
 from diffusion_lab.diffusion.schedule import linear
-from diffusion_lab.diffusion.solvers import Ancestral, DPMSolver, Heun
-from diffusion_lab.diffusion.zero_shot import Blind, PosteriorGuide, Rectify, follow_gradient
+from diffusion_lab.diffusion.solvers import DDIM, Ancestral, DPMSolver, Heun, all_of_it
+from diffusion_lab.diffusion.zero_shot import Blind, PosteriorGuide, follow_gradient, from_x_0, rectify
 
 
 def clipped(clip: bool) -> Wrap:
@@ -28,40 +27,43 @@ def clipped(clip: bool) -> Wrap:
 
 
 def ddpm(steps: int = 1000, variance_mix: float = 0.0, clip: bool = True) -> Sampler:
-    """Ancestral sampling (DDPM algorithm 2), strided as in iDDPM if `steps` < T; variance_mix 1 is the large one."""
-    return Sampler(partial(uniform_path, steps=steps), Ancestral(1.0, variance_mix), clipped(clip))
+    """Ancestral sampling (DDPM algorithm 2), at even strides from T to 0; variance_mix 1 is the large one.
+
+    iDDPM's own list of t ends at 1 before it ends at 0: that is `ddpm_sections` with a single section.
+    """
+    return Sampler(partial(uniform_path, steps=steps), Ancestral(variance_mix), clipped(clip))
 
 
 def ddim(steps: int = 50, eta: float = 0.0, clip: bool = True) -> Sampler:
     """DDIM (eq. 12): deterministic with eta = 0."""
-    return Sampler(partial(uniform_path, steps=steps), Ancestral(eta), clipped(clip))
+    return Sampler(partial(uniform_path, steps=steps), DDIM(eta), clipped(clip))
 
 
 def ddim_quadratic(steps: int = 50, eta: float = 0.0, clip: bool = True) -> Sampler:
     """DDIM on the path that is denser towards the data, which the paper takes for CIFAR-10."""
-    return Sampler(partial(quadratic_path, steps=steps), Ancestral(eta), clipped(clip))
+    return Sampler(partial(quadratic_path, steps=steps), DDIM(eta), clipped(clip))
 
 
 def ddim_thresholded(steps: int = 50, eta: float = 0.0, percentile: float = 0.995) -> Sampler:
     """DDIM with dynamic thresholding (Imagen) instead of a clip, for guidance scales that leave [-1, 1]."""
-    return Sampler(partial(uniform_path, steps=steps), Ancestral(eta), partial(DynamicThreshold, percentile=percentile))
+    return Sampler(partial(uniform_path, steps=steps), DDIM(eta), partial(DynamicThreshold, percentile=percentile))
 
 
 def ddpm_sections(
     sections: Sequence[int] = (90, 60, 60, 20, 20), variance_mix: float = 0.0, clip: bool = True
 ) -> Sampler:
     """Ancestral sampling with a stride of its own in each section of T, from data to noise (ADM's LSUN schedule)."""
-    return Sampler(partial(section_path, sections=sections), Ancestral(1.0, variance_mix), clipped(clip))
+    return Sampler(partial(section_path, sections=sections), Ancestral(variance_mix), clipped(clip))
 
 
 def ddim_sections(sections: Sequence[int] = (25, 15, 10), eta: float = 0.0, clip: bool = True) -> Sampler:
     """DDIM with a stride of its own in each section of T, from data to noise (guided-diffusion's "25,15,10")."""
-    return Sampler(partial(section_path, sections=sections), Ancestral(eta), clipped(clip))
+    return Sampler(partial(section_path, sections=sections), DDIM(eta), clipped(clip))
 
 
 def ddim_strided(steps: int = 50, eta: float = 0.0, clip: bool = True) -> Sampler:
     """DDIM on every k-th t from 1 on (guided-diffusion's "ddim50")."""
-    return Sampler(partial(stride_path, steps=steps), Ancestral(eta), clipped(clip))
+    return Sampler(partial(strided_path, steps=steps), DDIM(eta), clipped(clip))
 
 
 def palette(steps: int = 1000, start: float = 1e-4, end: float = 0.09, variance_mix: float = 1.0) -> Sampler:
@@ -71,7 +73,7 @@ def palette(steps: int = 1000, start: float = 1e-4, end: float = 0.09, variance_
     beta-tilde, which Janspiry's code takes.
     """
     walked = linear(1000, start, end)
-    return Sampler(partial(uniform_path, steps=steps, schedule=walked), Ancestral(1.0, variance_mix), Clip)
+    return Sampler(partial(uniform_path, steps=steps, schedule=walked), Ancestral(variance_mix), Clip)
 
 
 def dpm_solver(steps: int = 20, eta: float = 0.0, clip: bool = True) -> Sampler:
@@ -126,17 +128,18 @@ def heun(
         churn_from=churn_from,
         churn_to=churn_to,
     )
-    return Sampler(path, Heun(), clipped(clip), rise=partial(renoise, inflated=churn_noise))
+    return Sampler(path, Heun(), clipped(clip), rise=partial(from_x, inflated=churn_noise))
 
 
 def classifier_free(steps: int = 50, scale: float = 2.0, eta: float = 0.0, clip: bool = True) -> Sampler:
     """DDIM with classifier-free guidance on the attributes; every network call has twice the batch."""
-    return guided(ddim(steps, eta, clip), partial(ClassifierFree, scale=scale))
+    sampler = ddim(steps, eta)
+    return replace(sampler, wrap=Around([partial(ClassifierFree, scale=scale), clipped(clip)]))
 
 
 def guided(sampler: Sampler, guide: Wrap) -> Sampler:
-    """A sampler with a guide nearest to the model, inside its clip."""
-    return replace(sampler, wrap=Around([guide, sampler.wrap]))
+    """A sampler with a guide around all that it has: what is guided is clipped already (ADM's classifier guidance)."""
+    return replace(sampler, wrap=Around([sampler.wrap, guide]))
 
 
 def replacement(steps: int = 250, variance_mix: float = 0.0, clip: bool = True) -> Sampler:
@@ -149,13 +152,13 @@ def repaint(
 ) -> Sampler:
     """Replacement, with noise added and taken away again so that the hole hears of the rest (RePaint; 2,410 calls)."""
     path = partial(repaint_path, steps=steps, jump=jump, resamples=resamples)
-    return Sampler(path, Ancestral(1.0, variance_mix), Around([Blind, clipped(clip)]), keep_noised)
+    return Sampler(path, Ancestral(variance_mix), Around([Blind, clipped(clip)]), keep_noised)
 
 
 def dps(steps: int = 1000, scale: float = 0.5, variance_mix: float = 0.0, clip: bool = True) -> Sampler:
     """Diffusion posterior sampling: after each step, one towards the known pixels by the model's gradient."""
     wrap = Around([Blind, clipped(clip), partial(PosteriorGuide, scale=scale)])
-    return Sampler(partial(uniform_path, steps=steps), Ancestral(1.0, variance_mix), wrap, follow_gradient)
+    return Sampler(partial(uniform_path, steps=steps), Ancestral(variance_mix), wrap, follow_gradient)
 
 
 def mcg(steps: int = 1000, scale: float = 0.5, variance_mix: float = 0.0, clip: bool = True) -> Sampler:
@@ -163,7 +166,10 @@ def mcg(steps: int = 1000, scale: float = 0.5, variance_mix: float = 0.0, clip: 
     return replace(dps(steps, scale, variance_mix, clip), constrain=InTurn([follow_gradient, keep_noised]))
 
 
-def ddnm(steps: int = 100, jump: int = 1, resamples: int = 1, eta: float = 0.85, clip: bool = True) -> Sampler:
-    """Known pixels put into every x_0 (DDNM); `resamples` above 1 adds its time travel (DDNM+, algorithm 2)."""
-    path = partial(repaint_path, steps=steps, jump=jump, resamples=resamples)
-    return Sampler(path, Ancestral(eta), Around([Blind, clipped(clip), Rectify]), unconstrained)
+def ddnm(steps: int = 100, jump: int = 1, resamples: int = 1, eta: float = 0.85, clip: bool = False) -> Sampler:
+    """Known pixels put into every x_0 (DDNM, as its authors' program does it); `resamples` above 1 is time travel.
+
+    The program has DDIM's stride, no clip, noise of eta sigma' beside the model's own eps, and rises from x_0.
+    """
+    path = partial(repaint_path, steps=steps, jump=jump, resamples=resamples, grid=strided_path)
+    return Sampler(path, DDIM(eta, all_of_it), Around([Blind, clipped(clip)]), rectify, from_x_0)

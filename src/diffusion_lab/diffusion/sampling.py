@@ -21,9 +21,8 @@ Constrain = Callable[[Tensor, Prediction | None, Tensor, Tensor, Noise, Conditio
 
 The prediction is None where no step was taken: in training, at the start of a path, and after a rise."""
 
-
-Rise = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-"""(x, level, lower level, eps) -> x with noise added, where a path rises: `process.renoise`."""
+Rise = Callable[[Tensor, Prediction | None, Tensor, Tensor, Tensor], Tensor]
+"""(x, the last prediction, level, lower level, eps) -> x at the lower level; None at the start of a path."""
 
 
 def unconstrained(
@@ -49,6 +48,18 @@ def keep_noised(
     assert condition.known is not None
     assert condition.mask is not None
     return torch.where(condition.mask, x, add_noise(condition.known, noise(), next_level))
+
+
+def from_x(
+    x: Tensor,
+    prediction: Prediction | None,
+    level: Tensor,
+    lower_level: Tensor,
+    eps: Tensor,
+    inflated: float = 1.0,
+) -> Tensor:
+    """A rise by the forward process (RePaint, EDM's churn); `inflated` is S_noise, see `process.renoise`."""
+    return renoise(x, level, lower_level, eps, inflated)
 
 
 class InTurn:
@@ -105,14 +116,14 @@ class Sampler:
         solver: takes one step.
         wrap: changes what the model says: clipping, guidance.
         constrain: after each step; None keeps the known pixels as the model was trained to see them.
-        rise: adds noise where the path falls back (churn, RePaint).
+        rise: how x follows a path that falls back to a noisier level (churn, RePaint).
     """
 
     path: Callable[[NoiseSchedule], Path]
     solver: Solver
     wrap: Wrap = untouched
     constrain: Constrain | None = None
-    rise: Rise = renoise
+    rise: Rise = from_x
 
     def network_calls(self, schedule: NoiseSchedule) -> int:
         """How often a picture asks the network: once for every move that does not add noise."""
@@ -152,15 +163,16 @@ def start(x_T: Tensor, path: Path, sampler: Sampler, constrain: Constrain, condi
     constrain = sampler.constrain or constrain
     level = path[0].expand(len(x_T))
     x = constrain(x_T, None, level, level, noise, condition)
-    return risen(Rows(x, path, 0, sampler.solver.start(x), condition, noise, sampler.solver, constrain, sampler.rise))
+    rows = Rows(x, path, 0, sampler.solver.start(x), condition, noise, sampler.solver, constrain, sampler.rise)
+    return risen(rows, None)
 
 
-def risen(rows: Rows) -> Rows:
+def risen(rows: Rows, prediction: Prediction | None) -> Rows:
     """The rises in noise, if any, that the path asks for where the rows stand."""
     x, memory, index = rows.x, rows.memory, rows.index
     while index + 1 < len(rows.path) and rows.path[index + 1] < rows.path[index]:
         lower = rows.path[index + 1].expand(len(x))
-        x = rows.rise(x, rows.path[index].expand(len(x)), lower, rows.noise())
+        x = rows.rise(x, prediction, rows.path[index].expand(len(x)), lower, rows.noise())
         x = rows.constrain(x, None, lower, lower, rows.noise, rows.condition)  # the rise noised the known pixels too
         memory = rows.solver.start(x)
         index += 1
@@ -172,7 +184,7 @@ def advance(rows: Rows, prediction: Prediction) -> Rows:
     level, next_level = rows.level, rows.path[rows.index + 1].expand(len(rows.x))
     x, memory = rows.solver(rows.x, prediction, level, next_level, rows.noise, rows.memory)
     x = rows.constrain(x, prediction, level, next_level, rows.noise, rows.condition)
-    return risen(replace(rows, x=x, memory=memory, index=rows.index + 1))
+    return risen(replace(rows, x=x, memory=memory, index=rows.index + 1), prediction)
 
 
 @torch.no_grad()

@@ -1,5 +1,6 @@
 """Solvers: one step from a level to a cleaner one."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -7,7 +8,7 @@ from torch import Tensor
 
 from diffusion_lab.diffusion.denoiser import Prediction
 from diffusion_lab.diffusion.noise import Noise
-from diffusion_lab.diffusion.process import along, beta_between, log_snr, over, posterior_variance
+from diffusion_lab.diffusion.process import along, beta_between, log_snr, over, posterior_mean, posterior_variance
 
 Memory = tuple[Tensor, ...]
 """What a solver carries between steps; every tensor is (B, ...), so that rows can be gathered and joined."""
@@ -30,7 +31,6 @@ def log_variance(
     level: Tensor,
     next_level: Tensor,
     variance_mix: float,
-    eta: float = 1.0,
     least: float = 1e-30,
 ) -> Tensor:
     """Logarithm of an ancestral step's variance, of a shape that multiplies x (iDDPM eq. 15).
@@ -40,40 +40,33 @@ def log_variance(
         prediction: a network that learned the mix has the last word.
         level: of x.
         next_level: of the step's end.
-        variance_mix: linear in the logarithm between eta^2 beta-tilde (0) and beta (1).
-        eta: DDIM's.
+        variance_mix: linear in the logarithm between beta-tilde (0) and beta (1).
         least: stands in for a smaller variance, such as beta-tilde's 0 in the step that ends at level 1.
     """
-    small, large = eta**2 * posterior_variance(level, next_level), beta_between(level, next_level)
+    small, large = posterior_variance(level, next_level), beta_between(level, next_level)
     log_small, log_large = along(x, small.clamp(min=least).log(), large.clamp(min=least).log())
     mix = variance_mix if prediction.variance_mix is None else prediction.variance_mix
     return log_small + mix * (log_large - log_small)
 
 
-def step_variance(
-    x: Tensor, prediction: Prediction, level: Tensor, next_level: Tensor, variance_mix: float, eta: float = 1.0
-) -> Tensor:
-    """Variance of the noise of an ancestral step: `log_variance`'s, and 0 when it ends at level 1 or does not move."""
-    (noisy,) = along(x, ((level < next_level) & (next_level < 1)).double())
-    return noisy * log_variance(x, prediction, level, next_level, variance_mix, eta).exp()
+def step_variance(x: Tensor, prediction: Prediction, level: Tensor, next_level: Tensor, variance_mix: float) -> Tensor:
+    """Sigma of an ancestral step: `log_variance`'s, and beta in the step that ends at level 1 (DDPM's sigma_1)."""
+    ends, beta = along(x, (next_level == 1).double(), beta_between(level, next_level))
+    return torch.where(ends > 0, beta, log_variance(x, prediction, level, next_level, variance_mix).exp())
 
 
 class Ancestral:
-    """DDPM and DDIM in one step (DDIM eq. 12): x' = signal' x_0 + sqrt(sigma'^2 - eta^2 beta-tilde) eps + s z.
-
-    With eta = 1 it is ancestral sampling (DDPM algorithm 2), with eta = 0 deterministic DDIM.
+    """DDPM's step (algorithm 2): x' ~ N(mean of q(x' | x, x_0), Sigma).
 
     Args:
-        eta: share of the posterior's noise, in [0, 1].
-        variance_mix: s^2 between eta^2 beta-tilde (0) and beta (1), log-linearly (iDDPM eq. 15): 0 is DDPM's small
-            fixed variance, 1 its large one. A network that learned it has the last word. The step that ends at level 1
+        variance_mix: Sigma between beta-tilde (0) and beta (1), log-linearly (iDDPM eq. 15): 0 is DDPM's small fixed
+            variance, 1 its large one. A network that learned it has the last word. The step that ends at level 1
             adds no noise.
     """
 
-    def __init__(self, eta: float = 1.0, variance_mix: float = 0.0) -> None:
-        if not (0 <= eta <= 1 and 0 <= variance_mix <= 1):
-            raise ValueError(f"eta and variance_mix must be in [0, 1], got {eta} and {variance_mix}")
-        self.eta = eta
+    def __init__(self, variance_mix: float = 0.0) -> None:
+        if not 0 <= variance_mix <= 1:
+            raise ValueError(f"variance_mix must be in [0, 1], got {variance_mix}")
         self.variance_mix = variance_mix
 
     def start(self, x: Tensor) -> Memory:
@@ -82,13 +75,49 @@ class Ancestral:
     def __call__(
         self, x: Tensor, prediction: Prediction, level: Tensor, next_level: Tensor, noise: Noise, memory: Memory
     ) -> tuple[Tensor, Memory]:
-        small = self.eta**2 * posterior_variance(level, next_level)
-        signal, direction = along(x, next_level.sqrt(), (1 - next_level - small).clamp(min=0).sqrt())
-        mean = signal * prediction.x_0 + direction * prediction.eps
+        mean = posterior_mean(x, prediction.x_0, level, next_level)
+        if not bool((next_level < 1).any()):
+            return mean, memory
+        (noisy,) = along(x, ((level < next_level) & (next_level < 1)).double())
+        variance = step_variance(x, prediction, level, next_level, self.variance_mix)
+        return mean + noisy * variance.sqrt() * noise(), memory
+
+
+class DDIM:
+    """DDIM's step (eq. 12): x' = signal' x_0 + sqrt(sigma'^2 - eta^2 v) eps + eta sqrt(v) z.
+
+    Given x_0, x' has the forward process's distribution whatever eta and v are. So there is nothing to learn: the
+    variance of a network that learned one belongs to `Ancestral`, and has no say here.
+
+    Args:
+        eta: in [0, 1]; 0 is deterministic.
+        largest: v, a function of level and next level that is at most sigma'^2. Beta-tilde is the paper's (eq. 16; eta
+            1 is ancestral sampling), `all_of_it` is DDNM's.
+    """
+
+    def __init__(self, eta: float = 0.0, largest: Callable[[Tensor, Tensor], Tensor] = posterior_variance) -> None:
+        if not 0 <= eta <= 1:
+            raise ValueError(f"eta must be in [0, 1], got {eta}")
+        self.eta = eta
+        self.largest = largest
+
+    def start(self, x: Tensor) -> Memory:
+        return ()
+
+    def __call__(
+        self, x: Tensor, prediction: Prediction, level: Tensor, next_level: Tensor, noise: Noise, memory: Memory
+    ) -> tuple[Tensor, Memory]:
+        drawn = self.eta**2 * self.largest(level, next_level)
+        signal, kept, fresh = along(x, next_level.sqrt(), (1 - next_level - drawn).clamp(min=0).sqrt(), drawn.sqrt())
+        mean = signal * prediction.x_0 + kept * prediction.eps
         if self.eta == 0 or not bool((next_level < 1).any()):
             return mean, memory
-        variance = step_variance(x, prediction, level, next_level, self.variance_mix, self.eta)
-        return mean + variance.sqrt() * noise(), memory
+        return mean + fresh * noise(), memory
+
+
+def all_of_it(level: Tensor, next_level: Tensor) -> Tensor:
+    """The noise of x' is drawn anew, all of it at eta 1: sigma'^2 (DDNM's program; its paper has beta-tilde)."""
+    return 1 - next_level
 
 
 class DPMSolver:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from diffusion_lab.diffusion.denoiser import Condition, Denoiser, Prediction
-from diffusion_lab.diffusion.guidance import seeing
 from diffusion_lab.diffusion.noise import Noise
+from diffusion_lab.diffusion.process import add_noise, along
 
 
 def known_pixels(condition: Condition) -> tuple[Tensor, Tensor]:
@@ -39,18 +39,6 @@ class Blind:
     def __call__(self, x: Tensor, level: Tensor, condition: Condition) -> Prediction:
         mask = None if condition.mask is None else torch.ones_like(condition.mask)
         return self.denoiser(x, level, replace(condition, known=condition.fill, mask=mask))
-
-
-class Rectify:
-    """Puts the known pixels into x_0 and makes eps agree (DDNM, algorithm 1, whose A is the mask of what is known)."""
-
-    def __init__(self, denoiser: Denoiser) -> None:
-        self.denoiser = denoiser
-
-    def __call__(self, x: Tensor, level: Tensor, condition: Condition) -> Prediction:
-        known, mask = known_pixels(condition)
-        prediction = self.denoiser(x, level, condition)
-        return seeing(prediction, x, torch.where(mask, prediction.x_0, known), level)
 
 
 class PosteriorGuide:
@@ -84,3 +72,23 @@ def follow_gradient(
 ) -> Tensor:
     """X moved by what the guide found, as it stands (DPS; MCG puts the known pixels in afterwards)."""
     return x if prediction is None or prediction.gradient is None else x + prediction.gradient
+
+
+def rectify(
+    x: Tensor, prediction: Prediction | None, level: Tensor, next_level: Tensor, noise: Noise, condition: Condition
+) -> Tensor:
+    """X as if the step had seen the known pixels in x_0 (DDNM eq. 13, whose A is the mask of what is known).
+
+    A step takes signal' of x_0; eps stays what the model said of x.
+    """
+    known, mask = known_pixels(condition)
+    if prediction is None:
+        return x
+    (signal,) = along(x, next_level.sqrt())
+    return x + signal * torch.where(mask, 0, known - prediction.x_0)
+
+
+def from_x_0(x: Tensor, prediction: Prediction | None, level: Tensor, lower_level: Tensor, eps: Tensor) -> Tensor:
+    """A rise that forgets x: the last x_0 noised (time travel as in DDNM's program; its paper rises from x)."""
+    assert prediction is not None, "a path that begins with a rise has no x_0 yet"
+    return add_noise(prediction.x_0, eps, lower_level)

@@ -21,7 +21,7 @@ from torch import Tensor
 from diffusion_lab.data.examples import degradation_keys
 from diffusion_lab.data.masks import MASK_SET, MaskFn, evaluation_mask
 from diffusion_lab.diffusion.denoiser import Condition, Denoiser, Prediction
-from diffusion_lab.diffusion.likelihood import Decoder, bound, discretised
+from diffusion_lab.diffusion.likelihood import Decoder, FirstVariance, bound, clipped_variance, discretised
 from diffusion_lab.diffusion.noise import ExampleNoise
 from diffusion_lab.diffusion.paths import Path as Levels
 from diffusion_lab.diffusion.sampling import Around, Wrap, untouched
@@ -83,6 +83,7 @@ def measure(
     *,
     path: Callable[[NoiseSchedule], Levels],
     variance_mix: float = 0.0,
+    first_variance: FirstVariance = clipped_variance,
     wrap: Wrap = untouched,
     decoder: Decoder = discretised,
     fabric: Fabric | None = None,
@@ -101,6 +102,7 @@ def measure(
         masks: mask kinds by name; a mask of everything measures the whole picture.
         path: makes the levels of the reverse process from the schedule that the model was trained on.
         variance_mix: of the reverse process, if the network has not learned it; see `solvers.Ancestral`.
+        first_variance: of its last step; see `diffusion.likelihood`.
         wrap: around the model; `guidance.Clip` is usual.
         decoder: p(x_0 | x_1).
         fabric: the devices, launched; None is one CPU process.
@@ -130,6 +132,7 @@ def measure(
             inpainter.denoiser,
             levels,
             variance_mix=variance_mix,
+            first_variance=first_variance,
             decoder=decoder,
             wrap=Around([partial(Counted, advance=partial(progress.advance, task)), wrap]),
             constrain=inpainter.constrain,

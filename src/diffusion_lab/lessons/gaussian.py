@@ -62,7 +62,7 @@ class Gaussian:
         (last,) = along(x, (next_level == 1).double())
         covariance = torch.where(
             last > 0,
-            log_variance(x, prediction, level, next_level, 1.0, least=self.first_variance),
+            log_variance(x, prediction, level, next_level, 0.0, least=self.first_variance),
             log_variance(x, prediction, level, next_level, 1.0),
         ).exp()
         mean = posterior_mean(x, prediction.x_0, level, next_level)
