@@ -1,7 +1,9 @@
 import itertools
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -12,6 +14,7 @@ from diffusion_lab.data.batches import TrainingBatches
 from diffusion_lab.data.celeba import CelebA
 from diffusion_lab.data.crops import center148
 from diffusion_lab.data.datamodule import Batch, FaceData
+from diffusion_lab.data.degradations import noisy_reduced
 from diffusion_lab.data.examples import EvaluationExamples, TrainingExamples
 from diffusion_lab.data.folder import Folder
 from diffusion_lab.data.masks import evaluation_mask, palette, rectangle
@@ -203,3 +206,34 @@ def test_one_picture_trains(tmp_path):
 def test_image_size_below_one_is_refused(make_data):
     with pytest.raises(ValueError, match=r"data\.image_size must be at least 1 pixel, got 0"):
         FaceData(Folder("anywhere"), center148(), 0, 8, palette, 0, "cache")
+
+
+def test_what_is_given_follows_from_seed_epoch_and_index(make_celeba: Callable[..., Path], tmp_path: Path) -> None:
+    """Whatever the batch, the workers or a resumption; outside the hole it is the picture."""
+    source = CelebA(make_celeba(50), name="tiny CelebA")
+
+    def make(batch_size: int, workers: int = 0) -> FaceData:
+        degrade = partial(noisy_reduced, factor=2, noise=0.2)
+        crop, cache = center148(), tmp_path / "cache"
+        return FaceData(source, crop, 32, batch_size, palette, 0, cache, workers, degrade=degrade, window=SIZE)
+
+    batches = list(itertools.islice(make(8).train_dataloader(), 5))
+    joined = Batch(*(torch.cat(parts) for parts in zip(*batches, strict=True)))
+    again = list(itertools.islice(make(4, workers=1).train_dataloader(), 10))
+    assert same(joined, Batch(*(torch.cat(parts) for parts in zip(*again, strict=True))))
+    assert joined.image.shape == joined.given.shape == (40, 3, SIZE, SIZE)
+    assert torch.equal(torch.where(joined.mask, joined.image, joined.given), joined.image)
+    assert not torch.equal(joined.given, joined.image)
+    valid = next(iter(make(8).val_dataloader()))
+    assert valid.image.shape == valid.given.shape == (5, 3, 32, 32)  # whole pictures
+    assert torch.equal(valid.given, next(iter(make(8).val_dataloader())).given)
+
+
+def test_a_degradation_or_a_window_leaves_masks_and_noise_as_they_were(make_data: Callable[..., FaceData]) -> None:
+    """What another kind of training draws comes after what all draw: earlier runs are repeated bit for bit."""
+    words = [np.random.SeedSequence((0, 1, 7)).generate_state(count, np.uint64)[:3].tolist() for count in (3, 5)]
+    assert words[0] == words[1]
+    batch = next(iter(make_data().train_dataloader()))
+    assert batch.given is batch.image
+    wanted = [np.random.SeedSequence((0, 0, i)).generate_state(3, np.uint64)[0] >> 1 for i in batch.index.tolist()]
+    assert batch.key.tolist() == [int(word) for word in wanted]
