@@ -10,6 +10,7 @@ import os
 import sys
 import time
 import warnings
+from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
@@ -67,12 +68,12 @@ def lines(peer: Peer, peers: Path) -> tuple[list[str], int]:
     return rows, open_ends
 
 
-def main() -> int:
-    """Prints the table."""
+def main(given: Sequence[str] | None = None) -> int:
+    """Prints the table; 1 if a program is missing or a difference has no reason."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peers", type=Path, help="folder of the programs, each under its repository's name")
     parser.add_argument("--only", nargs="+", default=[peer.name for peer in PEERS], help="some of them")
-    asked = parser.parse_args()
+    asked = parser.parse_args(given)
     wanted = [peer for peer in PEERS if peer.name in asked.only]
     absent = [peer for peer in wanted if not peer.found(asked.peers)]
     for peer in absent:

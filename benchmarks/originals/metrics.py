@@ -69,15 +69,14 @@ def fid_pytorch(n: int, m: int) -> float:
     return abs(float(metrics.frechet_distance(*sides)) / theirs - 1)
 
 
-def inception_pytorch(size: int, shifted: bool) -> float:
-    """`shifted`: their scaling of the values taken for ours."""
-    ours = metrics.inception()
-    images = pictures(size)
-    x = images.float() / 255
-    if shifted:
-        x = (x * 255 - 0.5) / 255 * 127.5 / 128 + (1 - 127.5 / 128) / 2
+def inception_pytorch(size: int, alike: bool) -> float:
+    """`alike`: their values reach the network as (v - 128) / 128, as ours do; else as v / 127.5 - 1."""
+    ours, images = metrics.inception(), pictures(size)
+    theirs = their_inception(ours)
+    theirs.normalize_input = not alike
     with torch.no_grad():
-        return apart(ours(images), their_inception(ours)(x)[0].flatten(1))
+        values = (images.float() - 128) / 128 if alike else images / 255
+        return apart(ours(images), theirs(values)[0].flatten(1))
 
 
 # torch-fidelity
@@ -167,7 +166,7 @@ def ssim(**options: Any) -> float:
 
 
 SCALED = "theirs scales values by 127.5 to [-1, 1]; the graph of 2015 subtracts 128 and divides by it, as ours does"
-RESIZED = "theirs resizes as TensorFlow 1 did, by corners; ours by centres, as torch does"
+RESIZED = "theirs resizes as TensorFlow 1 did, by the pixels' corners; ours by their centres, as torch does"
 PYTORCH_FID = Peer(
     "mseitzer/pytorch-fid",
     "b9c18118d082cbd263c1b8963fc4221dc1cbb659",
@@ -197,7 +196,7 @@ LPIPS = Peer(
     [
         Comparison("AlexNet, 64 px", partial(perceptual, 64)),
         Comparison("AlexNet, 31 px", partial(perceptual, 31)),
-        Comparison("AlexNet, pictures of almost one colour", faint, rounding=1e-4),
+        Comparison("AlexNet, pictures of almost one colour", faint),
     ],
 )
 SCIKIT_IMAGE = Peer(
