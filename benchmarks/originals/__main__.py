@@ -7,6 +7,7 @@ a difference has no reason.
 
 import argparse
 import os
+import re
 import sys
 import time
 import warnings
@@ -56,7 +57,10 @@ def lines(peer: Peer, peers: Path) -> tuple[list[str], int]:
                 with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
                     difference = comparison.measure()
             except Exception as error:  # theirs or ours: it must not cost the other rows
-                said, why = "-", f"**failed**: {type(error).__name__}: {' '.join(str(error).split())[:160]}"
+                message = re.sub(
+                    r"/\S*/\S+", "FOLDER", " ".join(str(error).split())
+                )  # no machine's folders on the page
+                said, why = "-", f"**failed**: {type(error).__name__}: {message[:160]}"
                 open_ends += 1
             else:
                 said, why = f"{difference:.1e}" if difference else "0", ""
