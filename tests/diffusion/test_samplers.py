@@ -163,24 +163,17 @@ def test_dps_looks_at_the_clipped_x_0_as_its_authors_do():
     torch.testing.assert_close(said.gradient, expected.expand(SHAPE))
 
 
-def test_a_classifier_guides_what_is_clipped_already_as_adms_does():
-    """guided-diffusion clips in p_mean_variance, then shifts eps in condition_score, and clips no more."""
-
+def test_a_guide_stands_inside_the_clip():
     def uphill(denoiser):
         def guided(x: Tensor, level: Tensor, condition: Condition) -> Prediction:
             said = denoiser(x, level, condition)
-            assert bool((said.x_0 == 1).all())
-            eps = said.eps - 0.5
+            eps = said.eps - 50
             return Prediction(x_0_from_eps(x, eps, level), eps)
 
         return guided
 
-    _, said = walked(samplers.guided(samplers.ddim(4), uphill), Model(x_0=3.0))
-    levels = samplers.ddim(4).path(linear())[:-1].tolist()
-    for level, prediction in zip(levels, said, strict=True):
-        torch.testing.assert_close(
-            prediction.x_0, torch.full_like(prediction.x_0, 1 + 0.5 * ((1 - level) / level) ** 0.5)
-        )
+    _, said = walked(samplers.guided(samplers.ddim(4), uphill), Model())
+    assert all(bool((prediction.x_0 <= 1).all()) for prediction in said)
 
 
 def test_classifier_free_guidance_stands_inside_the_clip():

@@ -133,13 +133,12 @@ def heun(
 
 def classifier_free(steps: int = 50, scale: float = 2.0, eta: float = 0.0, clip: bool = True) -> Sampler:
     """DDIM with classifier-free guidance on the attributes; every network call has twice the batch."""
-    sampler = ddim(steps, eta)
-    return replace(sampler, wrap=Around([partial(ClassifierFree, scale=scale), clipped(clip)]))
+    return guided(ddim(steps, eta, clip), partial(ClassifierFree, scale=scale))
 
 
 def guided(sampler: Sampler, guide: Wrap) -> Sampler:
-    """A sampler with a guide around all that it has: what is guided is clipped already (ADM's classifier guidance)."""
-    return replace(sampler, wrap=Around([sampler.wrap, guide]))
+    """A sampler with a guide nearest to the model, inside its clip (ADM's program clips first: docs/guidance.md)."""
+    return replace(sampler, wrap=Around([guide, sampler.wrap]))
 
 
 def replacement(steps: int = 250, variance_mix: float = 0.0, clip: bool = True) -> Sampler:
