@@ -4,10 +4,10 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from diffusion_lab.cli import command, subject
+from diffusion_lab.cli import as_trained, command, subject
 
 
-@command("evaluate", paths=["inpainter", "output", "data.root", "fid.extractor.weights"])
+@command("evaluate", paths=["inpainter", "output", "data.root", "fid.extractor.weights"], before=as_trained)
 def main(cfg: DictConfig) -> None:
     from hydra.utils import instantiate
 

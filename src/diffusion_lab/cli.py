@@ -4,8 +4,10 @@ import difflib
 import functools
 import os
 import re
+import secrets
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
@@ -121,6 +123,8 @@ def command(
                 for name, setting in renamed.items():
                     arguments = [re.sub(f"^{name}=", f"{setting}=", argument) for argument in arguments]
                 sys.argv[1:] = before(arguments) if before else arguments
+                name = fresh_name()
+                OmegaConf.register_new_resolver("fresh_name", lambda: name, replace=True)
                 os.environ[FULL] = "1"  # Hydra hands its errors on instead of printing them
                 hydra.main(version_base="1.3", config_path="conf", config_name=config)(task)()
             except BrokenPipeError:  # whoever read our output has read enough
@@ -139,6 +143,11 @@ def command(
     return decorate
 
 
+def fresh_name() -> str:
+    """A name for a run that no other has: when it began, and eight hexadecimal digits by chance."""
+    return f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{secrets.token_hex(4)}"
+
+
 def run_folder() -> Path:
     """Where this run lives, absolute."""
     return Path(HydraConfig.get().runtime.output_dir).resolve()
@@ -151,7 +160,7 @@ def resumed(arguments: list[str]) -> list[str]:
 
     Raises:
         FileNotFoundError: if there is no such run.
-        ValueError: if torchrun started several ranks, each of which would name a folder after its own second.
+        ValueError: if torchrun started several ranks, each of which would name a folder of its own.
     """
     placed = any(argument.startswith(("hydra.run.dir=", "resume=")) for argument in arguments)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and "TORCHELASTIC_RUN_ID" in os.environ and not placed:
@@ -168,16 +177,18 @@ def resumed(arguments: list[str]) -> list[str]:
     if not overrides.is_file():
         raise FileNotFoundError(f"'{run}' is no run folder (it has no .hydra/overrides.yaml): name one under logs/")
     earlier = [str(override) for override in OmegaConf.load(overrides)]
-    place = quoted(f"hydra.run.dir={run.resolve()}", ["hydra.run.dir"])
-    return [*earlier, *rest, place, "hydra.output_subdir=null"]
+    return [*earlier, *rest, quoted(f"hydra.run.dir={run.resolve()}", ["hydra.run.dir"])]
 
 
 def kept() -> None:
-    """Writes the overrides of this run where `resumed` looks for them."""
-    cfg = HydraConfig.get()
-    if cfg.output_subdir is None:
-        overrides = [str(override) for override in cfg.overrides.task]
-        OmegaConf.save(OmegaConf.create(overrides), run_folder() / ".hydra" / "overrides.yaml")
+    """Writes the overrides of this run where `resumed` looks for them.
+
+    Hydra would have written them before anything is known of the run, over those of one that is at work there.
+    """
+    overrides = [str(override) for override in HydraConfig.get().overrides.task]
+    path = run_folder() / ".hydra" / "overrides.yaml"
+    path.parent.mkdir(exist_ok=True)
+    OmegaConf.save(OmegaConf.create(overrides), path)
 
 
 def newest_run(arguments: Sequence[str]) -> Path:
@@ -200,6 +211,13 @@ def chosen(inpainter: str | None, logs: str) -> Path:
     return Path(inpainter) if inpainter else newest(Path(logs))
 
 
+def as_trained(arguments: list[str]) -> list[str]:
+    """Where no `data=` names others, settings of the data go over those that the inpainter was trained on."""
+    if any(argument.startswith("data=") for argument in arguments):
+        return arguments
+    return [f"++{argument}" if argument.startswith("data.") else argument for argument in arguments]
+
+
 class Subject(NamedTuple):
     """An inpainter that is to be scored, and on what."""
 
@@ -212,12 +230,16 @@ class Subject(NamedTuple):
 
 
 def subject(cfg: DictConfig) -> Subject:
-    """Loads what a scoring script is about: pictures of the size and the crop that the inpainter was trained on."""
+    """Loads what a scoring script is about: the pictures that the inpainter was trained on, or those of `data=`.
+
+    These too are taken in the size and the crop that it was trained on.
+    """
     from hydra.utils import instantiate
     from lightning.fabric import Fabric
     from lightning.fabric.utilities.exceptions import MisconfigurationException
     from rich.console import Console
 
+    from diffusion_lab import trained_on
     from diffusion_lab.inpainting import Inpainter, shipped
 
     folder = chosen(cfg.inpainter, cfg.paths.logs)
@@ -231,19 +253,26 @@ def subject(cfg: DictConfig) -> Subject:
         ) from None
     fabric.launch()
     inpainter = Inpainter.load(folder).to(fabric.device).eval()
-    trained_on = inpainter.recipe["data"]
-    cfg.data.image_size = cfg.data.image_size or trained_on["image_size"]
-    cfg.data.crop._target_ = cfg.data.crop._target_ or f"diffusion_lab.data.crops.{trained_on['crop']}"
-    data = instantiate(cfg.data)
+    trained = inpainter.recipe["data"]
+    if "_target_" in cfg.data:
+        cfg.data.image_size = cfg.data.image_size or trained["image_size"]
+        cfg.data.crop._target_ = cfg.data.crop._target_ or f"diffusion_lab.data.crops.{trained['crop']}"
+        data, advice = instantiate(cfg.data), ""
+    else:
+        changes: Any = OmegaConf.to_container(cfg.data, resolve=True)
+        data, advice = trained_on.found(folder, inpainter.recipe, changes, cfg.paths.cache)
     wide = None if sys.stdout.isatty() else 120  # a file has no edge at 80 columns that would cut the table
     console = Console(quiet=not fabric.is_global_zero, width=wide)
     console.print(f"Scoring {folder} on the {cfg.split} split of {data.name}", highlight=False)
     if fabric.is_global_zero:
-        data.source.prepare()
+        try:
+            data.source.prepare()
+        except OSError as error:
+            raise FileNotFoundError(f"{sentence(error)}{advice}") from None
     fabric.barrier()
     protocol = {
         "data": data.name,
-        "trained_on": trained_on["name"],
+        "trained_on": trained["name"],
         "crop": data.crop.name,
         "split": cfg.split,
         "inpainter": str(folder),
