@@ -4,10 +4,15 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from diffusion_lab.cli import command, for_its_task, subject
+from diffusion_lab.cli import command
+from diffusion_lab.scripts import as_trained, for_its_task, subject
 
 
-@command("evaluate", paths=["inpainter", "output", "data.root", "fid.extractor.weights"], before=for_its_task)
+@command(
+    "evaluate",
+    paths=["inpainter", "output", "data.root", "fid.extractor.weights"],
+    before=lambda arguments: as_trained(for_its_task(arguments)),
+)
 def main(cfg: DictConfig) -> None:
     from hydra.utils import instantiate
 

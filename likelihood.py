@@ -2,10 +2,11 @@
 
 from omegaconf import DictConfig, OmegaConf
 
-from diffusion_lab.cli import command, subject
+from diffusion_lab.cli import command
+from diffusion_lab.scripts import as_trained, subject
 
 
-@command("likelihood", paths=["inpainter", "output", "data.root", "paths.logs", "paths.cache"])
+@command("likelihood", paths=["inpainter", "output", "data.root", "paths.logs", "paths.cache"], before=as_trained)
 def main(cfg: DictConfig) -> None:
     from hydra.utils import instantiate
 

@@ -5,13 +5,12 @@ An override that begins with `train.` or `evaluate.` is that script's, one that 
 """
 
 import json
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from diffusion_lab.cli import command, quoted
+from diffusion_lab.cli import command, fresh_name, quoted
 
 SCRIPTS = ("both", "train", "evaluate")
 
@@ -50,7 +49,7 @@ def main(cfg: DictConfig) -> None:
     from diffusion_lab.registry.__main__ import show
     from diffusion_lab.registry.stages import Stages
 
-    folder = Path(cfg.resume or Path(cfg.paths.logs) / cfg.name / f"{datetime.now():%Y-%m-%d_%H-%M-%S}")
+    folder = Path(cfg.resume or Path(cfg.paths.logs) / cfg.name / fresh_name())
     own = [text for text in HydraConfig.get().overrides.task if text.split("=")[0] not in (*SCRIPTS, "resume")]
     arguments = [*own, *(f"{script}.{text}" for script in SCRIPTS for text in cfg[script])]
     stages = Stages(folder)

@@ -2,7 +2,8 @@
 
 from omegaconf import DictConfig
 
-from diffusion_lab.cli import PICTURE_PATHS, command, picture_restored
+from diffusion_lab.cli import command
+from diffusion_lab.scripts import PICTURE_PATHS, picture_restored
 
 
 @command("restore", paths=PICTURE_PATHS, rename={"mask": "hole"})

@@ -130,7 +130,11 @@ def small_cascade() -> Cascade:
     stages = [small_inpainter(coarse), small_inpainter(fine)]
     model = Cascade(stages, [8, 16])
     node = {"_target_": "diffusion_lab.cascade.Cascade", "sizes": [8, 16], "stages": [coarse, fine]}
-    model.recipe = {"model": node, "data": {"name": "none", "crop": "full", "image_size": 16}, "training": [{}, {}]}
+    model.recipe = {
+        "model": node,
+        "data": {"name": "none", "crop": "full", "image_size": 16},
+        "training": {"stages": [{}, {}]},
+    }
     return model.eval()
 
 

@@ -1,7 +1,9 @@
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,9 @@ from hydra.errors import HydraException
 from hypothesis import given
 from hypothesis import strategies as st
 
+from diffusion_lab import cli
 from diffusion_lab.cli import quoted, resumed
+from diffusion_lab.scripts import as_trained
 
 ROOT = Path(__file__).parents[1]
 
@@ -82,7 +86,32 @@ def test_resume_puts_the_old_overrides_before_the_new(tmp_path: Path) -> None:
         arguments = resumed([asked, "seed=4", f"paths.logs={tmp_path}"])
         assert arguments[:2] == ["model=unet", "seed=3"]
         assert arguments[2:4] == ["seed=4", f"paths.logs={tmp_path}"]
-        assert arguments[4:] == [f"hydra.run.dir='{run_folder}'", "hydra.output_subdir=null"]
+        assert arguments[4:] == [f"hydra.run.dir='{run_folder}'"]
     assert resumed(["seed=4"]) == ["seed=4"]
     with pytest.raises(FileNotFoundError, match="found no run"):
         resumed(["resume=auto", f"paths.logs={tmp_path / 'empty'}"])
+
+
+def test_runs_that_begin_in_the_same_second_have_folders_of_their_own(
+    tmp_path: Path, run_script: RunScript, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Stopped(datetime):
+        @classmethod
+        def now(cls, tz: object = None) -> datetime:
+            return datetime(2026, 11, 28, 12, 0, 0)
+
+    monkeypatch.setattr(cli, "datetime", Stopped)
+    folders = []
+    for _ in range(2):
+        code, out, err = run_script("train.py", "dry_run=true", "model=unet", f"paths.logs={tmp_path}")
+        assert code == 0, err
+        folders += re.findall(r"run folder: (.*)", out)
+    assert len(set(folders)) == 2
+    assert all(re.fullmatch(rf"{tmp_path}/faces/2026-11-28_12-00-00_[0-9a-f]{{8}}", folder) for folder in folders)
+    assert len({cli.fresh_name() for _ in range(1000)}) == 1000  # an array job
+
+
+def test_settings_of_the_data_go_over_those_of_the_run_unless_data_is_named() -> None:
+    assert as_trained(["data.root='/x'", "seed=1"]) == ["++data.root='/x'", "seed=1"]
+    assert as_trained(["data=folder", "data.root='/x'"]) == ["data=folder", "data.root='/x'"]
+    assert as_trained(as_trained(["data.root=/x"])) == ["++data.root=/x"]  # a rank begins with what the first had

@@ -218,7 +218,7 @@ def test_the_gate_is_asked_again_if_the_champion_changed(
 def test_two_calls_do_not_work_in_one_folder(scripts: Scripts, where: list[str], tmp_path: Path) -> None:
     with (
         Stages(tmp_path / "run").alone([]),
-        pytest.raises(ValueError, match="another call, or a script that it started, is at work"),
+        pytest.raises(ValueError, match=f"process {os.getpid()} on .*, or one that it started, is at work in"),
         Stages(tmp_path / "run").alone([]),
     ):
         pass

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from diffusion_lab.data.folder import Folder
 from diffusion_lab.training.loggers import read_metrics
 from processes import start, wait_for
 
@@ -82,9 +84,8 @@ def test_evaluate_and_inpaint_use_the_newest_run(tiny: list[str], tmp_path: Path
     logs, cache = f"paths.logs={tmp_path / 'logs'}", f"paths.cache={tmp_path / 'cache'}"
     code, _, err = run_script("train.py", *tiny, "data.image_size=32", "trainer.max_steps=2")
     assert code == 0, err
-    root = next(override for override in tiny if override.startswith("data.root="))
     code, out, err = run_script(
-        "evaluate.py", logs, cache, "data=celeba", root, "num_images=3", f"output={tmp_path / 'scores'}", "~masks.half"
+        "evaluate.py", logs, cache, "num_images=3", f"output={tmp_path / 'scores'}", "~masks.half"
     )
     assert code == 0, err
     results = json.loads((tmp_path / "scores" / "results.json").read_text())
@@ -92,7 +93,7 @@ def test_evaluate_and_inpaint_use_the_newest_run(tiny: list[str], tmp_path: Path
         (method, mask) for method in ("diffusion", "mean fill", "Telea") for mask in ("center", "free_form")
     }
     assert all(row["n"] == 3 and row["fid"] > 0 and row["lpips"] > 0 for row in results["rows"])
-    assert results["protocol"]["crop"] == "center148"
+    assert (results["protocol"]["data"], results["protocol"]["crop"]) == ("CelebA", "center148")
     assert results["protocol"]["fid_biased"] is True
     assert {path.name for path in (tmp_path / "scores").iterdir()} == {"results.json", "results.md", "grid.png"}
 
@@ -118,6 +119,92 @@ def test_evaluate_and_inpaint_use_the_newest_run(tiny: list[str], tmp_path: Path
         assert "synthetic" in picture.info["Comment"]
     assert np.array_equal(result[hole == 0], photo[hole == 0])
     assert not np.array_equal(result[hole == 255], photo[hole == 255])
+
+
+@pytest.mark.parametrize("script", ["evaluate.py", "likelihood.py"])
+def test_scores_are_of_the_pictures_that_it_was_trained_on(
+    script: str, tiny: list[str], tmp_path: Path, run_script: RunScript
+) -> None:
+    """Their split too, which the run chose: a test picture of another split may have been trained on."""
+    own, tiny = tmp_path / "my cats, [é]", tiny[2:]
+    own.mkdir()
+    for i in range(60):
+        Image.fromarray(np.full((40, 40, 3), 4 * i, dtype=np.uint8)).save(own / f"{i}.png")
+    shares = ["data.shares=[1,1,4]", "data.split_seed=3"]
+    test = len(Folder(own, shares=[1, 1, 4], seed=3).names("test"))
+    assert test != len(Folder(own).names("test"))
+    place = [f"paths.logs={tmp_path / 'logs'}", f"paths.cache={tmp_path / 'cache'}"]
+    run = tmp_path / "logs" / "cats" / "run"
+    size = ["data.image_size=32", "data.batch_size=2", "trainer.max_steps=1"]
+    code, _, err = run_script(
+        "train.py", "data=folder", f"data.root={own}", *tiny, *shares, *size, f"hydra.run.dir={run}"
+    )
+    assert code == 0, err
+
+    less = {"evaluate.py": ["~masks.half", "~masks.free_form", "~baselines.telea"], "likelihood.py": ["steps=1"]}
+    settings = [*less[script], *place, "accelerator=cpu"]
+    written = {"evaluate.py": "results.json", "likelihood.py": "likelihood.json"}[script]
+
+    def facts(folder: Path) -> tuple[str, int]:
+        protocol = json.loads((folder / written).read_text())["protocol"]
+        return protocol["data"], protocol["n"]
+
+    code, out, err = run_script(script, *settings)
+    assert code == 0, err
+    assert f"Scoring {run}/inpainter on the test split of my cats, [é]" in " ".join(out.split())
+    assert facts(run / "evaluation") == ("my cats, [é]", test)
+
+    moved, copied = tmp_path / "moved, =[1]", tmp_path / "elsewhere" / "copied"
+    own.rename(moved)
+    code, _, err = run_script(script, *settings)
+    assert (code, len(err.splitlines())) == (1, 1)
+    assert f"There is no folder {own}" in err
+    assert "say where they are now by data.root=<folder>, or name others by data=folder" in err
+    code, _, err = run_script(script, *settings, f"data.root={moved}", f"output={tmp_path / 'moved'}")
+    assert code == 0, err
+    assert facts(tmp_path / "moved") == ("my cats, [é]", test)
+
+    shutil.copytree(run / "inpainter", copied)
+    assert str(tmp_path / "my cats") not in (copied / "recipe.json").read_text()  # of this machine it says nothing
+    code, _, err = run_script(script, *settings, f"inpainter={copied}")
+    assert (code, len(err.splitlines())) == (1, 1)
+    assert f"'{copied}' was trained on my cats, [é], and no config.yaml of its run stands beside it" in err
+    code, _, err = run_script(script, *settings, f"inpainter={copied}", f"data.root={moved}")
+    assert code == 0, err
+    assert facts(tmp_path / "elsewhere" / "evaluation") == ("my cats, [é]", test)
+    named = ["data=faces", "num_images=2", f"output={tmp_path / 'others'}"]
+    code, _, err = run_script(script, *settings, f"inpainter={copied}", *named)
+    assert code == 0, err
+    assert facts(tmp_path / "others") == ("built-in faces", 2)
+
+
+def test_a_run_that_goes_on_under_other_settings_says_so(
+    tiny: list[str], tmp_path: Path, run_script: RunScript
+) -> None:
+    run = tmp_path / "logs" / "run"
+    code, _, err = run_script("train.py", *tiny, "trainer.max_steps=4", f"hydra.run.dir={run}")
+    assert code == 0, err
+    code, out, err = run_script("train.py", f"resume={run}", "trainer.max_steps=5")
+    assert code == 0, err
+    assert "other settings" not in out
+    other = ["trainer.max_steps=6", "seed=1", "data.batch_size=8", "optimizer.lr=1e-3", "mask=center"]
+    code, _, err = run_script("train.py", f"resume={run}", *other, "data.batch_size=5000")
+    assert (code, "data.batch_size=5000" in err) == (1, True)  # a mistake is not what the next one is compared with
+    code, out, err = run_script("train.py", f"resume={run}", *other)
+    assert code == 0, err
+    said = out.split("from step=5 on under other settings: ")[1].split(";")[0]
+    assert {"seed=1 (was 0)", "data.batch_size=8 (was 4)", "optimizer.lr=0.001 (was 0.0016)"} <= set(said.split(", "))
+    assert said.count("seed=1") == said.count("(was 0.0016)") == 1
+    assert "mask._target_=diffusion_lab.data.masks.center (was diffusion_lab.data.masks.palette)" in said
+    code, out, err = run_script("train.py", f"resume={run}", "trainer.max_steps=7")
+    assert code == 0, err
+    assert "other settings" not in out  # they are the run's own now
+    lines = [line for line in read_metrics(run) if "train/loss" in line]
+    logged = {"train/loss", "train/gradient_norm", "train/learning_rate", "train/pictures_per_second"}
+    assert [line["step"] for line in lines] == list(range(7))
+    assert all(logged <= line.keys() for line in lines)
+    warming = [1.6e-3 * step / 100 for step in range(1, 6)] + [1e-3 * step / 100 for step in (6, 7)]
+    assert [line["train/learning_rate"] for line in lines] == pytest.approx(warming, rel=1e-6)
 
 
 @pytest.mark.slow

@@ -190,6 +190,7 @@ def joined(folders: Sequence[Path]) -> Cascade:
     if len({each["crop"] for each in data}) > 1:
         crops = ", ".join(f"{folder}: {each['crop']}" for folder, each in zip(folders, data, strict=True))
         raise ValueError(f"the stages of a cascade must see the same crop of a picture, and these see {crops}")
+    training = [stage.recipe.get("training", {}) for stage in stages]
     model = Cascade(stages, [int(each["image_size"]) for each in data])
     model.recipe = {
         **stages[0].recipe,
@@ -198,8 +199,12 @@ def joined(folders: Sequence[Path]) -> Cascade:
             "sizes": list(model.sizes),
             "stages": [stage.recipe["model"] for stage in stages],
         },
-        "data": {**data[0], "image_size": model.sizes[-1]},
-        "training": [stage.recipe.get("training", {}) for stage in stages],
+        "data": {**data[0], "name": data[-1]["name"], "image_size": model.sizes[-1]},
+        # Scored on the pictures of the finest stage, whose details are its point.
+        "training": {
+            **({"data": training[-1]["data"]} if "data" in training[-1] else {}),
+            "stages": training,
+        },
     }
     return model.eval()
 

@@ -4,11 +4,13 @@ import difflib
 import functools
 import os
 import re
+import secrets
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -17,11 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 if TYPE_CHECKING:
-    from lightning.fabric import Fabric
-    from rich.console import Console
-
-    from diffusion_lab.cascade import Model
-    from diffusion_lab.data.datamodule import FaceData
+    pass
 
 FULL = "HYDRA_FULL_ERROR"
 
@@ -121,6 +119,8 @@ def command(
                 for name, setting in renamed.items():
                     arguments = [re.sub(f"^{name}=", f"{setting}=", argument) for argument in arguments]
                 sys.argv[1:] = before(arguments) if before else arguments
+                name = fresh_name()
+                OmegaConf.register_new_resolver("fresh_name", lambda: name, replace=True)
                 os.environ[FULL] = "1"  # Hydra hands its errors on instead of printing them
                 hydra.main(version_base="1.3", config_path="conf", config_name=config)(task)()
             except BrokenPipeError:  # whoever read our output has read enough
@@ -139,6 +139,11 @@ def command(
     return decorate
 
 
+def fresh_name() -> str:
+    """A name for a run that no other has: when it began, and eight hexadecimal digits by chance."""
+    return f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{secrets.token_hex(4)}"
+
+
 def run_folder() -> Path:
     """Where this run lives, absolute."""
     return Path(HydraConfig.get().runtime.output_dir).resolve()
@@ -151,7 +156,7 @@ def resumed(arguments: list[str]) -> list[str]:
 
     Raises:
         FileNotFoundError: if there is no such run.
-        ValueError: if torchrun started several ranks, each of which would name a folder after its own second.
+        ValueError: if torchrun started several ranks, each of which would name a folder of its own.
     """
     placed = any(argument.startswith(("hydra.run.dir=", "resume=")) for argument in arguments)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and "TORCHELASTIC_RUN_ID" in os.environ and not placed:
@@ -168,16 +173,18 @@ def resumed(arguments: list[str]) -> list[str]:
     if not overrides.is_file():
         raise FileNotFoundError(f"'{run}' is no run folder (it has no .hydra/overrides.yaml): name one under logs/")
     earlier = [str(override) for override in OmegaConf.load(overrides)]
-    place = quoted(f"hydra.run.dir={run.resolve()}", ["hydra.run.dir"])
-    return [*earlier, *rest, place, "hydra.output_subdir=null"]
+    return [*earlier, *rest, quoted(f"hydra.run.dir={run.resolve()}", ["hydra.run.dir"])]
 
 
 def kept() -> None:
-    """Writes the overrides of this run where `resumed` looks for them."""
-    cfg = HydraConfig.get()
-    if cfg.output_subdir is None:
-        overrides = [str(override) for override in cfg.overrides.task]
-        OmegaConf.save(OmegaConf.create(overrides), run_folder() / ".hydra" / "overrides.yaml")
+    """Writes the overrides of this run where `resumed` looks for them.
+
+    Hydra would have written them before anything is known of the run, over those of one that is at work there.
+    """
+    overrides = [str(override) for override in HydraConfig.get().overrides.task]
+    path = run_folder() / ".hydra" / "overrides.yaml"
+    path.parent.mkdir(exist_ok=True)
+    OmegaConf.save(OmegaConf.create(overrides), path)
 
 
 def newest_run(arguments: Sequence[str]) -> Path:
@@ -191,107 +198,3 @@ def newest_run(arguments: Sequence[str]) -> Path:
             f"resume=auto found no run with checkpoints in '{logs / name}': start one without resume="
         )
     return runs[-1].parent
-
-
-def chosen(inpainter: str | None, logs: str) -> Path:
-    """The inpainter that was asked for; else the newest run's; else the one that comes with the package."""
-    from diffusion_lab.inpainting import newest
-
-    return Path(inpainter) if inpainter else newest(Path(logs))
-
-
-PICTURE_PATHS = ["image", "mask", "output", "inpainter", "paths.logs"]
-"""The settings of `picture_restored` that are paths."""
-
-
-def picture_restored(cfg: DictConfig) -> None:
-    """What `inpaint.py` and `restore.py` do: one picture in, one or more out."""
-    from hydra.utils import instantiate
-
-    from diffusion_lab import cascade
-    from diffusion_lab.holes import as_mask
-    from diffusion_lab.inpainting import device
-    from diffusion_lab.opening import as_rgb, opened
-    from diffusion_lab.pictures import save_png
-    from diffusion_lab.restoration import restore
-
-    output = Path(cfg.output)
-    if output.suffix.lower() != ".png":
-        raise ValueError(f"output={output} must end in .png: another format would change the known pixels")
-    image = as_rgb(opened(Path(cfg.image), "image"))
-    hole = None if cfg.hole is None else as_mask(opened(Path(cfg.hole), "mask"), cfg.mask_mode)
-    folder = chosen(cfg.inpainter, cfg.paths.logs)
-    print(f"inpainter: {folder}", flush=True)
-    seeds = list(range(cfg.seed, cfg.seed + cfg.num_samples))
-    inpainter, sampler = cascade.load(folder).to(device(cfg.device)), instantiate(cfg.get("sampler"))
-    pictures = restore(inpainter, image, hole, seeds, sampler, cfg.feather, cfg.attributes)
-    for seed, picture in zip(seeds, pictures, strict=True):
-        path = output if len(seeds) == 1 else output.with_stem(f"{output.stem}-{seed}")
-        save_png(picture, path)
-        print(f"wrote {path} (seed {seed}, {inpainter.network_calls(sampler)} network calls)")
-
-
-def for_its_task(arguments: list[str]) -> list[str]:
-    """Puts the task that the inpainter was trained for before the arguments, unless they name one."""
-    if any(argument.startswith("-") for argument in arguments if not argument.startswith("--config")):
-        return [re.sub("^task=", "task@_global_=", argument) for argument in arguments]  # somebody asks for help
-    given = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
-    if "task" not in given:
-        from diffusion_lab import recipe
-
-        asked = given.get("inpainter", "null").strip("'")
-        folder = chosen(None if asked == "null" else asked, given.get("paths.logs", "logs").strip("'"))
-        arguments = [f"task={recipe.task(recipe.read(folder))}", *arguments]
-    return [re.sub("^task=", "task@_global_=", argument) for argument in arguments]
-
-
-class Subject(NamedTuple):
-    """An inpainter that is to be scored, and on what."""
-
-    inpainter: "Model"
-    data: "FaceData"
-    fabric: "Fabric"
-    console: "Console"
-    output: Path
-    protocol: dict[str, Any]
-
-
-def subject(cfg: DictConfig) -> Subject:
-    """Loads what a scoring script is about: pictures of the size and the crop that the inpainter was trained on."""
-    from hydra.utils import instantiate
-    from lightning.fabric import Fabric
-    from lightning.fabric.utilities.exceptions import MisconfigurationException
-    from rich.console import Console
-
-    from diffusion_lab import cascade
-    from diffusion_lab.inpainting import shipped
-
-    folder = chosen(cfg.inpainter, cfg.paths.logs)
-    beside = Path(cfg.paths.logs) / "shipped" if folder == shipped() else folder.parent
-    try:
-        fabric = Fabric(accelerator=cfg.accelerator, devices=cfg.devices)
-    except (MisconfigurationException, RuntimeError) as error:
-        raise ValueError(
-            f"accelerator={cfg.accelerator} devices={cfg.devices} is not to be had on this machine ({error}): "
-            "use accelerator=cpu, or fewer devices"
-        ) from None
-    fabric.launch()
-    inpainter = cascade.load(folder).to(fabric.device).eval()
-    trained_on = inpainter.recipe["data"]
-    cfg.data.image_size = cfg.data.image_size or trained_on["image_size"]
-    cfg.data.crop._target_ = cfg.data.crop._target_ or f"diffusion_lab.data.crops.{trained_on['crop']}"
-    data = instantiate(cfg.data)
-    wide = None if sys.stdout.isatty() else 120  # a file has no edge at 80 columns that would cut the table
-    console = Console(quiet=not fabric.is_global_zero, width=wide)
-    console.print(f"Scoring {folder} on the {cfg.split} split of {data.name}", highlight=False)
-    if fabric.is_global_zero:
-        data.source.prepare()
-    fabric.barrier()
-    protocol = {
-        "data": data.name,
-        "trained_on": trained_on["name"],
-        "crop": data.crop.name,
-        "split": cfg.split,
-        "inpainter": str(folder),
-    }
-    return Subject(inpainter, data, fabric, console, Path(cfg.output or beside / "evaluation"), protocol)

@@ -47,6 +47,33 @@ def test_ctrl_c_leaves_a_checkpoint(tiny: list[str], tmp_path: Path, run_script:
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+@pytest.mark.parametrize("devices", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_second_training_leaves_the_folder_of_the_first_alone(
+    devices: int, tiny: list[str], tmp_path: Path, run_script: RunScript
+) -> None:
+    run = tmp_path / "logs" / "x" / "run"
+    process = start(*tiny, "trainer.max_steps=100000", f"trainer.devices={devices}")
+    try:
+        wait_for(run / "checkpoints" / "step=4.ckpt", process)
+        before = {name: (run / name).read_bytes() for name in ("config.yaml", ".hydra/overrides.yaml")}
+        for arguments in (["resume=auto", f"paths.logs={tmp_path / 'logs'}", "name=x"], [*tiny, "seed=7"]):
+            code, _, err = run_script("train.py", *arguments)
+            assert code == 1
+            assert f"error: process {process.pid} on " in err
+            assert f"is at work in '{run}'" in err
+            assert len(err.splitlines()) == 1
+        assert before == {name: (run / name).read_bytes() for name in before}
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    steps = [line["step"] for line in read_metrics(run) if "train/loss" in line]
+    assert steps == list(range(len(steps)))
+    last = max(int(path.stem.split("=")[1]) for path in run.glob("checkpoints/*.ckpt"))
+    code, out, err = run_script("train.py", f"resume={run}", f"trainer.max_steps={last + 1}", "trainer.devices=1")
+    assert code == 0, err  # killed, the first one keeps nobody out
+    assert "resumed from" in out
+
+
 @pytest.mark.slow
 def test_a_rank_that_is_killed_ends_the_run(tiny: list[str], tmp_path: Path, run_script: RunScript) -> None:
     run = tmp_path / "logs" / "x" / "run"

@@ -157,7 +157,7 @@ def test_time_is_measured_in_turns(trained: Trained) -> None:
     ("spoil", "refusal", "message"),
     [
         (lambda c: replace(c, card=" \n"), "card", "run 0 has no model card"),
-        (lambda c: replace(c, results=results(n=99)), "pictures", "of 99 pictures, 100 are needed"),
+        (lambda c: replace(c, results=results(n=99)), "pictures", "of 99 pictures of built-in faces, 100 are needed"),
         (lambda c: replace(c, folder=Path("nowhere")), "sound", "no recipe.json"),
         (lambda c: replace(c, results={"protocol": {"n": 200}}), "sound", "not what evaluate.py writes"),
     ],

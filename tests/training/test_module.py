@@ -1,7 +1,9 @@
+import json
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -13,9 +15,10 @@ from diffusion_lab.diffusion.losses import input_perturbation
 from diffusion_lab.diffusion.noise import KeyedNoise
 from diffusion_lab.training.callbacks import Export
 from diffusion_lab.training.checkpoints import SafeCheckpointIO
+from diffusion_lab.training.loggers import JSONLinesLogger
 from diffusion_lab.training.looks import Samples
 from diffusion_lab.training.module import DiffusionModule, warmup_constant, warmup_cosine
-from diffusion_lab.training.run import digest, fit
+from diffusion_lab.training.run import changes, digest, fit
 
 MakeModule = Callable[..., DiffusionModule]
 MakeTrainer = Callable[..., Trainer]
@@ -219,6 +222,133 @@ def test_learning_rates() -> None:
     assert [warmup_cosine(s, 110, warmup=10) for s in (0, 9, 10, 60, 110)] == pytest.approx([0.1, 1, 1, 0.5, 0])
     assert warmup_cosine(200, 110, warmup=10, final=0.1) == pytest.approx(0.1)
     assert [warmup_constant(s, 110, warmup=4) for s in (0, 3, 100)] == pytest.approx([0.25, 1, 1])
+
+
+class Rates(Callback):
+    """Remembers the learning rate of every step and stops the run after one, as a kill would."""
+
+    def __init__(self, stop: int | None = None) -> None:
+        self.stop = stop
+        self.values: list[float] = []
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
+        self.values.append(optimizer.param_groups[0]["lr"])
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.global_step == self.stop:
+            trainer.save_checkpoint(Path(trainer.default_root_dir) / "checkpoints" / f"step={self.stop}.ckpt")
+            raise KeyboardInterrupt
+
+
+def test_a_longer_run_joins_its_course_as_a_run_begins(
+    make_module: MakeModule,
+    make_trainer: MakeTrainer,
+    data: FaceData,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """8 steps that fall to 0, then 24: the rate rises by a quarter a step, as in the warm-up of 4, up to the cosine."""
+
+    def trained(steps: int, stop: int | None = None) -> list[float]:
+        rates, module = Rates(stop), make_module(lr=1.0)
+        module.learning_rate = partial(warmup_cosine, warmup=4)
+        fit(module, data, make_trainer(steps, rates), tmp_path, {})
+        return rates.values
+
+    def cosine(step: int, steps: int) -> float:
+        return 0.5 + 0.5 * math.cos(math.pi * (step - 4) / (steps - 4))
+
+    first = trained(8)
+    assert first == pytest.approx([0.25, 0.5, 0.75, 1, 1, cosine(5, 8), cosine(6, 8), cosine(7, 8)])
+    assert "learning rate" not in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        trained(24, stop=10)
+    assert (
+        "trainer.max_steps is 24 and was 8: at step 8 the learning rate is 0% of its largest and goes to the 90% of "
+        "the new course, as in a warm-up"
+    ) in capsys.readouterr().out
+    joined = trained(24)  # interrupted within the rise, and resumed again
+    assert "learning rate" not in capsys.readouterr().out
+    assert joined == pytest.approx([0.75, *(cosine(step, 24) for step in range(11, 24))])
+
+
+def test_a_run_made_longer_before_its_end_does_not_begin_anew(
+    make_module: MakeModule, make_trainer: MakeTrainer, data: FaceData, tmp_path: Path
+) -> None:
+    with pytest.raises(SystemExit):
+        fit(make_module(lr=1.0), data, make_trainer(20, Rates(stop=5)), tmp_path, {})
+    rates = Rates()
+    fit(
+        make_module(lr=1.0), data, make_trainer(9, rates), tmp_path, {}
+    )  # warmup_constant: the rate stands at its largest
+    assert rates.values == [1.0] * 4
+
+
+def test_settings_of_the_optimiser_that_are_others_reach_a_resumed_one(
+    make_module: MakeModule, make_trainer: MakeTrainer, data: FaceData, tmp_path: Path
+) -> None:
+    fit(make_module(lr=2e-3), data, make_trainer(4), tmp_path, {})
+    module = make_module(lr=5e-4)
+    module.optimizer = partial(torch.optim.AdamW, lr=5e-4, weight_decay=0.3)
+    trainer = make_trainer(6)
+    fit(module, data, trainer, tmp_path, {})
+    (group,) = trainer.optimizers[0].param_groups
+    assert (group["lr"], group["weight_decay"], group["betas"]) == (5e-4, 0.3, (0.9, 0.999))
+    assert all(
+        float(state["step"]) == 6 for state in trainer.optimizers[0].state.values()
+    )  # its moments are the old ones
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_gradient_and_rate_are_logged_as_they_were(
+    make_module: MakeModule, make_trainer: MakeTrainer, data: FaceData, tmp_path: Path, accumulate: int
+) -> None:
+    """The norm of the whole gradient before it is clipped, and the rate of that step; of every second one."""
+
+    class Norms(Callback):
+        values: ClassVar[list[float]] = []
+
+        def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
+            squares = [p.grad.double().square().sum() for p in pl_module.parameters() if p.grad is not None]
+            self.values.append(float(torch.stack(squares).sum().sqrt()))
+
+    Norms.values.clear()
+    trainer, module = make_trainer(4, Norms()), make_module(lr=0.5)
+    trainer.accumulate_grad_batches = accumulate
+    trainer.log_every_n_steps = 2
+    trainer.loggers = [JSONLinesLogger(tmp_path)]
+    trainer.gradient_clip_val = 1e-3
+    module.learning_rate = partial(warmup_constant, warmup=8)
+    trainer.fit(module, data)
+    lines = [
+        line for line in map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines()) if "train/loss" in line
+    ]
+    assert [line["step"] for line in lines] == [1, 3]
+    assert [line["train/gradient_norm"] for line in lines] == pytest.approx([Norms.values[i] for i in (1, 3)], rel=1e-5)
+    assert all(norm > 1e-2 for norm in Norms.values)  # clipped, they would be 1e-3
+    assert [line["train/learning_rate"] for line in lines] == pytest.approx([0.5 * 2 / 8, 0.5 * 4 / 8])
+
+
+def test_what_changes_is_said_once_by_the_name_that_a_person_writes() -> None:
+    def config(lr: float, seed: int, **rest: Any) -> dict[str, Any]:
+        optimizer = {"lr": lr, "build": {"lr": lr, "betas": [0.9, 0.999]}}
+        data = {"seed": seed, "root": "/a", "cache": "/a", "num_workers": 0}
+        return {
+            "optimizer": optimizer,
+            "module": {"optimizer": optimizer["build"]},
+            "data": data,
+            "seed": seed,
+            "trainer": {"max_steps": 5, "folder": "/a", "precision": None},
+            **rest,
+        }
+
+    assert changes(config(1.0, 0), config(1.0, 0)) == []
+    assert changes(config(1.0, 0), config(2.0, 3)) == ["seed=3 (was 0)", "optimizer.lr=2.0 (was 1.0)"]
+    assert changes(config(1.0, 0), config(1.0, 0, labels={"a": 1})) == ["labels.a=1 (was None)"]
+    moved = config(1.0, 0, paths={"cache": "/b"}, trainer={"max_steps": 9, "folder": "/b", "precision": None})
+    moved["data"] |= {"cache": "/b", "num_workers": 4}
+    assert changes(config(1.0, 0), moved) == []
+    assert changes(config(1.0, 0), config(1.0, 0, trainer={"precision": 32})) == ["trainer.precision=32 (was None)"]
 
 
 def test_digest_tells_configurations_apart() -> None:

@@ -114,7 +114,7 @@ def _facts(recipe: Mapping[str, Any]) -> list[Sequence[str]]:
     made_with = ("made with", ", ".join(f"{key} {value}" for key, value in recipe.get("versions", {}).items()))
     if "stages" not in recipe["model"]:
         return [*_stage_facts(recipe["model"], recipe.get("training", {})), made_with]
-    each = zip(recipe["model"]["stages"], recipe["training"], strict=True)
+    each = zip(recipe["model"]["stages"], recipe["training"]["stages"], strict=True)
     stages = [_stage_facts(model, training) for model, training in each]
     facts = [(f"stage {number}: {name}", what) for number, of in enumerate(stages, 1) for name, what in of]
     return [*facts, made_with]

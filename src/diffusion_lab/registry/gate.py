@@ -227,8 +227,11 @@ def _known_pixels(inpainter: Model, count: int) -> Check:
 
 
 def _enough(candidate: Candidate, least: int) -> Check:
-    n = int(candidate.results.get("protocol", {}).get("n", 0))
-    return Check("pictures", n >= least, f"the figures are of {n} pictures, {least} are needed")
+    facts = candidate.results.get("protocol", {})
+    n, data = int(facts.get("n", 0)), facts.get("data", "unnamed data")
+    trained = facts.get("trained_on", data)
+    aside = "" if trained == data else f"; it was trained on {trained}"
+    return Check("pictures", n >= least, f"the figures are of {n} pictures of {data}, {least} are needed{aside}")
 
 
 def _same_protocol(candidate: Candidate, champion: Candidate) -> Check:

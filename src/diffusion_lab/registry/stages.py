@@ -1,9 +1,7 @@
 """Work in stages, of which each is done once, however often the whole is cut short and called again."""
 
 import contextlib
-import fcntl
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -12,7 +10,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from diffusion_lab.files import replacing
+from diffusion_lab.files import held, replacing
 from diffusion_lab.registry.gate import now
 from diffusion_lab.registry.manifest import parsed
 
@@ -40,22 +38,12 @@ class Stages:
         Raises:
             ValueError: if another one is at work.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.folder / ".pipeline.lock", os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ValueError(f"another call, or a script that it started, is at work in '{self.folder}'") from None
-            os.set_inheritable(descriptor, True)  # a script that outlives a killed pipeline keeps the folder locked
-            self._lock = descriptor
+        with held(self.folder / ".pipeline.lock") as self._lock:
             path = self.folder / STATE
             self.done = dict(parsed(path)["done"]) if path.is_file() else {}
             self.arguments = list(arguments)
             self._save()
             yield
-        finally:
-            os.close(descriptor)
 
     def once(self, stage: str, work: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
         """Does a stage, or says what came of it when it was done.
@@ -84,6 +72,7 @@ class Stages:
         Raises:
             ValueError: if it ends with an error, which it has said itself.
         """
+        # A script that outlives a killed pipeline keeps the folder locked.
         process = subprocess.Popen([sys.executable, str(script), *overrides], pass_fds=[self._lock])
         with _terminable():
             try:

@@ -139,6 +139,9 @@ class DiffusionModule(LightningModule):
         self.unsaid = unsaid
         self.skipped = 0
         self.batches_seen = 0  # where the data goes on after a resume
+        self.joined = (0, 0.0)  # step at which the run got its length, and the share of the learning rate until then
+        self.hyperparameters: list[dict[str, Any]] = []  # of the optimiser's groups, as configured
+        self.restored: list[dict[str, Any]] = []  # the same when the checkpoint was made
 
     def example_losses(self, batch: Batch) -> tuple[Levels, Tensor]:
         """Levels and loss of each example, ``(B,)``; noise and level follow from its key alone (DDPM algorithm 1)."""
@@ -175,7 +178,7 @@ class DiffusionModule(LightningModule):
     def configure_gradient_clipping(
         self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
-        """Clips by the global norm, and drops a gradient that is not finite.
+        """Clips by the global norm, which is logged as it was before, and drops a gradient that is not finite.
 
         By now the gradients are averaged over the ranks, so that all ranks see the same norm and skip the same step.
 
@@ -183,6 +186,9 @@ class DiffusionModule(LightningModule):
             FloatingPointError: after `max_skipped` of them in a row.
         """
         norm = nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val or math.inf)
+        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            rate = optimizer.param_groups[0]["lr"]
+            self.log_dict({"train/gradient_norm": norm, "train/learning_rate": rate})
         if torch.isfinite(norm):
             self.skipped = 0
             return
@@ -201,13 +207,34 @@ class DiffusionModule(LightningModule):
 
     def configure_optimizers(self) -> dict[str, Any]:  # type: ignore[override]
         optimizer = self.optimizer(self.inpainter.parameters())
-        steps = self.trainer.max_steps
-        schedule = LambdaLR(optimizer, lambda step: self.learning_rate(step, steps))
+        self.hyperparameters = [
+            {key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups
+        ]
+        schedule = LambdaLR(optimizer, self.share)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def share(self, step: int) -> float:
+        """Of the learning rate at a step: its course over the run.
+
+        A run that was made longer joins the longer course from where it stood, no faster than a run begins.
+        """
+        steps, (begin, share) = self.trainer.max_steps, self.joined
+        return min(self.learning_rate(step, steps), share + self.learning_rate(max(0, step - begin), steps - begin))
+
+    def on_train_start(self) -> None:
+        """Gives a restored optimiser the settings that are others now: with its state came those of before."""
+        (optimizer,), (course,) = self.trainer.optimizers, self.trainer.lr_scheduler_configs
+        for group, mine, its in zip(optimizer.param_groups, self.hyperparameters, self.restored, strict=False):
+            group.update({key: value for key, value in mine.items() if value != its.get(key)})
+        course.scheduler.base_lrs = [mine["lr"] for mine in self.hyperparameters]
+        for group, mine in zip(optimizer.param_groups, self.hyperparameters, strict=True):
+            group["lr"] = mine["lr"] * self.share(self.global_step)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["ema"] = self.ema.state_dict()
         checkpoint["batches_seen"] = self.batches_seen
+        checkpoint["hyperparameters"] = self.hyperparameters
+        checkpoint["course"] = (self.trainer.max_steps, self.share(self.global_step), self.joined)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Goes on where the checkpoint stands.
@@ -227,3 +254,16 @@ class DiffusionModule(LightningModule):
             )
         self.ema.load_state_dict(checkpoint["ema"])
         self.batches_seen = checkpoint["batches_seen"]
+        self.restored = checkpoint.get("hyperparameters", [])
+        now, step = self.trainer.max_steps, checkpoint["global_step"]
+        steps, share, self.joined = checkpoint.get("course", (now, 0.0, (0, 0.0)))
+        if steps != now:
+            self.joined = (step, share)
+            course = self.learning_rate(step, now)
+            if self.trainer.is_global_zero and not math.isclose(course, share):
+                how = ", as in a warm-up" if course > share else ""
+                print(
+                    f"trainer.max_steps is {now} and was {steps}: at step {step} the learning rate is {share:.0%} of "
+                    f"its largest and goes to the {course:.0%} of the new course{how}",
+                    flush=True,
+                )

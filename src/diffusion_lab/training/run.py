@@ -7,6 +7,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,6 +22,7 @@ from rich.table import Table
 from torch import nn
 
 from diffusion_lab import recipe
+from diffusion_lab.files import held
 from diffusion_lab.networks.summary import table
 from diffusion_lab.training.callbacks import SameConfig
 from diffusion_lab.training.checkpoints import SafeCheckpointIO, newest_valid
@@ -28,6 +30,19 @@ from diffusion_lab.training.module import DiffusionModule
 from diffusion_lab.training.progress import Bar
 
 SEVERAL = "ddp"
+
+RANKS = ("RANK", "SLURM_PROCID", "NODE_RANK", "GROUP_RANK", "LOCAL_RANK")
+"""What torchrun, SLURM and Lightning say to the processes of a run; all are 0, or not there, in the first."""
+
+SHAPING = ("seed", "data", "mask", "schedule", "model", "objective", "labels", "optimizer", "ema", "module", "trainer")
+"""Groups of the config that bear on what comes of a run ..."""
+
+INERT = (
+    *("data.mask", "data.labels", "data.cache", "data.num_workers", "data.download", "data.mirror", "data.name"),
+    *("trainer.folder", "trainer.max_steps", "trainer.validations", "trainer.accelerator", "trainer.devices"),
+    *("trainer.num_nodes", "trainer.strategy", "trainer.log_every_n_steps", "trainer.callbacks", "trainer.loggers"),
+)
+"""... and what of them does not, is another's, or is said elsewhere."""
 
 Summary = Callable[[Any, int], Table]
 """(network, examples of a step on one device) -> what there is to say of it before it is trained."""
@@ -135,6 +150,38 @@ def digest(config: Mapping[str, Any]) -> int:
     )
 
 
+def alone(folder: Path) -> AbstractContextManager[object]:
+    """Keeps a second training out of a run's folder; its first process asks for all of its ranks.
+
+    Raises:
+        ValueError: on entering, if another run is at work there, naming its process.
+    """
+    if any(os.environ.get(name, "0") != "0" for name in RANKS):
+        return nullcontext()
+    return held(folder / ".train.lock")
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """The settings in which two configs train otherwise, each said once: groups refer to each other.
+
+    Example:
+        >>> changes({"seed": 0, "data": {"seed": 0, "flip": True}}, {"seed": 1, "data": {"seed": 1, "flip": True}})
+        ['seed=1 (was 0)']
+    """
+    old, new = ({key: flat for key, flat in recipe.flat(each).items() if _shapes(key)} for each in (before, now))
+    differ = [key for key in old.keys() | new.keys() if old.get(key) != new.get(key)]
+    said: dict[tuple[str, str], str] = {}
+    for key in sorted(differ, key=lambda key: (key.startswith("module."), key.count("."), key)):
+        change = f"{new.get(key)} (was {old.get(key)})"
+        said.setdefault((key.split(".")[-1], change), f"{key}={change}")
+    return list(said.values())
+
+
+def _shapes(key: str) -> bool:
+    parts = key.split(".")
+    return parts[0] in SHAPING and ".".join(parts[:2]) not in INERT
+
+
 def announce(network: nn.Module, data: Data, folder: Path, summary: Summary = table, devices: int = 1) -> None:
     """Prints what is about to be trained, and on what."""
     console = Console()
@@ -184,12 +231,11 @@ def fit(
     checkpoint = newest_valid(folder / "checkpoints")
     if trainer.is_global_zero:
         data.prepare_data()  # what is wrong with the data is said before anything is started or written
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(dict(config))))
         logs = Path(config.get("paths", {}).get("logs", folder.parent.parent))
 
         def started(trainer: Trainer, module: LightningModule) -> None:
             latest(folder, logs)
+            OmegaConf.save(OmegaConf.create(dict(config)), folder / "config.yaml")
             for logger in trainer.loggers:
                 logger.log_hyperparams(dict(config))
 
@@ -200,6 +246,14 @@ def fit(
             + (f"; resumed from {checkpoint.name}" if checkpoint else ""),
             flush=True,
         )
+        if checkpoint and (folder / "config.yaml").is_file():
+            before: Any = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+            if other := changes(before, config):
+                print(
+                    f"from {checkpoint.stem} on under other settings: {', '.join(other)}; no uninterrupted run "
+                    "ends where this one will",
+                    flush=True,
+                )
     start = time.monotonic()
     trainer.fit(module, data, ckpt_path=checkpoint)
     if trainer.is_global_zero and checkpoint and checkpoint.stem == f"step={trainer.global_step}":
