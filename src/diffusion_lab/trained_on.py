@@ -58,11 +58,8 @@ def portable(data: Mapping[str, Any], name: str) -> dict[str, Any]:
         >>> portable(data, "photos")
         {'_target_': 'diffusion_lab.data.groups.folder', 'root': None, 'name': 'photos'}
     """
-    kept = {
-        key: value
-        for key, value in data.items()
-        if key == "root" or key not in (*PLACES, "mask", "seed", "degrade", "window")
-    }
+    left_out = (*PLACES, *OF_TRAINING, "seed")
+    kept = {key: value for key, value in data.items() if key == "root" or key not in left_out}
     return _with_roots({**kept, "name": name} if "name" in kept else kept, lambda root: None)
 
 
