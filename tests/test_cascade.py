@@ -16,7 +16,7 @@ from diffusion_lab.diffusion.schedule import cosine
 from diffusion_lab.inpainting import Inpainter
 from diffusion_lab.pictures import to_float, to_uint8
 from diffusion_lab.tasks import inpainting, refinement
-from small import MODEL, UNET, small_inpainter
+from small import small_cascade, small_inpainter
 
 COARSE, FACTOR = 4, 2
 SIDE = COARSE * FACTOR
@@ -122,19 +122,6 @@ def test_the_optimal_cascade_draws_from_the_posterior() -> None:
     torch.testing.assert_close(found, covariance, rtol=0.1, atol=0.0015)
     detail = drawn - coarse[..., None]
     assert detail.square().mean().item() == pytest.approx(DETAIL**2 * 0.75, rel=0.05)
-
-
-def small_cascade() -> Cascade:
-    fine = {**MODEL, "task": {"_target_": "diffusion_lab.tasks.refinement", "degrade": REFINED}}
-    coarse = {**MODEL, "denoiser": {**MODEL["denoiser"], "network": {**UNET, "image_size": 8}}}
-    stages = [small_inpainter(coarse), small_inpainter(fine)]
-    model = Cascade(stages, [8, 16])
-    node = {"_target_": "diffusion_lab.cascade.Cascade", "sizes": [8, 16], "stages": [coarse, fine]}
-    model.recipe = {"model": node, "data": {"name": "none", "crop": "full", "image_size": 16}, "training": [{}, {}]}
-    return model.eval()
-
-
-REFINED = {"_target_": "diffusion_lab.data.degradations.noisy_reduced", "_partial_": True, "factor": 2}
 
 
 def example(seed: int = 0) -> tuple[Tensor, Tensor]:
