@@ -146,6 +146,16 @@ def test_a_picture_depends_on_its_seed_alone() -> None:
     assert not torch.equal(together[0], together[1])
 
 
+@pytest.mark.parametrize("stage", [0, 1])
+def test_what_is_no_number_in_a_stage_is_none_in_the_result(stage: int) -> None:
+    (image, mask), model = example(), small_cascade()
+    with torch.no_grad():
+        next(model.stages[stage].parameters()).fill_(torch.nan)
+    result = model(image, mask, seeds=[5])
+    assert bool(result[mask.expand_as(result)].isnan().all())
+    assert torch.equal(torch.where(mask, image, result), image)
+
+
 def test_another_refiner_leaves_the_base_its_noise() -> None:
     (image, mask), model = example(), small_cascade()
     fillings = []

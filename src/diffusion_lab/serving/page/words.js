@@ -5,7 +5,7 @@ const $ = (id) => document.getElementById(id);
 // Of the elements whose id it is; those of a model that needs a mask stand in index.html.
 const ELSE = {
   none: {
-    headline: "Hand it in worn.\nGet it back new.",
+    headline: "Bring an old picture.\nWatch it become new.",
     lead: "Choose a picture of a face. A diffusion model makes it anew step by step, and shows you several ways it could look.",
     "painting-title": "Restore the picture",
     "running-title": "Making the picture anew, step by step",
