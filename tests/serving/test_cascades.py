@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor
 
-from diffusion_lab import recipe
+from diffusion_lab import recipe, tasks
 from diffusion_lab.cascade import Cascade, load
 from diffusion_lab.data.degradations import noisy_reduced
 from diffusion_lab.diffusion.samplers import ddim, ddpm, dpm_solver, heun, repaint
@@ -23,6 +23,7 @@ from diffusion_lab.serving.backends import BACKENDS
 from diffusion_lab.serving.desk import offered
 from diffusion_lab.serving.engine import Finished, Queued, Stepped, SwapRefused
 from diffusion_lab.serving.local import LocalEngine
+from diffusion_lab.serving.replica import Replica
 from diffusion_lab.serving.swapping import checked
 from diffusion_lab.tasks import refinement
 from small import COARSE, MODEL, RESTORER, small_cascade, small_inpainter
@@ -245,6 +246,25 @@ def test_a_swap_to_another_task_is_refused_in_a_sentence(tmp_path: Path) -> None
             assert (await result_of(engine, job(1, size=16))).version == "first"
 
     run(main())
+
+
+def test_a_replica_finds_another_task_unfit(tmp_path: Path) -> None:
+    for name, model in (
+        ("cascade", small_cascade()),
+        ("plain", small_inpainter()),
+        ("jpeg", small_inpainter(RESTORER)),
+    ):
+        model.save(tmp_path / name)
+
+    async def main() -> None:
+        replica = Replica(tmp_path / "cascade", "cpu", max_batch=2, max_queue=2, seconds=60)
+        await replica.reconfigure({})
+        assert await replica.unfit(tmp_path / "plain") is None
+        assert "is for the task jpeg" in (await replica.unfit(tmp_path / "jpeg") or "")
+
+    run(main())
+    assert tasks.of(recipe.read(tmp_path / "cascade")).name == "inpainting"  # as the front of the replicas reads it
+    assert tasks.of(recipe.read(tmp_path / "jpeg")).holes is False
 
 
 def test_a_cascade_is_checked_as_a_whole(tmp_path: Path) -> None:
