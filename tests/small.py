@@ -1,4 +1,4 @@
-"""The smallest inpainter that is one."""
+"""The smallest models that are some."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from diffusion_lab import recipe
+from diffusion_lab.cascade import Cascade
 from diffusion_lab.inpainting import Inpainter
 
 UNET = {
@@ -29,6 +30,15 @@ MODEL = {
     "constrain": {"_target_": "diffusion_lab.diffusion.sampling.keep_clean", "_partial_": True},
 }
 
+DEGRADATIONS = "diffusion_lab.data.degradations"
+REFINED = {"_target_": f"{DEGRADATIONS}.noisy_reduced", "_partial_": True, "factor": 2}
+REFINER = {**MODEL, "task": {"_target_": "diffusion_lab.tasks.refinement", "degrade": REFINED}}
+COARSE = {**MODEL, "denoiser": {**DENOISER, "network": {**UNET, "image_size": 8}}}
+JPEG = {"_target_": f"{DEGRADATIONS}.jpeg", "_partial_": True, "quality": [5, 30]}
+RESTORER = {**MODEL, "task": {"_target_": "diffusion_lab.tasks.restoration", "name": "jpeg", "degrade": JPEG}}
+EITHER = {"_target_": f"{DEGRADATIONS}.either", "_partial_": True, "degradations": [JPEG]}
+SEVERAL = {**MODEL, "task": {"_target_": "diffusion_lab.tasks.several", "degrade": EITHER}}
+
 
 def small_inpainter(model: Mapping[str, Any] = MODEL) -> Inpainter:
     """An inpainter for 16 pixels with random weights, in evaluation mode."""
@@ -38,3 +48,15 @@ def small_inpainter(model: Mapping[str, Any] = MODEL) -> Inpainter:
         torch.nn.init.normal_(parameter, std=0.05)
     made.recipe = {"model": model, "data": {"name": "none", "crop": "full", "image_size": 16}}
     return made.eval()
+
+
+def small_cascade() -> Cascade:
+    """A cascade of 8 -> 16 pixels with random weights, in evaluation mode."""
+    model = Cascade([small_inpainter(COARSE), small_inpainter(REFINER)], [8, 16])
+    node = {"_target_": "diffusion_lab.cascade.Cascade", "sizes": [8, 16], "stages": [COARSE, REFINER]}
+    model.recipe = {
+        "model": node,
+        "data": {"name": "none", "crop": "full", "image_size": 16},
+        "training": {"stages": [{}, {}]},
+    }
+    return model.eval()

@@ -16,7 +16,7 @@ from diffusion_lab.diffusion.schedule import cosine
 from diffusion_lab.inpainting import Inpainter
 from diffusion_lab.pictures import to_float, to_uint8
 from diffusion_lab.tasks import inpainting, refinement
-from small import MODEL, UNET, small_inpainter
+from small import small_cascade, small_inpainter
 
 COARSE, FACTOR = 4, 2
 SIDE = COARSE * FACTOR
@@ -124,23 +124,6 @@ def test_the_optimal_cascade_draws_from_the_posterior() -> None:
     assert detail.square().mean().item() == pytest.approx(DETAIL**2 * 0.75, rel=0.05)
 
 
-def small_cascade() -> Cascade:
-    fine = {**MODEL, "task": {"_target_": "diffusion_lab.tasks.refinement", "degrade": REFINED}}
-    coarse = {**MODEL, "denoiser": {**MODEL["denoiser"], "network": {**UNET, "image_size": 8}}}
-    stages = [small_inpainter(coarse), small_inpainter(fine)]
-    model = Cascade(stages, [8, 16])
-    node = {"_target_": "diffusion_lab.cascade.Cascade", "sizes": [8, 16], "stages": [coarse, fine]}
-    model.recipe = {
-        "model": node,
-        "data": {"name": "none", "crop": "full", "image_size": 16},
-        "training": {"stages": [{}, {}]},
-    }
-    return model.eval()
-
-
-REFINED = {"_target_": "diffusion_lab.data.degradations.noisy_reduced", "_partial_": True, "factor": 2}
-
-
 def example(seed: int = 0) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     image = torch.rand(1, 3, 16, 16, generator=generator) * 2 - 1
@@ -161,6 +144,16 @@ def test_a_picture_depends_on_its_seed_alone() -> None:
     together = model(image.expand(3, -1, -1, -1), mask.expand(3, -1, -1, -1), seeds=[4, 5, 6])
     torch.testing.assert_close(together[1:2], model(image, mask, seeds=[5]), atol=2e-5, rtol=0)
     assert not torch.equal(together[0], together[1])
+
+
+@pytest.mark.parametrize("stage", [0, 1])
+def test_what_is_no_number_in_a_stage_is_none_in_the_result(stage: int) -> None:
+    (image, mask), model = example(), small_cascade()
+    with torch.no_grad():
+        next(model.stages[stage].parameters()).fill_(torch.nan)
+    result = model(image, mask, seeds=[5])
+    assert bool(result[mask.expand_as(result)].isnan().all())
+    assert torch.equal(torch.where(mask, image, result), image)
 
 
 def test_another_refiner_leaves_the_base_its_noise() -> None:

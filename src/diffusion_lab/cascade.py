@@ -84,7 +84,8 @@ class Cascade(nn.Module):
         if filled is None:
             return small, hole
         coarse = enlarged(to_uint8(filled), self.sizes[stage] // self.sizes[stage - 1])  # in 8 bits, as in training
-        return torch.where(hole, to_float(coarse), small), hole
+        sound = filled.isfinite().flatten(1).all(1).reshape(-1, 1, 1, 1)  # what is no number is none in 8 bits either
+        return torch.where(hole, to_float(coarse).where(sound, torch.nan), small), hole
 
     def forward(
         self,

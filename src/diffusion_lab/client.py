@@ -161,15 +161,16 @@ class _Events:
         return 0.1 * 2.0**self.broken
 
 
-def _inpainting(
-    image: Picture, mask: Picture, fields: Mapping[str, object], previews: int, on_step: OnStep | None
+def _restoring(
+    image: Picture, mask: Picture | None, fields: Mapping[str, object], previews: int, on_step: OnStep | None
 ) -> _Flow:
-    """A call of `inpaint`: at once, or as a job that is followed."""
+    """A call of `restore`: at once, or as a job that is followed."""
     given = {name: str(value) for name, value in fields.items() if value is not None}
-    form: dict[str, Any] = {"files": {"image": ("image", _encoded(image)), "mask": ("mask", _encoded(mask))}}
+    pictures = {"image": image} if mask is None else {"image": image, "mask": mask}
+    form: dict[str, Any] = {"files": {name: (name, _encoded(picture)) for name, picture in pictures.items()}}
     if on_step is None:
         accept = {"Accept": "application/json"}
-        said = (yield _Send("POST", "/v1/inpaint", {**form, "data": given, "headers": accept})).json()
+        said = (yield _Send("POST", "/v1/restore", {**form, "data": given, "headers": accept})).json()
         return [
             Completion(_decoded(made["b64_png"]), made["seed"], said["model_version"], said["network_calls"])
             for made in said["images"]
@@ -229,7 +230,7 @@ class Client:
         self._http.close()
 
     def info(self) -> dict[str, Any]:
-        """What the service offers: version, image size, samplers, limits.
+        """What the service offers: version, task, image size, samplers, limits.
 
         Raises:
             ServiceError: with the service's own sentence.
@@ -237,10 +238,10 @@ class Client:
         found: dict[str, Any] = self._do(_Send("GET", "/v1/info")).json()
         return found
 
-    def inpaint(
+    def restore(
         self,
         image: Picture,
-        mask: Picture,
+        mask: Picture | None = None,
         *,
         num_samples: int = 1,
         steps: int | None = None,
@@ -251,11 +252,12 @@ class Client:
         previews: int = 0,
         on_step: OnStep | None = None,
     ) -> list[Completion]:
-        """Fills the hole of a picture.
+        """Does with a picture what the model in service is for: fills its hole, or restores it whole.
 
         Args:
             image: of any size.
-            mask: of the same size: white on black, labels, strokes of one colour, or transparency.
+            mask: of the same size: white on black, labels, strokes of one colour, or transparency. None where the
+                model's task is the whole picture, as `task` of `info` says.
             num_samples: completions, with seeds seed, seed + 1, ...
             steps: of the sampler; None is as the sampler has it.
             sampler: None is the model's own.
@@ -271,7 +273,7 @@ class Client:
         """
         fields = {"num_samples": num_samples, "steps": steps, "sampler": sampler, "seed": seed, "feather": feather}
         fields |= {"mask_mode": mask_mode}
-        flow = _inpainting(image, mask, fields, previews, on_step)
+        flow = _restoring(image, mask, fields, previews, on_step)
         try:
             wanted = next(flow)
             while True:
@@ -283,6 +285,9 @@ class Client:
                     wanted = flow.send(found)
         except StopIteration as done:
             return done.value  # type: ignore[no-any-return]
+
+    inpaint = restore
+    """Its name while all models filled holes."""
 
     def _do(self, wanted: _Wanted) -> Any:
         try:
@@ -335,7 +340,7 @@ class AsyncClient:
         await self._http.aclose()
 
     async def info(self) -> dict[str, Any]:
-        """What the service offers: version, image size, samplers, limits.
+        """What the service offers: version, task, image size, samplers, limits.
 
         Raises:
             ServiceError: with the service's own sentence.
@@ -343,10 +348,10 @@ class AsyncClient:
         found: dict[str, Any] = (await self._do(_Send("GET", "/v1/info"))).json()
         return found
 
-    async def inpaint(
+    async def restore(
         self,
         image: Picture,
-        mask: Picture,
+        mask: Picture | None = None,
         *,
         num_samples: int = 1,
         steps: int | None = None,
@@ -357,7 +362,7 @@ class AsyncClient:
         previews: int = 0,
         on_step: OnStep | None = None,
     ) -> list[Completion]:
-        """Fills the hole of a picture; the arguments are those of `Client.inpaint`.
+        """Does with a picture what the model is for; the arguments are those of `Client.restore`.
 
         Raises:
             ServiceError: with the service's own sentence.
@@ -365,7 +370,7 @@ class AsyncClient:
         """
         fields = {"num_samples": num_samples, "steps": steps, "sampler": sampler, "seed": seed, "feather": feather}
         fields |= {"mask_mode": mask_mode}
-        flow = _inpainting(image, mask, fields, previews, on_step)
+        flow = _restoring(image, mask, fields, previews, on_step)
         try:
             wanted = next(flow)
             while True:
@@ -377,6 +382,9 @@ class AsyncClient:
                     wanted = flow.send(found)
         except StopIteration as done:
             return done.value  # type: ignore[no-any-return]
+
+    inpaint = restore
+    """Its name while all models filled holes."""
 
     async def _do(self, wanted: _Wanted) -> Any:
         try:

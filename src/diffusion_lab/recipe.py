@@ -107,6 +107,17 @@ def describe(model: Mapping[str, Any], data: Data, training: Mapping[str, Any]) 
     }
 
 
+def first(recipe: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a recipe says of the model that decides what there is: of a cascade, its first stage.
+
+    Example:
+        >>> first({"model": {"sizes": [64, 256], "stages": [{"sampler": "coarse"}, {"sampler": "fine"}]}})
+        {'sampler': 'coarse'}
+    """
+    model: Mapping[str, Any] = recipe["model"]
+    return model["stages"][0] if "stages" in model else model
+
+
 def task(recipe: Mapping[str, Any]) -> str:
     """The name of the task that a model was trained for.
 
@@ -116,8 +127,7 @@ def task(recipe: Mapping[str, Any]) -> str:
         >>> task({"model": {}})  # from before there were tasks
         'inpainting'
     """
-    model = recipe["model"].get("stages", [recipe["model"]])[0]
-    node = model.get("task") or {"_target_": f"{PACKAGE}.tasks.inpainting"}
+    node = first(recipe).get("task") or {"_target_": f"{PACKAGE}.tasks.inpainting"}
     return str(node.get("name") or node["_target_"].rpartition(".")[2])
 
 

@@ -5,12 +5,14 @@ one network, one loss and one sampler (Palette, Saharia et al. 2022). What diffe
 way to show its result, and whether a person says where.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from diffusion_lab import recipe as recipes
 from diffusion_lab.data.degradations import Degrade, unchanged
 
 Show = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -58,16 +60,27 @@ class Task:
     show: Show = noise_inside
     holes: bool | None = True
 
+    def check(self, masked: bool) -> None:
+        """Says it where a mask is missing, or is there without use.
+
+        Args:
+            masked: whether there is one.
+
+        Raises:
+            ValueError: in that case.
+        """
+        if self.holes and not masked:
+            raise ValueError(f"this model fills holes (task {self.name}): say where by a mask")
+        if self.holes is False and masked:
+            raise ValueError(f"this model restores whole pictures (task {self.name}): leave the mask out")
+
     def region(self, mask: Tensor | None, height: int, width: int) -> Tensor:
         """The region of a picture, ``(1, H, W)`` bool.
 
         Raises:
             ValueError: if a mask is missing, or there is no use for one.
         """
-        if mask is None and self.holes:
-            raise ValueError(f"this model fills holes (task {self.name}): say where by a mask")
-        if mask is not None and self.holes is False:
-            raise ValueError(f"this model restores whole pictures (task {self.name}): leave the mask out")
+        self.check(mask is not None)
         return torch.ones(1, height, width, dtype=torch.bool) if mask is None else mask
 
     def plain(self, given: Tensor, region: Tensor, grey: float = 0.3) -> Tensor:
@@ -93,3 +106,15 @@ def refinement(degrade: Degrade) -> Task:
 def several(degrade: Degrade) -> Task:
     """Holes are filled and whole pictures restored, by one network that is told nothing (Palette, section 5.5)."""
     return Task("several", degrade, noise_in_holes, holes=None)
+
+
+def of(recipe: Mapping[str, Any]) -> Task:
+    """What the model of a recipe is for; those from before there were tasks fill holes.
+
+    Example:
+        >>> of({"model": {}}).name
+        'inpainting'
+    """
+    node = recipes.first(recipe).get("task")
+    made: Task = inpainting() if node is None else recipes.build(node)
+    return made

@@ -18,6 +18,7 @@ from PIL import Image
 from diffusion_lab.data.crops import full
 from diffusion_lab.serving.engine import Code, Event, Finished, Job, Queued, Stage, Stats, Stepped
 from diffusion_lab.serving.run import configured
+from diffusion_lab.tasks import inpainting
 from patience import until as until  # most tests want it beside the fakes
 
 RED = torch.tensor([1.0, -1.0, -1.0]).view(1, 3, 1, 1)
@@ -51,6 +52,7 @@ class FakeEngine:
 
     image_size = 16
     crop = full()
+    task = inpainting()
     steps = 5
 
     def __init__(self) -> None:

@@ -2,162 +2,45 @@ import asyncio
 import pickle
 import subprocess
 import sys
-import threading
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import aclosing, suppress
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
+from engines import (
+    SAMPLERS,
+    Elementwise,
+    alone,
+    begun,
+    code_of,
+    elementwise,
+    events_of,
+    job,
+    result_of,
+    run,
+    running,
+    until,
+)
 from fakes import Clock, Heard
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import Tensor
 
-from diffusion_lab.diffusion import schedule
-from diffusion_lab.diffusion.denoiser import Condition, Denoiser, NetworkDenoiser, Prediction, Velocity
+from diffusion_lab.diffusion.denoiser import Condition, Denoiser, Prediction
 from diffusion_lab.diffusion.noise import Noise
-from diffusion_lab.diffusion.samplers import ddim, ddim_thresholded, ddnm, ddpm, dpm_solver, dps, heun, repaint
+from diffusion_lab.diffusion.samplers import ddim, ddim_thresholded, ddnm, ddpm, repaint
 from diffusion_lab.diffusion.sampling import Sampler
 from diffusion_lab.diffusion.solvers import Ancestral, Memory
 from diffusion_lab.inpainting import Inpainter
 from diffusion_lab.pictures import to_uint8
 from diffusion_lab.serving.engine import (
-    Event,
     Finished,
-    Job,
-    JobFailed,
     NotReady,
     Queued,
     QueueFull,
     Stepped,
 )
 from diffusion_lab.serving.local import LocalEngine
-from patience import PATIENCE
-
-SAMPLERS = [
-    ddim(steps=3),
-    ddpm(steps=7),
-    ddim_thresholded(steps=4, eta=0.5),
-    dpm_solver(steps=5, eta=1.0),
-    heun(steps=4),
-    repaint(steps=6, jump=2, resamples=2),
-    ddnm(steps=4),
-    dps(steps=5),
-    ddim(steps=2, clip=False),
-]
-
-
-class Elementwise(nn.Module):
-    """A network whose arithmetic rounds alike in every batch, and that a test can watch, hold and break.
-
-    Args:
-        held: whether a call waits until the test lets it pass.
-    """
-
-    condition_channels = 4
-
-    def __init__(self, held: bool = False) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.tensor(0.3))
-        self.held = held
-        self.passes = threading.Semaphore(0)
-        self.entered = threading.Semaphore(0)
-        self.calls: list[int] = []
-        self.fault: Callable[[Tensor, Tensor], Tensor] = lambda channels, output: output
-
-    def forward(self, x: Tensor, channels: Tensor, time: Tensor, attributes: Tensor | None) -> Tensor:
-        self.calls.append(len(x))
-        self.entered.release()
-        if self.held:
-            assert self.passes.acquire(timeout=PATIENCE)
-        output = x * self.weight + channels[:, :3] * 0.1 + channels[:, 3:] * 0.05 + time.reshape(-1, 1, 1, 1) * 0.2
-        return self.fault(channels, output)
-
-    def let(self, calls: int) -> None:
-        """That many calls pass."""
-        for _ in range(calls):
-            self.passes.release()
-
-    async def inside(self) -> None:
-        """Returns when one more call has begun."""
-        while not self.entered.acquire(blocking=False):
-            await asyncio.sleep(0.001)
-
-
-def elementwise(network: Elementwise) -> Inpainter:
-    denoiser = NetworkDenoiser(network, schedule.cosine(100), Velocity(), told=lambda schedule, level: level)
-    inpainter = Inpainter(denoiser, ddim(steps=5))
-    inpainter.recipe = {"data": {"image_size": 8, "crop": "full"}}
-    return inpainter.eval()
-
-
-@asynccontextmanager
-async def running(inpainter: Inpainter, **settings: Any) -> AsyncIterator[LocalEngine]:
-    engine = LocalEngine(inpainter, "first", **settings)
-    network = inpainter.denoiser.network
-    if isinstance(network, Elementwise) and network.held:
-        network.let(2)  # the warm-up
-    await engine.ready()
-    if isinstance(network, Elementwise):
-        network.calls.clear()
-        while network.entered.acquire(blocking=False):
-            pass
-    try:
-        yield engine
-    finally:
-        if isinstance(network, Elementwise):
-            network.held = False
-            network.let(1)
-        await engine.drain(0)
-
-
-def job(seed: int, *seeds: int, sampler: Sampler | None = None, size: int = 8, **others: Any) -> Job:
-    generator = torch.Generator().manual_seed(1000 + seed)
-    image = torch.rand(3, size, size, generator=generator) * 2 - 1
-    mask = torch.rand(1, size, size, generator=generator) < 0.4
-    return Job(image, mask, (seed, *seeds), sampler, **others)
-
-
-def alone(inpainter: Inpainter, asked: Job) -> Tensor:
-    n = len(asked.seeds)
-    image, mask = asked.image.expand(n, -1, -1, -1), asked.mask.expand(n, -1, -1, -1)
-    return inpainter(image, mask, seeds=asked.seeds, sampler=asked.sampler)
-
-
-async def events_of(engine: LocalEngine, asked: Job) -> list[Event]:
-    return [event async for event in engine.submit(asked)]
-
-
-async def result_of(engine: LocalEngine, asked: Job) -> Finished:
-    last = (await events_of(engine, asked))[-1]
-    assert isinstance(last, Finished)
-    return last
-
-
-async def code_of(engine: LocalEngine, asked: Job) -> str:
-    with pytest.raises(JobFailed) as failed:
-        await events_of(engine, asked)
-    return failed.value.code
-
-
-async def begun(engine: LocalEngine, asked: Job) -> asyncio.Task[Finished]:
-    """The task of a job that stands in the queue or runs."""
-    before = engine.stats()
-    task = asyncio.create_task(result_of(engine, asked))
-    while engine.stats().queued + engine.stats().running == before.queued + before.running:
-        await asyncio.sleep(0.001)
-    return task
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    while not condition():  # `run` has an end
-        await asyncio.sleep(0.001)
-
-
-def run(coroutine: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(asyncio.wait_for(coroutine, PATIENCE))
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import subprocess
 import threading
 import time
 import zipfile
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import aclosing, contextmanager
 from html.parser import HTMLParser
 from importlib.util import find_spec
@@ -27,7 +27,7 @@ from diffusion_lab import serving
 from diffusion_lab.data.celeba import built_in_faces
 from diffusion_lab.data.crops import center148
 from diffusion_lab.serving.eyes import finder
-from small import DENOISER, MODEL, small_inpainter
+from small import DENOISER, MODEL, RESTORER, SEVERAL, small_inpainter
 
 PAGE = Path(serving.__file__).with_name("page")
 SAMPLES = sorted((PAGE / "samples").iterdir())
@@ -145,20 +145,27 @@ def listening(app: Any) -> Iterator[str]:
     thread.join()
 
 
-@pytest.fixture(scope="module")
-def service() -> Iterator[Service]:
+@contextmanager
+def behind(model: Mapping[str, Any]) -> Iterator[Service]:
+    """The service in front of a small inpainter of a recipe."""
     pytest.importorskip("uvicorn")
     from diffusion_lab.serving.api import create_app
     from diffusion_lab.serving.desk import offered
     from diffusion_lab.serving.local import LocalEngine
 
-    inpainter = small_inpainter(LONGER)
+    inpainter = small_inpainter(model)
     brake = Brake()
     inpainter.denoiser.network.register_forward_pre_hook(brake)
     engine = Moody(LocalEngine(inpainter, "tiny@1"))
     with listening(create_app(engine, offered(inpainter.recipe), trained_on="nothing")) as url:
         until(lambda: engine.stats().ready)
         yield Service(url, engine, brake)
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[Service]:
+    with behind(LONGER) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
@@ -333,8 +340,8 @@ class Page:
         self.until("document.body.dataset.view === 'done'")
 
 
-@pytest.fixture
-def page(browser: Any, service: Service, tmp_path: Path) -> Iterator[Page]:
+@contextmanager
+def watched(browser: Any, service: Service, tmp_path: Path) -> Iterator[Page]:
     """The page; afterwards nobody has complained, and nothing was asked of anybody else."""
     opened = Page(browser, service, tmp_path)
     for kind in ("browser", "performance"):
@@ -349,14 +356,34 @@ def page(browser: Any, service: Service, tmp_path: Path) -> Iterator[Page]:
     assert opened.complaints_expected or complaints == []
 
 
+@pytest.fixture
+def page(browser: Any, service: Service, tmp_path: Path) -> Iterator[Page]:
+    with watched(browser, service, tmp_path) as found:
+        yield found
+
+
+@pytest.fixture
+def restorer(browser: Any, tmp_path: Path) -> Iterator[Page]:
+    """The page of a model that restores whole pictures."""
+    with behind({**LONGER, "task": RESTORER["task"]}) as service, watched(browser, service, tmp_path) as found:
+        yield found
+
+
+@pytest.fixture
+def jack(browser: Any, tmp_path: Path) -> Iterator[Page]:
+    """The page of a model of several trades."""
+    with behind({**LONGER, "task": SEVERAL["task"]}) as service, watched(browser, service, tmp_path) as found:
+        yield found
+
+
 def pixels(content: bytes) -> np.ndarray:
     return np.array(Image.open(io.BytesIO(content)).convert("RGB"))
 
 
-def ask(service: Service, picture: bytes, mask: bytes, **settings: Any) -> httpx.Response:
+def ask(service: Service, picture: bytes, mask: bytes | None, **settings: Any) -> httpx.Response:
     return httpx.post(
-        f"{service.url}/v1/inpaint",
-        files={"image": ("picture", picture), "mask": ("mask.png", mask, "image/png")},
+        f"{service.url}/v1/restore",
+        files={"image": picture} if mask is None else {"image": picture, "mask": mask},
         data={name: str(value) for name, value in settings.items()},
         headers={"Accept": "image/png"},
         timeout=PATIENCE,
@@ -973,3 +1000,127 @@ def test_colours_follow_the_system_until_told_otherwise(page: Page) -> None:
     page.until("document.body.dataset.view === 'empty'")
     assert ground() == dark
     page.driver.execute_script("localStorage.clear()")
+
+
+TO_PAINT = "[...document.querySelectorAll('[data-paint]')].filter((part) => part.checkVisibility()).length"
+"""How much of what is for painting is seen."""
+SAYS = "document.querySelector('#fill').textContent"
+
+
+@in_browser
+def test_what_has_no_hole_has_no_brush(restorer: Page, tmp_path: Path) -> None:
+    page = restorer
+    page.open()
+    assert "jpeg" in page.js("document.querySelector('#model').textContent")
+    assert "restore" in page.js("document.title")
+    assert page.js(TO_PAINT) == 0
+    page.take_sample()
+    assert page.js(TO_PAINT) == 0
+    assert page.js("document.activeElement.id") == "fill"
+    assert page.js(SAYS) == "Restore"
+    assert page.js("document.querySelector('#hint').textContent") == "The whole picture is made anew."
+    page.keys("b", "i")  # which would paint, where there is a hole
+    page.undo_by_keys()
+    assert AXE is None or page.faults() == []
+
+    page.pick("count", "2")
+    page.steps(50)
+    page.seed(7)
+    page.driver.execute_script("""window.seen = new Set();
+        new MutationObserver((changes) => changes.forEach((change) => window.seen.add(change.oldValue)))
+          .observe(document.querySelector('#after'), { attributeFilter: ['src'], attributeOldValue: true })""")
+    page.finish()
+    assert page.js("[...window.seen].filter((source) => source?.startsWith('data:')).length") > 25  # previews
+    assert page.js(SAYS) == "Restore again"
+    assert page.js("document.querySelector('#compare').checkVisibility()")
+    result = page.downloaded("#download", "face-seed7.png")
+    answer = ask(page.service, SAMPLES[0].read_bytes(), None, steps=50, sampler="ddim", seed=7)
+    assert answer.status_code == 200, answer.text
+    assert np.abs(pixels(result).astype(int) - pixels(answer.content)).max() <= 1  # two rows together, one alone
+    assert (pixels(result) != pixels(SAMPLES[0].read_bytes())).any(-1).mean() > 0.99
+
+    page.click("#completions button:nth-child(2)")
+    second = page.downloaded("#download", "face-seed8.png")
+    page.click("#curl")
+    assert not page.js("document.querySelector('#save-mask').checkVisibility()")
+    line = page.js("document.querySelector('#curl-text').textContent")
+    assert "mask" not in line
+    (tmp_path / "curl").mkdir()
+    (tmp_path / "curl" / "picture.jpg").write_bytes(page.downloaded("#save-picture", "picture.jpg"))
+    page.click("#curl-close")
+    subprocess.run(["sh", "-c", line], cwd=tmp_path / "curl", check=True, capture_output=True, timeout=PATIENCE)
+    again = (tmp_path / "curl" / "filled.png").read_bytes()
+    assert np.abs(pixels(again).astype(int) - pixels(second)).max() <= 1
+
+    assert "hole" not in page.js("document.body.innerText").lower()
+    page.click("#edit")
+    page.until("document.body.dataset.view === 'painting'")
+    assert page.js(SAYS) == "Restore"
+    with page.service.held():
+        page.fill()
+        page.until("document.querySelector('#progress-text').textContent.startsWith('Step')")
+        assert "hole" not in page.js("document.body.innerText").lower()
+        page.cancel()
+    page.click("#history li button")
+    assert page.downloaded("#download", "face-seed7.png") == result
+
+
+@in_browser
+def test_a_face_that_was_aligned_is_put_back_whole(restorer: Page, tmp_path: Path) -> None:
+    page = restorer
+    photo = Image.new("RGB", (500, 400), (90, 120, 60))
+    photo.paste(Image.open(SAMPLES[0]), (200, 120))
+    photo.save(tmp_path / "photo.png")
+    page.open(360, 740, colours="dark")
+    page.find("#file").send_keys(str(tmp_path / "photo.png"))
+    page.until("document.body.dataset.view === 'painting'")
+    page.click("#align")
+    from selenium.webdriver import ActionChains
+
+    for x, y in ((200 + 54.5, 120 + 77), (200 + 94.5, 120 + 77)):
+        layer = page.find("#eyes")
+        at = round((x / 500 - 0.5) * layer.rect["width"]), round((y / 400 - 0.5) * layer.rect["height"])
+        ActionChains(page.driver, duration=0).move_to_element_with_offset(layer, *at).click().perform()
+    page.until("document.body.dataset.view === 'painting'")
+    assert page.js("document.activeElement.id") == "fill"
+    page.pick("count", "1")
+    page.seed(5)
+    page.finish()
+    assert page.js("document.documentElement.scrollWidth <= 360")
+    changed = (pixels(page.downloaded("#whole", "whole-photo-seed5.png")) != np.asarray(photo)).any(axis=-1)
+    ys, xs = np.nonzero(changed)
+    assert changed[130:250, 210:330].mean() > 0.95  # the face
+    assert 185 < xs.min() < xs.max() < 365  # and nothing else: a click is a pixel of the screen
+    assert 105 < ys.min() < ys.max() < 285
+
+
+@in_browser
+def test_a_brush_that_nobody_has_to_take(jack: Page) -> None:
+    page = jack
+    page.open()
+    assert "several" in page.js("document.querySelector('#model').textContent")
+    page.take_sample()
+    assert page.js(TO_PAINT) > 5
+    page.pick("count", "1")
+    page.seed(7)
+    assert page.js(SAYS) == "Restore"
+    page.finish()
+    before, whole = pixels(SAMPLES[0].read_bytes()), pixels(page.downloaded("#download", "face-seed7.png"))
+    assert (whole != before).any(-1).mean() > 0.99
+    page.click("#edit")
+    page.until("document.body.dataset.view === 'painting'")
+
+    page.drag((0.3, 0.7), (0.7, 0.7))
+    painted = page.hole
+    assert page.js(SAYS) == "Fill the hole"
+    page.finish()
+    assert page.js(SAYS) == "Fill again"
+    part = pixels(page.downloaded("#download", "face-seed7.png"))
+    assert abs((part != before).any(-1).mean() - painted) < 0.02
+    page.click("#edit")
+    page.until("document.body.dataset.view === 'painting'")
+    page.click("#clear")
+    page.click("#invert")  # all of it is the whole picture as well
+    assert page.js(SAYS) == "Restore"
+    page.finish()
+    assert (pixels(page.downloaded("#download", "face-seed7.png")) == whole).all()

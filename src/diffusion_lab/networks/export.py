@@ -210,6 +210,8 @@ def main(given: Sequence[str] | None = None) -> int:
     try:
         if write is None:
             raise ValueError(f"'{asked.output}' ends neither with {' nor with '.join(FORMATS)}")
+        if "stages" in recipe.read(asked.inpainter)["model"]:
+            raise ValueError(f"'{asked.inpainter}' is a cascade, and a file holds one network: export its stages")
         network = exportable(Inpainter.load(asked.inpainter).denoiser.network)
         about = identity(asked.inpainter)
         write(network, asked.output, about)

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from diffusion_lab import recipe as recipes
+from diffusion_lab import tasks
 
 TERMS = {
     "built-in faces": (
@@ -21,8 +22,8 @@ UNKNOWN = "Whoever trained the model knows the terms of these pictures: ask befo
 
 LIMITS = (
     "It was trained on faces that are upright, frontal and cut out alike. Align others first.",
-    "What it puts into a hole is invented. It says nothing about how a person looks under a mask, a blur or a scar: "
-    "do not use it to identify anybody, nor as evidence.",
+    "What it puts into a hole, or makes of a picture, is invented. It says nothing about how a person looks under a "
+    "mask, a blur or a scar: do not use it to identify anybody, nor as evidence.",
     "It has the biases of its pictures: who is rare in them is restored worse, and towards those who are common.",
     "Pictures that it completed are synthetic in part. Those that this package writes say so in their metadata.",
 )
@@ -39,7 +40,7 @@ COLUMNS = (
 
 TEMPLATE = """# {name}
 
-A diffusion model that fills holes in pictures of faces, {size}x{size} pixels. Known pixels come back bit for bit.
+A diffusion model that {does}, {size}x{size} pixels. Known pixels come back bit for bit.
 
 | | |
 |---|---|
@@ -64,14 +65,14 @@ The weights are under the licence of the package as far as the pictures' terms a
 ## Use
 
 ```python
-from diffusion_lab.inpainting import Inpainter
+from diffusion_lab.cascade import load
 
-inpainter = Inpainter.load("this folder")
-# image (B, 3, {size}, {size}) in [-1, 1]; mask (B, 1, {size}, {size}) bool, True = hole
-filled = inpainter(image, mask, seeds=[0])
+model = load("this folder")
+# image (B, 3, {size}, {size}) in [-1, 1]; mask (B, 1, {size}, {size}) bool, True = {region}
+made = model(image, mask, seeds=[0])
 ```
 
-or `uv run inpaint.py inpainter=<this folder> image=me.jpg mask=hole.png` for pictures of any size.
+or `uv run {command}` for pictures of any size.
 """
 
 
@@ -91,6 +92,7 @@ def card(name: str, recipe: Mapping[str, Any], results: Mapping[str, Any], terms
         data, protocol = recipe["data"], results["protocol"]
         return TEMPLATE.format(
             name=name,
+            **_words(tasks.of(recipe)),
             size=data["image_size"],
             facts="\n".join(_line(row) for row in _facts(recipe)),
             data=data["name"],
@@ -108,6 +110,21 @@ def card(name: str, recipe: Mapping[str, Any], results: Mapping[str, Any], terms
         )
     except (KeyError, TypeError) as error:
         raise ValueError(f"a model card cannot be made: the recipe or the results lack {error}") from None
+
+
+def _words(task: tasks.Task) -> dict[str, str]:
+    """What the model does, what its mask means, and the command that calls it."""
+    given = "inpainter=<this folder> image=me.jpg"
+    if task.holes:
+        does, region = "fills holes in pictures of faces", "hole"
+        command = f"inpaint.py {given} mask=hole.png"
+    elif task.holes is False:
+        does, region = f"restores whole pictures of faces (task {task.name})", "all of it"
+        command = f"restore.py {given}"
+    else:
+        does, region = f"restores pictures of faces or fills holes in them (task {task.name})", "hole, or all of it"
+        command = f"restore.py {given} [mask=hole.png]"
+    return {"does": does, "region": region, "command": command}
 
 
 def _facts(recipe: Mapping[str, Any]) -> list[Sequence[str]]:

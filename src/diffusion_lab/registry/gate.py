@@ -216,7 +216,7 @@ def _finite(inpainter: Model, candidate: Candidate) -> Check:
 
 
 def _known_pixels(inpainter: Model, count: int) -> Check:
-    asked = probes(image_size(inpainter), count)
+    asked = probes(image_size(inpainter), count, inpainter.task)
     filled = inpainter(asked.image, asked.mask, seeds=asked.seeds)
     if not bool(filled.isfinite().all()):
         return Check("known pixels", False, "a completed picture holds values that are not finite")

@@ -14,6 +14,7 @@ from diffusion_lab.data.crops import center148
 from diffusion_lab.data.decoding import decode
 from diffusion_lab.data.masks import center, evaluation_mask, free_form, half
 from diffusion_lab.pictures import from_pil
+from diffusion_lab.tasks import Task
 
 MASKS = (center, free_form, half)
 
@@ -35,15 +36,16 @@ class Probes:
         return list(range(len(self.image)))
 
 
-def probes(size: int, count: int) -> Probes:
-    """The first faces at a model's size, each with a hole of the next kind."""
+def probes(size: int, count: int, task: Task | None = None) -> Probes:
+    """The first faces at a model's size, each with a hole of the next kind, or as a whole if the task takes no hole."""
     source = CelebA(built_in_faces())
     crop = center148()
     images, masks = [], []
     for i, name in enumerate(source.names("test")[:count]):
         picture = crop(decode(source.read(name))).resize((size, size), RESAMPLING)
         images.append(from_pil(picture))
-        masks.append(evaluation_mask(MASKS[i % len(MASKS)], size, i))
+        hole = evaluation_mask(MASKS[i % len(MASKS)], size, i)
+        masks.append(torch.ones_like(hole) if task is not None and task.holes is False else hole)
     return Probes(torch.stack(images), torch.stack(masks))
 
 
@@ -67,7 +69,7 @@ def golden(inpainter: Model) -> dict[str, Tensor]:
     Raises:
         ValueError: if the completion is not finite.
     """
-    asked = probes(image_size(inpainter), 1)
+    asked = probes(image_size(inpainter), 1, inpainter.task)
     output = inpainter(asked.image, asked.mask, seeds=asked.seeds)
     if not bool(output.isfinite().all()):
         raise ValueError("the model makes values that are not finite: it is not fit to be registered")
@@ -86,7 +88,7 @@ def seconds_per_picture(inpainters: Sequence[Model], rounds: int, at_least: floa
         rounds: pictures of each, the first of which warms up and does not count.
         at_least: seconds to go on for; short pictures get more rounds.
     """
-    asked = [probes(image_size(inpainter), 1) for inpainter in inpainters]
+    asked = [probes(image_size(inpainter), 1, inpainter.task) for inpainter in inpainters]
     taken: list[list[float]] = [[] for _ in inpainters]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

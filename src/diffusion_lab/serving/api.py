@@ -24,6 +24,8 @@ from diffusion_lab.serving.requests import in_a_form, read_form, unless_gone
 from diffusion_lab.serving.security import Guard, Keys, everybody
 
 PAGE = Path(__file__).with_name("page")
+MASKS: Mapping[bool | None, Literal["needed", "none", "optional"]] = {True: "needed", False: "none", None: "optional"}
+"""What a model wants of a mask, in words, by `Task.holes`."""
 STALE = 60.0
 """Seconds without a sign of the model's thread after which the service is unwell: no network call takes as long."""
 
@@ -72,10 +74,18 @@ class LimitsInfo(BaseModel):
     previews: int
 
 
+class TaskInfo(BaseModel):
+    """What the model is for, and whether it wants to be told where."""
+
+    name: str
+    mask: Literal["needed", "none", "optional"]
+
+
 class Info(BaseModel):
     """What the service is."""
 
     version: str
+    task: TaskInfo
     image_size: int
     trained_on: str
     samplers: dict[str, SamplerInfo]
@@ -109,7 +119,7 @@ def create_app(
     """The service in front of an engine.
 
     Args:
-        engine: fills the holes.
+        engine: fills the holes, or restores the pictures.
         offers: samplers that may be asked for, the model's own first.
         limits: of requests; None are the usual ones.
         keys: that open it; None lets everybody in.
@@ -133,7 +143,7 @@ def create_app(
     app = FastAPI(
         title="diffusion_lab",
         version=version("diffusion_lab"),
-        summary="Fills holes in pictures of faces by a diffusion model.",
+        summary="Fills holes in pictures of faces, or restores the pictures, by a diffusion model.",
         description=DESCRIPTION,
         docs_url=None,  # the framework's page loads scripts from elsewhere; ours is page/docs.html
         redoc_url=None,
@@ -153,18 +163,20 @@ def create_app(
         measures=measures,
     )
     errors.install(app)
-    app.include_router(inpainting(desk, trained_on, locks, finds_eyes=find is not None))
+    app.include_router(restoring(desk, trained_on, locks, finds_eyes=find is not None))
     if find is not None:
         app.include_router(eyes.router(desk, find, described(eyes.Nothing, files=("image",)), locks))
     app.include_router(openai.router(desk, locks))
-    app.include_router(jobs.router(desk, store, described(desk.bounded(JobSettings)), locks, holder))
+    app.include_router(
+        jobs.router(desk, store, described(desk.bounded(JobSettings), desk.files, desk.needed), locks, holder)
+    )
     app.include_router(operations(engine, measures))
     app.mount("/page", StaticFiles(directory=PAGE, check_dir=False), name="page")
     return app
 
 
-def inpainting(desk: Desk, trained_on: str, locks: list[Any], finds_eyes: bool) -> APIRouter:
-    """`/v1/inpaint` and `/v1/info`."""
+def restoring(desk: Desk, trained_on: str, locks: list[Any], finds_eyes: bool) -> APIRouter:
+    """`/v1/restore`, `/v1/inpaint`, `/v1/masks` and `/v1/info`."""
     routes = APIRouter(prefix="/v1", tags=["inpainting"], dependencies=locks)
     settings = desk.bounded(Settings)
     closed = [401] if locks else []
@@ -183,24 +195,39 @@ def inpainting(desk: Desk, trained_on: str, locks: list[Any], finds_eyes: bool) 
         **declared(400, *closed, 406, 408, 413, 415, 422, 429, 500, 503, 504),
     }
 
+    async def restored(request: Request) -> Response:
+        form = await read_form(request, ("image", "mask"))
+        asked = form.validated(settings)
+        as_json = wants_json(request.headers.get("accept", "*/*"), asked.num_samples)
+        order = await desk.take(form.needed("image"), form.files.get("mask"), asked)
+        filled = await unless_gone(request, desk.fill(order))
+        return as_completions(filled) if as_json else as_png(filled)
+
+    @routes.post(
+        "/restore",
+        response_class=Response,
+        responses=answers,
+        openapi_extra=described(settings, desk.files, desk.needed),
+        summary="Restore a picture",
+    )
+    async def restore(request: Request) -> Response:
+        """Does what the model is for; `task` of `/v1/info` says what, and whether a mask is needed: white is the hole.
+
+        One completion comes as PNG unless `Accept` asks for JSON; several come as JSON. A client that leaves gives its
+        place up.
+        """
+        return await restored(request)
+
     @routes.post(
         "/inpaint",
         response_class=Response,
         responses=answers,
-        openapi_extra=described(settings),
+        openapi_extra=described(settings, desk.files, desk.needed),
         summary="Fill the hole of a picture",
     )
     async def inpaint(request: Request) -> Response:
-        """White is the hole. One completion comes as PNG unless `Accept` asks for JSON; several come as JSON.
-
-        A client that leaves gives its place up.
-        """
-        form = await read_form(request, ("image", "mask"))
-        asked = form.validated(settings)
-        as_json = wants_json(request.headers.get("accept", "*/*"), asked.num_samples)
-        order = await desk.take(form.needed("image"), form.needed("mask"), asked)
-        filled = await unless_gone(request, desk.fill(order))
-        return as_completions(filled) if as_json else as_png(filled)
+        """The same as `/v1/restore`, under the name that it had while all models filled holes."""
+        return await restored(request)
 
     @routes.post(
         "/masks",
@@ -225,8 +252,10 @@ def inpainting(desk: Desk, trained_on: str, locks: list[Any], finds_eyes: bool) 
     async def info() -> Info:
         """The model, the samplers, and the limits of a request."""
         most = desk.limits.steps
+        task = desk.engine.task
         return Info(
             version=desk.engine.version,
+            task=TaskInfo(name=task.name, mask=MASKS[task.holes]),
             image_size=desk.engine.image_size,
             trained_on=trained_on,
             samplers={
@@ -363,8 +392,14 @@ def example(kind: str) -> str:
     return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"
 
 
-def described(settings: type[BaseModel], files: Sequence[str] = ("image", "mask")) -> dict[str, Any]:
-    """OpenAPI's description of a request with pictures, as multipart or JSON."""
+def described(settings: type[BaseModel], files: Sequence[str], needed: Sequence[str] | None = None) -> dict[str, Any]:
+    """OpenAPI's description of a request with pictures, as multipart or JSON.
+
+    Args:
+        settings: the other fields.
+        files: the pictures.
+        needed: those that have to be there; None are all.
+    """
     fields: dict[str, Any] = settings.model_json_schema().get("properties", {})
     meant = {
         "image": "PNG, JPEG, WebP or AVIF of any size",
@@ -374,7 +409,7 @@ def described(settings: type[BaseModel], files: Sequence[str] = ("image", "mask"
     def body(file: dict[str, Any], properties: dict[str, Any]) -> dict[str, Any]:
         return {
             "type": "object",
-            "required": list(files),
+            "required": list(files if needed is None else needed),
             "properties": {**{name: {**file, "description": meant[name]} for name in files}, **properties},
             "additionalProperties": False,
         }

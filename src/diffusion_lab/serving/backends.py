@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from diffusion_lab import recipe
 from diffusion_lab.networks.export import Called, exportable, identity, read_onnx
 
 Backend = Callable[[nn.Module, Path], nn.Module]
@@ -30,8 +31,11 @@ def onnxruntime(network: nn.Module, folder: Path) -> nn.Module:
     """The network under ONNX Runtime, from `model.onnx` if the folder's manifest names it, else exported now.
 
     Raises:
-        ValueError: if it is not to serve on the CPU, ONNX is not installed, or `model.onnx` is of another inpainter.
+        ValueError: if it is not to serve on the CPU, is one of several networks of a cascade, ONNX is not installed, or
+            `model.onnx` is of another inpainter.
     """
+    if "stages" in recipe.read(folder)["model"]:
+        raise ValueError("it is a cascade, and an ONNX file holds one network: set engine.backend=eager or compiled")
     device = next(network.parameters()).device
     if device.type != "cpu":
         raise ValueError(f"engine.backend=onnxruntime serves on the CPU, not on {device}: set engine.device=cpu")

@@ -60,7 +60,11 @@ class Walk:
         # What is no number stays, to be seen: the next stage is shown 8 bits, which have none.
         if not walk.rows.done or walk.done or not bool(walk.rows.x.isfinite().all()):
             return walk
-        return entered(self.model, self.image, self.mask, self.seeds, walk.stage + 1, None, walk)
+        return walk.onward()
+
+    def onward(self) -> "Walk":
+        """Before the first step of the next stage."""
+        return entered(self.model, self.image, self.mask, self.seeds, self.stage + 1, None, self)
 
     def preview(self) -> Tensor:
         """``(n, 3, S, S)`` uint8: what the model sees in the holes."""

@@ -103,9 +103,9 @@ def offered(model_recipe: Mapping[str, Any]) -> dict[str, Offer]:
     """The samplers of a service, the model's own first, with the steps and settings of its recipe.
 
     Args:
-        model_recipe: of the inpainter, as its folder holds it.
+        model_recipe: of the model, as its folder holds it; a cascade's samplers are those of its first stage.
     """
-    own = model_recipe["model"].get("sampler", {})
+    own = recipe.first(model_recipe).get("sampler", {})
     name = str(own.get("_target_", "")).rpartition(".")[2]
     if "steps" not in own:
         return dict(OFFERS)
@@ -126,7 +126,7 @@ class Reading(BaseModel):
 
 
 class Settings(Reading):
-    """How a hole is to be filled."""
+    """How a picture is to be restored."""
 
     num_samples: int = Field(1, ge=1, description="completions, with the seeds seed, seed + 1, ...")
     steps: int | None = Field(None, ge=1, description="of the sampler; null: as many as it has of itself")
@@ -228,14 +228,23 @@ class Desk:
 
         Args:
             image: encoded.
-            mask: encoded, of the same size; None takes the transparency of the image.
+            mask: encoded, of the same size; None is the whole picture, or the image's transparency (see below).
             settings: already validated.
             previews: pictures on the way.
-            transparent: whether the hole is where the mask is wholly transparent, instead of by its `mask_mode`.
+            transparent: whether the hole is where the mask is wholly transparent, instead of by its `mask_mode`; of the
+                image, where the task needs a hole and there is no mask.
 
         Raises:
-            Mistake: if a picture cannot be read, or is too large, or the mask does not fit.
+            Mistake: if a picture cannot be read, or is too large, or the mask does not fit, or is missing, or of no use
+                for the model's task.
         """
+        task = self.engine.task
+        try:
+            task.check(mask is not None or (transparent and bool(task.holes)))
+        except ValueError as error:
+            if mask is None:
+                raise Mistake(422, "invalid_request", f"mask: is missing; {error}", "mask") from None
+            raise Mistake(400, "invalid_mask", str(error), "mask") from None
         sampler = self._sampler(settings)
         seed = secrets.randbits(32) if settings.seed is None else settings.seed
         seeds = tuple(range(seed, seed + settings.num_samples))
@@ -314,6 +323,16 @@ class Desk:
         return await self._beside(paste)
 
     @property
+    def files(self) -> tuple[str, ...]:
+        """The pictures that a request may hold."""
+        return ("image",) if self.engine.task.holes is False else ("image", "mask")
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """Those that it must hold."""
+        return ("image", "mask") if self.engine.task.holes else ("image",)
+
+    @property
     def held(self) -> int:
         """Pixels of the pictures that wait for their fillings."""
         return self._held
@@ -338,13 +357,14 @@ class Desk:
     def _read(self, image: bytes, mask: bytes | None, transparent: bool, mask_mode: MaskMode | None) -> tuple[Cut, Cut]:
         """The picture around its hole, and a small copy of it."""
         picture = self._opened(image, "image")
-        if mask is None:
+        hole = None
+        if mask is None and self.engine.task.holes:
             hole = alpha_mask(picture, "image")
-        else:
+        elif mask is not None:
             shape = self._opened(mask, "mask")
             hole = alpha_mask(shape, "mask") if transparent else hole_of(shape, mask_mode)
         try:
-            cut = cut_out(as_rgb(picture), hole, self.engine.image_size, self.engine.crop)
+            cut = cut_out(as_rgb(picture), hole, self.engine.image_size, self.engine.crop, self.engine.task)
         except ValueError as error:
             raise Mistake(400, "invalid_mask", str(error), "mask") from None
         return cut, cut.within(PREVIEW)

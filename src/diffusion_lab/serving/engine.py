@@ -9,6 +9,7 @@ from torch import Tensor
 
 from diffusion_lab.data.crops import Crop
 from diffusion_lab.diffusion.sampling import Sampler
+from diffusion_lab.tasks import Task
 
 Code = Literal["non_finite_output", "deadline_exceeded", "engine_error", "shutting_down"]
 Stage = Literal["queued", "running"]
@@ -19,8 +20,8 @@ class Job:
     """One request at the model's size, checked already.
 
     Args:
-        image: ``(3, S, S)`` float32 in [-1, 1]; what lies in the hole is never looked at.
-        mask: ``(1, S, S)`` bool, True = hole.
+        image: ``(3, S, S)`` float32 in [-1, 1]; what the task shows of a hole is all that is looked at in it.
+        mask: ``(1, S, S)`` bool, True = what is made anew: the hole, or all of it.
         seeds: one per completion.
         sampler: None is the inpainter's own.
         previews: how many are wanted on the way, evenly spread.
@@ -173,6 +174,10 @@ class Engine(Protocol):
         """That the model in service was trained on."""
 
     @property
+    def task(self) -> Task:
+        """What the model in service is for; a swap never changes it."""
+
+    @property
     def version(self) -> str:
         """Of the model in service."""
 
@@ -191,7 +196,7 @@ class Engine(Protocol):
         """Puts the inpainter of a folder into service, and says its version; running jobs end on the old one.
 
         Raises:
-            SwapRefused: if it is damaged, unfit, or does not do what it is known to do.
+            SwapRefused: if it is damaged, unfit, of another size or task, or does not do what it is known to do.
         """
 
     async def drain(self, seconds: float) -> None:

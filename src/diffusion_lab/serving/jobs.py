@@ -244,14 +244,14 @@ def router(desk: Desk, jobs: Jobs, body: dict[str, Any], dependencies: Sequence[
 
     @routes.post("", status_code=202, responses=refusals, openapi_extra=body, summary="Start a job")
     async def start(request: Request, response: Response, holder: Holder) -> JobState:
-        """Fills the hole in the background; the same fields as `/v1/inpaint`, and `previews`.
+        """Fills the hole, or restores the picture, in the background; fields as of `/v1/restore`, and `previews`.
 
         The job goes on if nobody watches. Follow it at `events`, or ask for it now and then. With another API key than
         the one that started it there is no such job.
         """
         form = await read_form(request, ("image", "mask"))
         asked = form.validated(settings)
-        order = await desk.take(form.needed("image"), form.needed("mask"), asked, previews=asked.previews)
+        order = await desk.take(form.needed("image"), form.files.get("mask"), asked, previews=asked.previews)
         work = await jobs.start(order, holder)
         response.headers["Location"] = f"/v1/jobs/{work.state.id}"
         return work.state

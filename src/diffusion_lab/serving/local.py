@@ -35,6 +35,7 @@ from diffusion_lab.serving.engine import (
 )
 from diffusion_lab.serving.swapping import Model, checked
 from diffusion_lab.serving.tickets import Ticket, post
+from diffusion_lab.tasks import Task
 
 log = logging.getLogger(__name__)
 
@@ -119,6 +120,10 @@ class LocalEngine:
         return self._model.crop
 
     @property
+    def task(self) -> Task:
+        return self._model.task
+
+    @property
     def version(self) -> str:
         return self._model.version
 
@@ -157,7 +162,7 @@ class LocalEngine:
             old = self._model
             try:
                 model = await asyncio.to_thread(
-                    checked, folder, old.device, old.image_size, old.autocast, self._backend
+                    checked, folder, old.device, old.image_size, old.task, old.autocast, self._backend
                 )
             except SwapRefused as refused:
                 log.warning("%s stays in service: %s", old.version, refused)
@@ -248,17 +253,21 @@ class LocalEngine:
             self._end(left, "shutting_down", "the service ends")
 
     def _warm_up(self) -> None:
-        """One network call of one row, which is timed, and one of a full batch, which shows whether it fits."""
+        """A network call of each stage with one row, which is timed, and with a full batch: does it fit?"""
         size, device = self._model.image_size, self._model.device
         image, mask = torch.zeros(3, size, size, device=device), torch.ones(1, size, size, dtype=torch.bool)
         for rows in (1, self._calls.most):
             walk = begin(self._model.inpainter, image, mask.to(device), range(rows), None)
-            begun = time.monotonic()
-            (said,) = self._calls(self._model.denoiser(walk.stage), [walk])
-            if isinstance(said, Exception):
-                raise said
-            said.x_0.sum().item()  # waits for the device
-            self._rate = rows / (time.monotonic() - begun)
+            stages, seconds = len(self._model.inpainter.stages), 0.0
+            for stage in range(stages):
+                walk = walk.onward() if stage else walk
+                begun = time.monotonic()
+                (said,) = self._calls(self._model.denoiser(stage), [walk])
+                if isinstance(said, Exception):
+                    raise said
+                said.x_0.sum().item()  # waits for the device
+                seconds += time.monotonic() - begun
+            self._rate = rows * stages / seconds
 
     def _goes_on(self) -> bool:
         """Waits for work and says whether there is any: who is gone or too late leaves, who fits comes in."""
@@ -305,8 +314,10 @@ class LocalEngine:
         if not self._running:  # whoever was to start has failed
             return
         begun = time.monotonic()
-        for model, stage in dict.fromkeys((run.model, run.walk.stage) for run in self._running):
-            runs = [run for run in self._running if run.model is model and run.walk.stage == stage]
+        together: dict[tuple[Model, int], list[Run]] = {}
+        for run in self._running:  # before anybody moves: who enters a stage in this step asks it in the next
+            together.setdefault((run.model, run.walk.stage), []).append(run)
+        for (model, stage), runs in together.items():
             said = self._calls(model.denoiser(stage), [run.walk for run in runs])
             for run, prediction in zip(runs, said, strict=True):
                 with self._alone(run.ticket), torch.no_grad():

@@ -138,7 +138,9 @@ def router(desk: Desk, dependencies: Sequence[Any]) -> APIRouter:
         "/edits", response_class=Response, responses=answers, openapi_extra=described(settings), summary="Edit (OpenAI)"
     )
     async def edit(request: Request) -> Response:
-        """Fills what is transparent in `mask`, or in `image` if there is no mask.
+        """Fills what is transparent in `mask`, or in `image` if there is no mask; or restores the whole picture.
+
+        `task` of `/v1/info` says which of it the model does, and whether it takes a mask.
 
         Works with OpenAI's own clients: `OpenAI(base_url="http://127.0.0.1:8000/v1", api_key=...).images.edit(...)`.
         """
@@ -274,7 +276,8 @@ def described(settings: type[Settings]) -> dict[str, Any]:
         "image": {**file, "description": "PNG, JPEG, WebP or AVIF of any size"},
         "mask": {
             **file,
-            "description": "of the same size, transparent (alpha 0) in the hole; none: the image's own alpha",
+            "description": "of the same size, transparent (alpha 0) in the hole; none: the image's own alpha, if "
+            "the model fills holes",
         },
     }
     form = {"type": "object", "required": ["image"], "properties": {**files, **fields}}

@@ -148,7 +148,7 @@ class Replica:
     async def unfit(self, folder: Path) -> str | None:
         """Why the inpainter of a folder cannot serve here; None if it can."""
         try:
-            await asyncio.to_thread(checked, folder, self._device, self._engine.image_size)
+            await asyncio.to_thread(checked, folder, self._device, self._engine.image_size, self._engine.task)
         except SwapRefused as refused:
             return str(refused)
         return None

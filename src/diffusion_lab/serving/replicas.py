@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from diffusion_lab import recipe
+from diffusion_lab import recipe, tasks
 from diffusion_lab.data.crops import Crop, named
 from diffusion_lab.serving.engine import (
     Event,
@@ -84,7 +84,8 @@ class ReplicatedEngine:
         self._handle = handle
         self._stream = handle.options(method_name="submit", stream=True)
         self._wish = Wish(0, folder)
-        data = recipe.read(folder)["data"]
+        made = recipe.read(folder)
+        data, self._task = made["data"], tasks.of(made)
         self._size, self._crop = int(data["image_size"]), named(data["crop"])
         self._version = version_of(folder)
         self._max_queue = max_queue
@@ -109,6 +110,10 @@ class ReplicatedEngine:
     @property
     def crop(self) -> Crop:
         return self._crop
+
+    @property
+    def task(self) -> tasks.Task:
+        return self._task
 
     @property
     def version(self) -> str:

@@ -78,6 +78,8 @@ async def _multipart(request: Request, files: Sequence[str]) -> Form:
         for name, value in form.multi_items():
             if name in found or name in values:
                 raise Mistake(422, "invalid_request", f"{name}: is given more than once", name)
+            if isinstance(value, UploadFile) and not value.filename and not value.size:
+                continue  # an HTML form's input of a file that nobody chose
             if name in files and not isinstance(value, UploadFile):
                 raise Mistake(422, "invalid_request", f"{name}: must be a file, as in curl -F {name}=@{name}.png", name)
             if name not in files and isinstance(value, UploadFile):

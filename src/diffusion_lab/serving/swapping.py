@@ -15,6 +15,7 @@ from diffusion_lab.diffusion.denoiser import Condition, Denoiser, Prediction
 from diffusion_lab.pictures import to_uint8
 from diffusion_lab.serving.backends import Backend, eager
 from diffusion_lab.serving.engine import SwapRefused
+from diffusion_lab.tasks import Task
 
 MOST_LEVELS = 8
 """How far, in 8-bit levels, the golden picture may be missed: room for another device's rounding."""
@@ -45,6 +46,10 @@ class Model:
     @property
     def crop(self) -> Crop:
         return named(self.inpainter.recipe["data"]["crop"])
+
+    @property
+    def task(self) -> Task:
+        return self.inpainter.task
 
     def denoiser(self, stage: int) -> Denoiser:
         """What a stage's network says, at the precision of the service."""
@@ -95,6 +100,7 @@ def checked(
     folder: Path,
     device: torch.device,
     image_size: int | None = None,
+    task: Task | None = None,
     autocast: torch.dtype | None = None,
     backend: Backend = eager,
 ) -> Model:
@@ -105,6 +111,7 @@ def checked(
             them where they are.
         device: where it will serve.
         image_size: that it must have; None is any. Jobs are cut to the size of the model in service.
+        task: that it must be for; None is any. Jobs have a hole, or none, as the task in service wants it.
         autocast: that it will serve with.
         backend: the form that its network will serve in; what is held against the golden picture has it already.
 
@@ -121,6 +128,10 @@ def checked(
         if image_size not in (None, model.image_size):
             raise SwapRefused(
                 f"'{folder}' is for {model.image_size} px and the service for {image_size}: serve it on its own"
+            )
+        if task is not None and task.name != model.task.name:
+            raise SwapRefused(
+                f"'{folder}' is for the task {model.task.name} and the service for {task.name}: serve it on its own"
             )
         for stage in inpainter.stages:
             stage.denoiser.network = backend(stage.denoiser.network, folder)

@@ -1,6 +1,7 @@
 /** What the page says: messages on top of it, the question for a key, and words for those who listen. */
 
 import * as service from "./service.js";
+import { kept } from "./words.js";
 
 const $ = (id) => document.getElementById(id);
 
@@ -43,7 +44,7 @@ export function hush() {
 /** Tells a person what went wrong, and offers `again` where that makes sense. */
 export function explain(error, again) {
   if (error instanceof service.Unreachable) {
-    notify(`The service does not answer.${document.body.dataset.view === "empty" ? "" : " Your picture and your hole are kept."}`, {
+    notify(`The service does not answer.${document.body.dataset.view === "empty" ? "" : ` ${kept()}`}`, {
       label: "Try again",
       action: again,
       kind: "offline",

@@ -1,4 +1,4 @@
-/** The page: a picture, a hole, a run, its results. Everything that a person sees is one of five views. */
+/** The page: a picture, a hole if the model fills holes, a run, its results. Everything that a person sees is one of five views. */
 
 import { aligned, EyePicker, pastedBack } from "./align.js";
 import { Editor, Mask, noise } from "./editor.js";
@@ -6,6 +6,7 @@ import { explain, hush, notify, say } from "./notices.js";
 import * as service from "./service.js";
 import * as settings from "./settings.js";
 import * as sources from "./sources.js";
+import * as words from "./words.js";
 
 const PREVIEWS = 30;
 const MOST_RUNS = 24;
@@ -32,13 +33,17 @@ function setView(view) {
   $("settings").inert = view === "running";
   $("hole").tabIndex = view === "painting" ? 0 : -1;
   for (const button of document.querySelectorAll("#history button")) button.disabled = view === "running";
+  describe();
   if (held !== document.body && held?.closest("[inert]")) {
-    const next = { empty: "choose", painting: "hole", aligning: "eyes", running: "cancel", done: "fill" }[view];
+    const next = { empty: "choose", painting: stage(), aligning: "eyes", running: "cancel", done: "fill" }[view];
     $(next).focus({ preventScroll: true });
   }
 }
 
 const view = () => $("main").dataset.view;
+
+/** Where work goes on while a picture is prepared. */
+const stage = () => (words.paints() ? "hole" : "fill");
 
 // ------------------------------------------------------------------------------------------------------ the picture
 
@@ -112,7 +117,7 @@ async function align(left, right) {
   original = from;
   show({ ...fresh, aligned: true, eyes: [place(left), place(right)] });
   say("The face is aligned.");
-  focusHole();
+  focusStage();
 }
 
 function startAligning() {
@@ -124,7 +129,6 @@ function startAligning() {
   eyes.start();
   setView("aligning");
   $("eyes").focus({ preventScroll: true });
-  describe();
 }
 
 /** Aligns by the eyes that the service finds; where it finds none, the clicks are still open. */
@@ -145,10 +149,10 @@ async function findEyes() {
 
 function stopAligning() {
   show(picture, editor.mask);
-  focusHole();
+  focusStage();
 }
 
-const focusHole = () => $("hole").focus({ preventScroll: true });
+const focusStage = () => $(stage()).focus({ preventScroll: true });
 
 // --------------------------------------------------------------------------------------------------------- the hole
 
@@ -168,22 +172,19 @@ function changed() {
   $("undo").disabled = !mask.undoable;
   $("redo").disabled = !mask.redoable;
   for (const id of ["clear", "export"]) $(id).disabled = mask.area === 0;
-  if (document.activeElement.disabled) focusHole(); // a disabled button hears no keys
+  if (document.activeElement.disabled) focusStage(); // a disabled button hears no keys
   describe();
 }
 
-/** Says what to do next, and lets the button be pressed when there is something to fill. */
+/** Says what to do next, and lets the button be pressed when there is something to do. */
 function describe() {
   const part = editor.mask?.area ?? 0;
-  const percent = part > 0 && part < 0.01 ? "less than 1" : Math.round(100 * part);
-  let hint = `The hole is ${percent} % of the picture.`;
-  if (view() === "aligning") hint = "The face is turned and cropped so that the model sees it as it learned faces.";
-  else if (part === 0 && picture?.aligned === false) hint = "Align the face if it is turned or small, then paint.";
-  else if (part === 0) hint = "Paint over what should be made anew.";
-  else if (part === 1) hint = "Leave some of the face to go by.";
-  $("hint").textContent = hint;
-  $("fill").disabled = view() === "aligning" || part === 0 || part === 1;
-  $("fill").textContent = view() === "done" ? "Fill again" : "Fill the hole";
+  const aligning = view() === "aligning";
+  $("hint").textContent = aligning
+    ? "The face is turned and cropped so that the model sees it as it learned faces."
+    : words.hint(part, picture?.aligned !== false);
+  $("fill").disabled = aligning || !words.canStart(part);
+  $("fill").textContent = words.goes(part, view() === "done");
 }
 
 /** Takes a mask of a file; the service says what is the hole in it, or a person does where the file does not. */
@@ -283,11 +284,12 @@ const unlessAborted = (promise, signal) =>
     promise.then(done, fail);
   });
 
-/** Fills the hole, with another seed if `anew`. */
+/** Fills the hole, or makes the whole picture anew; with another seed if `anew`. */
 async function fill(anew) {
   hush();
   if (anew) settings.redraw();
   const wanted = settings.read(picture);
+  const masked = words.isHole(editor.mask.area);
   const control = new AbortController();
   const mine = { picture, mask: editor.mask, original, settings: wanted, control, id: null, previews: [] };
   run = mine;
@@ -299,10 +301,10 @@ async function fill(anew) {
   progress("Sending");
   setView("running");
   $("frame").scrollIntoView({ block: "nearest", behavior: calm.matches ? "instant" : "smooth" });
-  say("Filling the hole.");
-  mine.shimmer = setInterval(() => calm.matches || editor.refresh(true), 120);
+  say($("running-title").textContent);
+  mine.shimmer = setInterval(() => calm.matches || !masked || editor.refresh(true), 120);
   try {
-    const mask = await mine.mask.blob(picture.width, picture.height);
+    const mask = masked ? await mine.mask.blob(picture.width, picture.height) : null;
     mine.maskBlob = mask;
     const previews = Math.min(PREVIEWS, about.limits.previews);
     const submitted = service.submit(mine.picture.blob, mask, wanted, previews);
@@ -313,7 +315,7 @@ async function fill(anew) {
     for await (const { name, data } of service.events(job.id, control.signal)) {
       if (name === "queued") progress(data.position > 0 ? `Waiting, ${data.position} before you` : "Starting");
       else if (name === "step") onStep(data, mine);
-      else if (name === "failed") throw new Error(data.error?.message ?? "The service could not fill this hole.");
+      else if (name === "failed") throw new Error(data.error?.message ?? "The service could not do this.");
       else if (name === "canceled") throw new DOMException("", "AbortError");
       else if (name === "completed") await finish(mine, data);
     }
@@ -405,7 +407,8 @@ const resultName = () => `${picture.name}-seed${shown.results[chosen].seed}.png`
 function showCurl() {
   // One completion alone is what a command line asks for most: the one on the stage.
   const asked = { ...shown.settings, num_samples: 1, seed: shown.results[chosen].seed };
-  $("curl-text").textContent = service.curl(`picture.${picture.ending}`, asked);
+  $("curl-text").textContent = service.curl(`picture.${picture.ending}`, shown.maskBlob !== null, asked);
+  $("save-mask").hidden = shown.maskBlob === null;
   $("curl-copy").textContent = "Copy";
   $("curl-dialog").showModal();
 }
@@ -512,7 +515,7 @@ click("align-reset", () => {
   const whole = original;
   original = null;
   show(whole);
-  focusHole();
+  focusStage();
 });
 
 on("form", "submit", (event) => {
@@ -532,7 +535,8 @@ click("download", () => save(shown.results[chosen].blob, resultName()));
 click("whole", async () => {
   const { blob } = shown.results[chosen];
   const filled = await sources.decoded(blob);
-  const photo = pastedBack(sources.pixels(original), filled, shown.mask.canvas, ...picture.eyes);
+  const part = shown.maskBlob ? shown.mask.canvas : sources.pixels(picture); // without a hole all of it is new
+  const photo = pastedBack(sources.pixels(original), filled, part, ...picture.eyes);
   URL.revokeObjectURL(filled.src);
   save(await sources.asPng(photo, blob), `whole-${resultName()}`);
 });
@@ -571,8 +575,9 @@ dark.addEventListener("change", showTheme);
 
 function showModel() {
   const taught = about.trained_on ? `, trained on ${about.trained_on}` : "";
-  $("model").textContent = `Model ${about.version} · ${about.image_size} px`;
-  $("model").title = `In service: a model of ${about.image_size} × ${about.image_size} pixels${taught}.`;
+  const task = about.task.name.replaceAll("_", " ");
+  $("model").textContent = `Model ${about.version} · ${task} · ${about.image_size} px`;
+  $("model").title = `In service: a model for ${task} at ${about.image_size} × ${about.image_size} pixels${taught}.`;
   $("model").hidden = false;
 }
 
@@ -580,6 +585,7 @@ async function connect() {
   try {
     about = await service.info();
     settings.offer(about);
+    words.speak(about.task);
     $("align-find").hidden = !about.finds_eyes;
     showModel();
     hush();

@@ -71,12 +71,15 @@ export async function mask(picture, mode) {
   return (await request("v1/masks", { method: "POST", body })).blob();
 }
 
-/** Hands a picture and its hole over; `settings` holds num_samples, steps, sampler and seed. */
+/** The fields of a request; without a hole there is no edge to soften. */
+const fields = ({ feather, ...others }, masked) => Object.entries(masked ? { ...others, feather } : others);
+
+/** Hands a picture and its hole over, null for the whole picture; `settings` holds num_samples, steps, sampler and seed. */
 export async function submit(picture, mask, settings, previews) {
   const body = new FormData();
   body.set("image", picture, "picture");
-  body.set("mask", mask, "mask.png");
-  for (const [name, value] of Object.entries({ ...settings, previews })) body.set(name, String(value));
+  if (mask) body.set("mask", mask, "mask.png");
+  for (const [name, value] of fields({ ...settings, previews }, mask)) body.set(name, String(value));
   return (await request("v1/jobs", { method: "POST", body })).json();
 }
 
@@ -136,14 +139,15 @@ export async function* events(id, signal) {
   }
 }
 
-/** The request as a curl line, with the files that the page saves under these names. */
-export function curl(pictureName, settings) {
+/** The request as a curl line, with or without a mask, with the files that the page saves under these names. */
+export function curl(pictureName, masked, settings) {
   const one = Number(settings.num_samples) === 1;
-  const lines = [`curl ${place("v1/inpaint")}`];
+  const lines = [`curl ${place("v1/restore")}`];
   if (key.get()) lines.push('-H "Authorization: Bearer $KEY"');
   lines.push(`-H 'Accept: ${one ? "image/png" : "application/json"}'`);
-  lines.push(`-F image=@${pictureName}`, "-F mask=@mask.png");
-  for (const [name, value] of Object.entries(settings)) lines.push(`-F ${name}=${value}`);
+  lines.push(`-F image=@${pictureName}`);
+  if (masked) lines.push("-F mask=@mask.png");
+  for (const [name, value] of fields(settings, masked)) lines.push(`-F ${name}=${value}`);
   lines.push(one ? "-o filled.png" : "-o filled.json");
   return lines.join(" \\\n  ");
 }
