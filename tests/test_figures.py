@@ -11,9 +11,12 @@ from PIL import Image, ImageColor
 
 from diffusion_lab import recipe
 from diffusion_lab.charts import COLOURS
-from diffusion_lab.figures import GAP, SCHEDULES, SEEN, SIDE, SOLVERS, main, quality, reverse_process
+from diffusion_lab.data.degradations import luma
+from diffusion_lab.figures import GAP, SCHEDULES, SEEN, SIDE, SOLVERS, main, quality, reverse_process, tasks
 from diffusion_lab.inpainting import Inpainter
+from diffusion_lab.tasks import restoration
 from evaluated import results
+from small import small_inpainter
 
 CONF = Path(__file__).parents[1] / "conf"
 
@@ -95,3 +98,19 @@ def test_quality_is_a_line_for_each_family_over_its_calls() -> None:
     alone = quality({"rows": [{**r, "fid": None} for r in rows], "protocol": {"n": 1}})
     assert isinstance(alone, Image.Image)
     assert alone.width < picture.width  # one picture has no FID
+
+
+def test_each_task_shows_what_it_was_given(inpainter: Inpainter, tmp_path: Path) -> None:
+    restoring = small_inpainter()
+    restoring.task = restoration("colorization", luma)
+    drawn = np.asarray(tasks([inpainter, restoring], tmp_path).convert("RGB")).astype(int)
+    step, left, top = SIDE + GAP, drawn.shape[1] - 6 * (SIDE + GAP), drawn.shape[0] - 2 * (SIDE + GAP)
+
+    def cell(row: int, column: int) -> np.ndarray:
+        return drawn[top + row * step :, left + column * step :][:SIDE, :SIDE]
+
+    grey = cell(1, 0)
+    assert (grey.max(-1) == grey.min(-1)).all()
+    assert np.abs(grey - np.asarray(Image.fromarray(cell(1, 2).astype(np.uint8)).convert("L"))[..., None]).max() <= 1
+    assert (cell(0, 0) == cell(0, 2)).mean() > 0.4  # the known half
+    assert (cell(0, 0) == round((0.3 + 1) * 127.5)).mean() > 0.4  # the hole

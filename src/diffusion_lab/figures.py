@@ -2,7 +2,8 @@
 
 Of a model: forward.png, a face on its way into noise; snr.png, the schedules; reverse.png, one hole as every solver
 fills it. With --lesson, swissroll.png instead: the trajectories of 2015's lesson. With --results, calls.png and its
-like: quality against network calls, from what evaluate.py wrote.
+like: quality against network calls, from what evaluate.py wrote. With --tasks, tasks.png: what models of different
+tasks are given, and what they make of it.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from diffusion_lab.charts import beside, chart
 from diffusion_lab.data.cache import Pictures, build
 from diffusion_lab.data.celeba import CelebA, built_in_faces
 from diffusion_lab.data.crops import center148
-from diffusion_lab.data.masks import center, evaluation_mask
+from diffusion_lab.data.masks import center, evaluation_mask, half
 from diffusion_lab.diffusion import samplers
 from diffusion_lab.diffusion import schedule as schedules
 from diffusion_lab.diffusion.denoiser import Prediction
@@ -30,7 +31,7 @@ from diffusion_lab.diffusion.process import add_noise, log_snr
 from diffusion_lab.diffusion.sampling import Rows, Sampler
 from diffusion_lab.diffusion.schedule import NoiseSchedule
 from diffusion_lab.inpainting import Inpainter, newest
-from diffusion_lab.pictures import masked, sheet, to_float
+from diffusion_lab.pictures import masked, sheet, to_float, to_uint8
 
 SCHEDULES: Mapping[str, Callable[[], NoiseSchedule]] = {
     "cosine": schedules.cosine,
@@ -93,6 +94,23 @@ def reverse_process(inpainter: Inpainter, face: Tensor) -> Image.Image:
             rows.append([hole, *drawn, face])
     captions = ["hole", *[f"{share:.0%}" for share in SEEN], "truth"]
     return named(sheet(rows, captions, SIDE, GAP), [f"{name}: {kind}" for name in SOLVERS for kind in ("x", "x_0")])
+
+
+def tasks(inpainters: Sequence[Inpainter], cache: Path) -> Image.Image:
+    """What each model is given of two faces, what it makes of them, and the truth; a row for each."""
+    from diffusion_lab.evaluation import problems  # late: Lightning comes with it
+
+    rows = []
+    for inpainter in inpainters:
+        asked = next(iter(problems(inpainter.task, {"half": half} if inpainter.task.holes else None).values()))
+        indices = torch.tensor([2, 3])
+        truth = faces(inpainter.recipe["data"]["image_size"], 4, cache)[indices]
+        regions = asked.regions(truth.shape[-1], indices)
+        given = to_float(asked.given(to_uint8(truth), regions, indices))
+        made = inpainter(given, regions, seeds=[0, 0])
+        looked_at = asked.task.plain(given, regions)
+        rows.append([picture for one in zip(looked_at, made, truth, strict=True) for picture in one])
+    return named(sheet(rows, ["given", "result", "truth"] * 2, SIDE, GAP), [model.task.name for model in inpainters])
 
 
 def signal_to_noise() -> Image.Image:
@@ -166,6 +184,7 @@ def main(given: Sequence[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(prog="python -m diffusion_lab.figures", description=__doc__)
     parser.add_argument("--inpainter", type=Path, help="folder; without it the newest run's, or the one that ships")
+    parser.add_argument("--tasks", nargs="*", default=[], type=Path, metavar="FOLDER", help="inpainters: tasks.png")
     parser.add_argument("--lesson", type=Path, help="model/ of a run of experiment=dpm2015_swissroll")
     parser.add_argument(
         "--results", nargs="*", default=[], metavar="NAME=FILE", help="results.json of evaluate.py: NAME.png"
@@ -183,9 +202,11 @@ def main(given: Sequence[str] | None = None) -> int:
         for named_file in asked.results:
             name, _, file = named_file.rpartition("=")
             save(quality(json.loads(Path(file).read_text())), name or "quality")
+        if asked.tasks:
+            save(tasks([Inpainter.load(folder) for folder in asked.tasks], asked.cache), "tasks")
         if asked.lesson:
             save(swiss_roll(asked.lesson), "swissroll")
-        if asked.inpainter or not (asked.results or asked.lesson):
+        if asked.inpainter or not (asked.results or asked.lesson or asked.tasks):
             save(signal_to_noise(), "snr")
             save(forward_process(faces(64, 1, asked.cache)[0]), "forward")
             inpainter = Inpainter.load(asked.inpainter or newest(Path("logs")))
