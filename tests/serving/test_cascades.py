@@ -10,7 +10,7 @@ from fakes import Heard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffusion_lab import recipe, tasks
 from diffusion_lab.cascade import Cascade, load
@@ -297,6 +297,32 @@ def test_onnx_says_that_it_holds_one_network(tmp_path: Path, capsys: pytest.Capt
         checked(tmp_path / "cascade", CPU, backend=BACKENDS["onnxruntime"])
     assert export.main([str(tmp_path / "cascade"), "--output", str(tmp_path / "model.onnx")]) == 1
     assert "is a cascade, and a file holds one network" in capsys.readouterr().err
+
+
+def test_every_stage_serves_in_the_backend_s_form(tmp_path: Path) -> None:
+    """A swap too brings each of the networks into it."""
+    folder = saved(small_cascade(), tmp_path / "cascade")
+    called: list[int] = []
+
+    def form(network: nn.Module, folder: Path) -> nn.Module:
+        unet = export.exportable(network)
+
+        def call(x: Tensor, condition: Tensor, time: Tensor, attributes: Tensor | None) -> Tensor:
+            called.append(x.shape[-1])
+            made: Tensor = network(x, condition, time, attributes)
+            return made
+
+        return export.Called(unet, call)
+
+    async def main() -> None:
+        async with running(small_inpainter(), backend=form) as engine:
+            await engine.swap(folder)
+            called.clear()
+            finished = await result_of(engine, job(1, size=16))
+            assert (finished.pictures - alone(small_cascade(), job(1, size=16))).abs().max() <= 2 / 255
+        assert called == [8] * 3 + [16] * 3
+
+    run(main())
 
 
 @pytest.mark.slow

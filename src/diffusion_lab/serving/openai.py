@@ -247,9 +247,7 @@ def size_of(order: Order, asked: str | None) -> str:
     width, height = order.cut.size
     size = f"{width}x{height}"
     if asked not in (None, "auto", size):
-        raise Mistake(
-            400, "invalid_size", f"size must be auto or {size}, the image's: only the hole is made anew", "size"
-        )
+        raise Mistake(400, "invalid_size", f"size must be auto or {size}, which the result has", "size")
     return size
 
 
