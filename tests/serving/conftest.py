@@ -8,8 +8,8 @@ from fakes import FakeEngine, served, until
 
 from diffusion_lab.inpainting import Inpainter
 from diffusion_lab.serving.api import create_app
-from diffusion_lab.serving.desk import Limits, offered
 from diffusion_lab.serving.local import LocalEngine
+from diffusion_lab.serving.settings import Limits, offered
 from patience import PATIENCE
 from small import MODEL, small_inpainter
 

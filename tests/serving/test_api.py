@@ -22,9 +22,9 @@ from diffusion_lab.inpainting import Inpainter
 from diffusion_lab.restoration import restore
 from diffusion_lab.serving import desk
 from diffusion_lab.serving.api import create_app
-from diffusion_lab.serving.desk import Limits, offered
 from diffusion_lab.serving.engine import JobFailed, NotReady, QueueFull
 from diffusion_lab.serving.measures import brightness, mask_fraction
+from diffusion_lab.serving.settings import Limits, offered
 from patience import PATIENCE
 from small import MODEL
 

@@ -20,10 +20,10 @@ from diffusion_lab.inpainting import Inpainter
 from diffusion_lab.networks import export
 from diffusion_lab.pictures import to_uint8
 from diffusion_lab.serving.backends import BACKENDS
-from diffusion_lab.serving.desk import offered
 from diffusion_lab.serving.engine import Finished, Queued, Stepped, SwapRefused
 from diffusion_lab.serving.local import LocalEngine
 from diffusion_lab.serving.replica import Replica
+from diffusion_lab.serving.settings import offered
 from diffusion_lab.serving.swapping import checked
 from diffusion_lab.tasks import refinement
 from small import COARSE, MODEL, RESTORER, small_cascade, small_inpainter

@@ -10,9 +10,9 @@ from PIL import Image
 
 from diffusion_lab.client import AsyncClient, Client, Completion, Progress, ServiceError
 from diffusion_lab.serving.api import create_app
-from diffusion_lab.serving.desk import offered
 from diffusion_lab.serving.engine import JobFailed, QueueFull
 from diffusion_lab.serving.security import Keys, digest
+from diffusion_lab.serving.settings import offered
 from small import MODEL
 
 Inpaint = Callable[..., list[Completion]]

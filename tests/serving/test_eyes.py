@@ -15,8 +15,8 @@ from PIL import Image
 from diffusion_lab.data.celeba import built_in_faces
 from diffusion_lab.serving import eyes
 from diffusion_lab.serving.api import create_app
-from diffusion_lab.serving.desk import offered
 from diffusion_lab.serving.eyes import Eyes, finder
+from diffusion_lab.serving.settings import offered
 from small import MODEL
 
 EYES = np.array([[67, 111], [111, 111]])  # about, in a picture of 178x218

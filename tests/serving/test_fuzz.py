@@ -19,7 +19,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from diffusion_lab.serving.api import create_app
-from diffusion_lab.serving.desk import Limits, offered
+from diffusion_lab.serving.settings import Limits, offered
 from patience import PATIENCE
 from small import MODEL
 

@@ -11,11 +11,12 @@ import pytest
 from fakes import FakeEngine, check_filled, decoded, encoded, files, hole, photo, until
 from PIL import Image
 
-from diffusion_lab.serving.desk import Desk, JobSettings, Limits, offered
+from diffusion_lab.serving.desk import Desk
 from diffusion_lab.serving.engine import JobFailed, NotReady, QueueFull
 from diffusion_lab.serving.errors import Mistake
 from diffusion_lab.serving.jobs import MOST_PREVIEWS, Jobs
 from diffusion_lab.serving.measures import Measures
+from diffusion_lab.serving.settings import JobSettings, Limits, offered
 from small import MODEL
 
 

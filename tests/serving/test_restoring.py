@@ -19,8 +19,8 @@ from diffusion_lab.holes import as_mask
 from diffusion_lab.inpainting import Inpainter
 from diffusion_lab.restoration import restore
 from diffusion_lab.serving.api import create_app
-from diffusion_lab.serving.desk import offered
 from diffusion_lab.serving.local import LocalEngine
+from diffusion_lab.serving.settings import offered
 from diffusion_lab.tasks import Task, inpainting, restoration, several
 from patience import PATIENCE
 from small import MODEL, RESTORER, SEVERAL, small_inpainter

@@ -9,8 +9,8 @@ from fakes import FakeEngine, files, served, until
 
 from diffusion_lab.serving.__main__ import main
 from diffusion_lab.serving.api import create_app
-from diffusion_lab.serving.desk import offered
 from diffusion_lab.serving.security import Keys, check_open, digest, is_loopback, new_key
+from diffusion_lab.serving.settings import offered
 from patience import PATIENCE
 from small import MODEL
 
@@ -178,7 +178,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from diffusion_lab.serving.api import create_app
-from diffusion_lab.serving.desk import offered
+from diffusion_lab.serving.settings import offered
 from small import MODEL
 spans, provider = InMemorySpanExporter(), TracerProvider()
 provider.add_span_processor(SimpleSpanProcessor(spans))

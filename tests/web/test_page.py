@@ -150,8 +150,8 @@ def behind(model: Mapping[str, Any]) -> Iterator[Service]:
     """The service in front of a small inpainter of a recipe."""
     pytest.importorskip("uvicorn")
     from diffusion_lab.serving.api import create_app
-    from diffusion_lab.serving.desk import offered
     from diffusion_lab.serving.local import LocalEngine
+    from diffusion_lab.serving.settings import offered
 
     inpainter = small_inpainter(model)
     brake = Brake()
@@ -824,8 +824,8 @@ def test_the_curl_line_makes_the_same_picture(page: Page, tmp_path: Path) -> Non
 @in_browser
 def test_a_key_is_asked_for_until_it_is_right(page: Page) -> None:
     from diffusion_lab.serving.api import create_app
-    from diffusion_lab.serving.desk import offered
     from diffusion_lab.serving.security import Keys, digest
+    from diffusion_lab.serving.settings import offered
 
     page.complaints_expected = True  # browsers log each answer of 401
     app = create_app(page.service.engine, offered({"model": LONGER}), keys=Keys([digest("open sesame")]))

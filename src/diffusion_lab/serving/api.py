@@ -1,27 +1,26 @@
 """The service as an ASGI app: `create_app` makes one of an engine."""
 
 import base64
-import io
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
-from PIL import Image
 from pydantic import BaseModel
 
 from diffusion_lab.serving import errors, eyes, jobs, openai
-from diffusion_lab.serving.desk import Desk, Filled, JobSettings, Limits, Offer, Reading, Settings
+from diffusion_lab.serving.described import described
+from diffusion_lab.serving.desk import Desk, Filled
 from diffusion_lab.serving.engine import Engine
 from diffusion_lab.serving.errors import Mistake, declared
 from diffusion_lab.serving.measures import Measures
-from diffusion_lab.serving.requests import in_a_form, read_form, unless_gone
+from diffusion_lab.serving.requests import read_form, unless_gone
 from diffusion_lab.serving.security import Guard, Keys, everybody
+from diffusion_lab.serving.settings import JobSettings, Limits, Offer, Reading, Settings
 
 PAGE = Path(__file__).with_name("page")
 MASKS: Mapping[bool | None, Literal["needed", "none", "optional"]] = {True: "needed", False: "none", None: "optional"}
@@ -374,59 +373,3 @@ def as_completions(filled: Filled) -> Response:
         seconds=round(filled.finished.seconds, 3),
     )
     return JSONResponse(done.model_dump(), headers={"X-Model-Version": filled.finished.version})
-
-
-EXAMPLE = {"num_samples": 1, "steps": 2, "seed": 7}
-"""Settings of the documentation's example."""
-
-
-def example(kind: str) -> str:
-    """A picture of 16x16 pixels, or its mask, as a data URI: small enough for the documentation."""
-    pixels = np.zeros((16, 16, 3), dtype=np.uint8)
-    if kind == "mask":
-        pixels[5:11, 4:12] = 255
-    else:
-        pixels[...] = np.linspace(60, 220, 16)[:, None, None]
-    stream = io.BytesIO()
-    Image.fromarray(pixels).convert("L" if kind == "mask" else "RGB").save(stream, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"
-
-
-def described(settings: type[BaseModel], files: Sequence[str], needed: Sequence[str] | None = None) -> dict[str, Any]:
-    """OpenAPI's description of a request with pictures, as multipart or JSON.
-
-    Args:
-        settings: the other fields.
-        files: the pictures.
-        needed: those that have to be there; None are all.
-    """
-    fields: dict[str, Any] = settings.model_json_schema().get("properties", {})
-    meant = {
-        "image": "PNG, JPEG, WebP or AVIF of any size",
-        "mask": "of the same size; white on black, labels, strokes of one colour, or transparency: see mask_mode",
-    }
-
-    def body(file: dict[str, Any], properties: dict[str, Any]) -> dict[str, Any]:
-        return {
-            "type": "object",
-            "required": list(files if needed is None else needed),
-            "properties": {**{name: {**file, "description": meant[name]} for name in files}, **properties},
-            "additionalProperties": False,
-        }
-
-    form = body({"type": "string", "contentMediaType": "application/octet-stream"}, in_a_form(fields))
-    json = body({"type": "string", "contentEncoding": "base64"}, fields)
-    picture = {"contentType": "image/png, image/jpeg, image/webp, image/avif"}
-    value = {name: example(name) for name in files} | {k: v for k, v in EXAMPLE.items() if k in fields}
-    return {
-        "requestBody": {
-            "required": True,
-            "content": {
-                "multipart/form-data": {"schema": form, "encoding": dict.fromkeys(files, picture)},
-                "application/json": {
-                    "schema": json,
-                    "examples": {"small": {"summary": "A grey ramp", "value": value}},
-                },
-            },
-        }
-    }

@@ -13,10 +13,11 @@ from fastapi import APIRouter, Depends, Header, Request, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import BaseModel
 
-from diffusion_lab.serving.desk import Desk, JobSettings, Order, data_uri, webp
+from diffusion_lab.serving.desk import Desk, Order, data_uri, webp
 from diffusion_lab.serving.engine import Event, Finished, Queued, Stepped
 from diffusion_lab.serving.errors import Error, Mistake, declared, understood
 from diffusion_lab.serving.requests import read_form
+from diffusion_lab.serving.settings import JobSettings
 
 log = logging.getLogger(__name__)
 

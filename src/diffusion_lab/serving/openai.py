@@ -20,10 +20,11 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from diffusion_lab.holes import MaskMode
 from diffusion_lab.pictures import png
-from diffusion_lab.serving.desk import Desk, Order, Settings
+from diffusion_lab.serving.desk import Desk, Order
 from diffusion_lab.serving.engine import Event, Finished, Stepped
 from diffusion_lab.serving.errors import Mistake, content, declared, invalid
 from diffusion_lab.serving.requests import Form, in_a_form, read_form, unless_gone
+from diffusion_lab.serving.settings import Settings
 
 FILES = {"image": "image", "image[]": "image", "mask": "mask", "mask_image": "mask"}
 """What clients call the two files."""

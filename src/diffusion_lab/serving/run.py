@@ -15,11 +15,11 @@ from fastapi import FastAPI
 from diffusion_lab import inpainting, recipe
 from diffusion_lab.serving.api import create_app
 from diffusion_lab.serving.backends import BACKENDS
-from diffusion_lab.serving.desk import Limits, offered
 from diffusion_lab.serving.engine import Engine, SwapRefused
 from diffusion_lab.serving.local import LocalEngine
 from diffusion_lab.serving.measures import Measures
 from diffusion_lab.serving.security import Keys, check_open
+from diffusion_lab.serving.settings import Limits, offered
 from diffusion_lab.serving.swapping import checked
 
 log = logging.getLogger(__name__)
