@@ -53,6 +53,14 @@ def test_sections_are_strided_each_for_itself():
         paths.section_path(linear(10), [2, 6])
 
 
+def test_the_first_sections_are_longer_where_t_does_not_divide():
+    """11 steps in three sections are 4, 4 and 3, as guided-diffusion's respace.py has them."""
+    path = paths.section_path(jsd(11), [4, 4, 3])
+    torch.testing.assert_close(path, jsd(11).alpha_bar.flip(0))  # each t of each section, and so all of them
+    with pytest.raises(ValueError, match=r"section 2 .* has 3 steps, of which 4 were asked for"):
+        paths.section_path(jsd(11), [4, 4, 4])
+
+
 def test_karras_levels_are_edms():
     path = paths.karras_path(linear(), 18, rho=7, sigma_min=0.002, sigma_max=80)
     sigma = ((1 - path) / path).sqrt()
