@@ -175,14 +175,16 @@ def test_the_discretised_decoder_is_a_distribution_over_256_values(deviation):
         assert log_p.exp().sum().item() == pytest.approx(1, abs=1e-9)
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-def test_every_channel_is_a_dimension(channels):
-    """A picture of independent channels costs as many bits per dimension as one of them."""
-    path = uniform_path(linear(), 50)
-    x_0 = faces(500).expand(-1, channels, -1)
-    found = bound(OptimalVariance(path), path, x_0, Condition(), noise_like(x_0), decoder=density)
-    deviation = found.total.std().item() / math.sqrt(len(x_0))
-    assert found.total.mean().item() == pytest.approx(NLL + prior_gap(path), abs=4 * deviation + 1e-9)
+def test_every_channel_is_a_dimension():
+    """Three equal channels cost as many bits per dimension as one of them."""
+    path, x_0 = uniform_path(linear(), 20), faces(50)
+    totals = []
+    for channels in (1, 3):
+        draw = noise_like(x_0)
+        several = x_0.expand(-1, channels, -1)
+        noise = lambda draw=draw, several=several: draw().expand_as(several)  # noqa: E731
+        totals.append(bound(OptimalVariance(path), path, several, Condition(), noise, decoder=density).total)
+    torch.testing.assert_close(totals[0], totals[1])
 
 
 def test_the_model_is_shown_x_as_it_was_trained_to_see_it():
