@@ -6,6 +6,8 @@ import sys
 import time
 from pathlib import Path
 
+from patience import PATIENCE
+
 TRAIN = Path(__file__).parents[1] / "train.py"
 
 
@@ -28,9 +30,9 @@ def start(*overrides: str, threads: int = 1, modules: Path | None = None) -> sub
     )
 
 
-def wait_for(path: Path, process: subprocess.Popen[str], seconds: float = 240) -> None:
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
     """Returns when a file of that name, which may be a pattern, is there, and fails if the process ends before."""
-    until = time.monotonic() + seconds
+    until = time.monotonic() + PATIENCE
     while not list(path.parent.glob(path.name)):
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < until, f"{path} did not come"

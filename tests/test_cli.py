@@ -1,7 +1,6 @@
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -70,10 +69,8 @@ def test_help_does_not_wait_for_torch() -> None:
         "except SystemExit: pass\n"
         "assert not {'torch', 'lightning', 'numpy', 'wandb'} & set(sys.modules), 'heavy'"
     )
-    begun = time.monotonic()
     result = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    assert time.monotonic() - begun < 20
 
 
 def test_resume_puts_the_old_overrides_before_the_new(tmp_path: Path) -> None:

@@ -85,6 +85,21 @@ def test_a_seed_makes_the_same_picture_in_any_company(inpainter: Inpainter, samp
     assert int((to_uint8(together[2]).int() - to_uint8(alone[0]).int()).abs().max()) <= 1
 
 
+def test_the_hole_is_shown_filled_with_noise_of_its_own(inpainter: Inpainter) -> None:
+    """Palette, section 4.2: not with the noise that sampling starts from, which would tell nothing."""
+    inputs: list[tuple[Tensor, ...]] = []
+    network = inpainter.denoiser.network
+    handle = network.register_forward_pre_hook(lambda module, given: inputs.append(given))
+    image, mask = torch.zeros(4, 3, 16, 16), torch.ones(4, 1, 16, 16, dtype=torch.bool)
+    inpainter(image, mask, seeds=range(4), sampler=ddim(steps=3))
+    handle.remove()
+    x_T, shown = inputs[0][0], inputs[0][1][:, :3]
+    both = torch.stack([x_T.flatten(), shown.flatten()])
+    assert both.std(1).tolist() == pytest.approx([1, 1], abs=0.05)
+    assert abs(float(torch.corrcoef(both)[0, 1])) < 4 / both.shape[1] ** 0.5
+    assert all(torch.equal(given[1][:, :3], shown) for given in inputs)  # drawn once
+
+
 def test_other_seeds_make_other_pictures(inpainter: Inpainter) -> None:
     image, mask = faces(1)
     pair = inpainter(image.expand(2, -1, -1, -1), mask.expand(2, -1, -1, -1), seeds=[1, 2])

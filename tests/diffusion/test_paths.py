@@ -131,6 +131,14 @@ def test_ddims_stride_is_the_least_that_visits_as_many_t():
     assert times_of(paths.strided_path(jsd(7), 3), 7) == [0, 1, 4, 7]
 
 
+def test_the_first_sections_are_longer_where_t_does_not_divide():
+    """11 steps in three sections are 4, 4 and 3, as guided-diffusion's respace.py has them."""
+    path = paths.section_path(jsd(11), [4, 4, 3])
+    torch.testing.assert_close(path, jsd(11).alpha_bar.flip(0))  # each t of each section, and so all of them
+    with pytest.raises(ValueError, match=r"section 2 .* has 3 steps, of which 4 were asked for"):
+        paths.section_path(jsd(11), [4, 4, 4])
+
+
 def test_karras_levels_are_edms():
     path = paths.karras_path(linear(), 18, rho=7, sigma_min=0.002, sigma_max=80)
     sigma = ((1 - path) / path).sqrt()

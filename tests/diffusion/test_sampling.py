@@ -10,7 +10,7 @@ import yaml
 from gaussians import Gaussian
 from torch import Tensor
 
-from diffusion_lab.diffusion import samplers
+from diffusion_lab.diffusion import process, samplers
 from diffusion_lab.diffusion.denoiser import Condition, Epsilon, NetworkDenoiser, Prediction
 from diffusion_lab.diffusion.noise import ExampleNoise
 from diffusion_lab.diffusion.sampling import (
@@ -152,6 +152,31 @@ def test_known_pixels_stand_as_the_constraint_says():
                 assert level == 1 or left.square().mean().item() == pytest.approx(1, abs=0.5)
         torch.testing.assert_close(seen[-1][1], known)
         seen.clear()
+
+
+@pytest.mark.parametrize("constrain", [keep_clean, keep_noised])
+def test_the_first_call_sees_known_pixels_as_every_other_does(constrain):
+    """At the start of the path no step was taken yet that would have put them in."""
+    seen = []
+    where, noise = condition([1, 2]), ExampleNoise([1, 2], SHAPE)
+    assert where.known is not None
+    assert where.mask is not None
+
+    def watched(x: Tensor, level: Tensor, condition: Condition) -> Prediction:
+        seen.append(x)
+        return Prediction(torch.zeros_like(x), x)
+
+    x_T = noise()
+    sample(watched, samplers.ddim(3), linear(), x_T, where, noise, constrain)
+    outside = ~where.mask.expand_as(x_T)
+    assert torch.equal(seen[0][~outside], x_T[~outside])
+    if constrain is keep_clean:
+        assert torch.equal(seen[0][outside], where.known[outside])
+    else:
+        level = linear().alpha_bar[-1:].expand(2)
+        eps = ExampleNoise([1, 2], SHAPE)
+        eps()  # x_T itself
+        assert torch.equal(seen[0][outside], process.add_noise(where.known, eps(), level)[outside])
 
 
 def test_keep_noised_is_the_forward_process_outside_the_hole():

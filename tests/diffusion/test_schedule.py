@@ -152,3 +152,18 @@ def test_log_snr_is_infinite_at_the_two_ends_only():
     assert log_snr[0] == math.inf
     assert log_snr[-1] == -math.inf
     assert bool(log_snr[1:-1].isfinite().all())
+
+
+@pytest.mark.parametrize("tau", [0.5, 1.0, 2.0])
+def test_sigmoid_is_the_formula_below_the_cap(tau):
+    """Jabri et al. 2022, algorithm 1, with start -3 and end 3."""
+    t = torch.arange(0, 600, dtype=torch.float64)
+    sigmoid = lambda z: 1 / (1 + math.exp(-z / tau))  # noqa: E731
+    curve = torch.tensor([(sigmoid(3) - sigmoid(6 * u / 1000 - 3)) / (sigmoid(3) - sigmoid(-3)) for u in t.tolist()])
+    torch.testing.assert_close(schedule.sigmoid(tau=tau).alpha_bar[:600], curve.double())
+
+
+@pytest.mark.parametrize("make", [schedule.cosine, schedule.sigmoid])
+def test_no_step_adds_more_than_the_cap(make):
+    assert make(steps=10, max_beta=0.3).betas.max().item() == pytest.approx(0.3)
+    assert make(steps=10).betas.max().item() == pytest.approx(0.999)

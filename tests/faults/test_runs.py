@@ -16,6 +16,7 @@ from wandb.proto import wandb_internal_pb2
 
 from diffusion_lab import recipe
 from diffusion_lab.training.loggers import read_metrics
+from patience import PATIENCE
 from processes import start, wait_for
 
 ROOT = Path(__file__).parents[2]
@@ -81,7 +82,7 @@ def test_a_rank_that_is_killed_ends_the_run(tiny: list[str], tmp_path: Path, run
     wait_for(run / "checkpoints" / "step=*.ckpt", process)
     children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
     os.kill(int(children[0]), signal.SIGKILL)
-    out = process.communicate(timeout=60)[0]
+    out = process.communicate(timeout=PATIENCE)[0]
     assert process.returncode != 0, out
     last = max(int(path.stem.split("=")[1]) for path in run.glob("checkpoints/*.ckpt"))
     code, out, err = run_script("train.py", f"resume={run}", "trainer.devices=1", f"trainer.max_steps={last + 2}")
@@ -93,7 +94,7 @@ def test_a_rank_that_is_killed_ends_the_run(tiny: list[str], tmp_path: Path, run
 def test_one_bad_batch_on_one_rank_is_skipped_by_both(tiny: list[str], tmp_path: Path) -> None:
     poison = ["+callbacks.poison._target_=poison.Poison", "+callbacks.poison.step=3"]
     process = start(*tiny, "trainer.max_steps=6", "trainer.devices=2", *poison, modules=Path(__file__).parent)
-    out = process.communicate(timeout=300)[0]
+    out = process.communicate(timeout=PATIENCE)[0]
     assert process.returncode == 0, out
     assert "rank 0 skipped 1" in out
     assert "rank 1 skipped 1" in out
@@ -146,7 +147,7 @@ def test_a_sweep_without_an_account(tiny: list[str], tmp_path: Path, monkeypatch
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     overrides = [o for o in tiny if not o.startswith(("hydra.run.dir", "logger="))]
     process = start("-m", *overrides, "name=x", "trainer.max_steps=4", "seed=5,6")
-    out = process.communicate(timeout=300)[0]
+    out = process.communicate(timeout=PATIENCE)[0]
     assert process.returncode == 0, out
     assert "wandb" not in out.lower()
     names = set()
@@ -175,7 +176,7 @@ def test_a_run_with_a_key_goes_on_where_wandb_does_not_answer(
     monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # where nobody listens
     process = start(*[o for o in tiny if not o.startswith("logger=")], "trainer.max_steps=4")
-    out = process.communicate(timeout=300)[0]
+    out = process.communicate(timeout=PATIENCE)[0]
     assert process.returncode == 0, out
     assert "W&B does not answer, so this run is logged offline" in out
     run = tmp_path / "logs" / "x" / "run"

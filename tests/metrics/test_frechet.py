@@ -98,6 +98,23 @@ def test_kernel_distance_has_no_bias_and_knows_its_error() -> None:
     assert 0.9 < torch.stack([error for _, error in draws]).square().mean().sqrt() / values.std() < 2
 
 
+def test_kernel_distances_error_is_the_jackknifes() -> None:
+    """Each picture of either set left out in turn (Efron and Stein 1981)."""
+    real, fake = features(9, 8, seed=0), features(7, 8, seed=1, shift=0.5)
+
+    def variance(values: list[float]) -> float:
+        mean = sum(values) / len(values)
+        return (len(values) - 1) / len(values) * sum((value - mean) ** 2 for value in values)
+
+    def without(x: torch.Tensor, i: int) -> torch.Tensor:
+        return torch.cat([x[:i], x[i + 1 :]])
+
+    of_real = [kernel_distance(without(real, i), fake)[0].item() for i in range(len(real))]
+    of_fake = [kernel_distance(real, without(fake, i))[0].item() for i in range(len(fake))]
+    error = (variance(of_real) + variance(of_fake)) ** 0.5
+    assert kernel_distance(real, fake)[1].item() == pytest.approx(error, rel=1e-9)
+
+
 def test_kernel_distance_of_one_picture_is_an_error() -> None:
     with pytest.raises(ValueError, match="at least 2"):
         kernel_distance(torch.ones(1, 4), torch.ones(3, 4))

@@ -952,7 +952,7 @@ def test_leaving_in_the_middle_frees_the_engine(page: Page) -> None:
 
 @in_browser
 def test_the_api_is_there_to_read(page: Page) -> None:
-    described = httpx.get(f"{page.service.url}/openapi.json").json()["paths"]
+    described = httpx.get(f"{page.service.url}/openapi.json", timeout=PATIENCE).json()["paths"]
     page.open(360, 740, touch=True)
     page.click("[href='docs']")
     page.until("document.querySelector('.operation')")
