@@ -58,6 +58,11 @@ class Task:
     show: Show = noise_inside
     holes: bool | None = True
 
+    @property
+    def looks_inside(self) -> bool:
+        """Whether what lies in a hole is shown, as a coarse filling is; what a person painted over is not."""
+        return self.show is as_given
+
     def region(self, mask: Tensor | None, height: int, width: int) -> Tensor:
         """The region of a picture, ``(1, H, W)`` bool.
 
