@@ -27,9 +27,11 @@ Mask = NDArray[np.bool_]
 
 COARSE = 1024
 """Pixels of the longer side of the copy on which the hole is divided."""
-GROWTH = 1.6
-"""An aligned square grows to hold what reaches beyond it, up to so many times; what is farther is filled apart, since a
-face that fills less of the square is one that the model does not know."""
+GROWTH = 1.1
+"""An aligned square grows to hold what reaches beyond it, up to so many times. If that is not enough it stays as it is,
+and what lies beyond is filled apart: a face that fills less of the square is one that the model does not know."""
+BAND = 0.1
+"""Over such a part of the aligned square, the two fillings then fade into each other."""
 CONTEXT = 2.5
 """The square of a hole outside all faces is so many times as wide."""
 MOST = 4
@@ -48,6 +50,8 @@ class Part:
         top: of the box around it, in pixels of the picture.
         left: the same.
         mask: ``(h, w)``, its own pixels within that box.
+        fade: part of the frame's side over which it fades in from the frame's border, over what the parts before it have
+            filled there.
     """
 
     frame: Frame
@@ -55,6 +59,7 @@ class Part:
     top: int
     left: int
     mask: Mask
+    fade: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,7 @@ class Photo:
         pixels: ``(H, W, 3)`` uint8, the whole.
         mask: its hole.
         faces: the eyes of all its faces, each ``(2, 2)``, the most certain first.
-        parts: of the hole; each of its pixels belongs to one.
+        parts: of the hole, in the order in which they are pasted; together they are the whole of it.
         images: ``(P, 3, S, S)`` in [-1, 1], each part's square.
         holes: ``(P, 1, S, S)`` bool: the whole hole, as far as it lies in the square.
     """
@@ -95,7 +100,7 @@ class Photo:
             ys, xs = part.mask.nonzero()
             own = np.zeros((height, width), np.bool_)
             own[((ys + part.top) * y).astype(int), ((xs + part.left) * x).astype(int)] = True
-            parts.append(_part(own, part.frame.scaled(scale), part.eyes))
+            parts.append(_part(own, part.frame.scaled(scale), part.eyes, part.fade))
         mask = np.zeros((height, width), np.bool_)
         for part in parts:
             mask[part.top : part.top + len(part.mask), part.left : part.left + part.mask.shape[1]] |= part.mask
@@ -165,11 +170,15 @@ def paste(photo: Photo, filled: Tensor, feather: int = 0) -> Image.Image:
             top, bottom = part.top + row, part.top + row + len(own)
             place = result[top:bottom, left:right]
             made = spread.part(left, top, right, bottom)
+            share: NDArray[np.float32] | float = 1.0
+            if part.fade:
+                share = _fading(part, row, own)
             if feather:
                 above, before = max(0, top - reach), max(0, left - reach)
                 around = torch.from_numpy(photo.mask[above : bottom + reach, before : right + reach])
                 weight = feathered(around[None], feather)[0, top - above :, left - before :]
-                share = weight[: bottom - top, : right - left, None].numpy()
+                share = share * weight[: bottom - top, : right - left, None].numpy()
+            if feather or part.fade:
                 made = np.rint(place + (made.astype(np.float32) - place) * share).astype(np.uint8)
             place[own] = made[own]
     return Image.fromarray(result)
@@ -244,33 +253,35 @@ def divided(mask: Mask, eyes: Sequence[Points], size: int, crop: Crop) -> list[P
 
     k = math.ceil(max(mask.shape) / COARSE)
     coarse = _reduced(mask, k)
-    _, labels = cv2.connectedComponents(coarse.astype(np.uint8))
-    ys, xs = coarse.nonzero()
-    points = (np.column_stack([xs, ys]) + 0.5) * k
-    label = labels[ys, xs]
     frames = [Frame.of_eyes(pair, np.array(crop.eyes) / crop.side) for pair in eyes]
-    held = np.stack([np.bincount(label[_holds(frame, points)], minlength=labels.max() + 1) for frame in frames])
-    owner = np.where(held.max(0) > 0, held.argmax(0), -1)[label]  # per pixel of the coarse hole, the number of its face
-    which = np.full(coarse.shape, -1)
-    found: list[tuple[Frame, Points | None]] = []
+    fades = [0.0] * len(frames)
+    which, shared, rest = np.full(coarse.shape, -1), np.zeros_like(coarse), coarse
+    while True:  # what lies too far from the face of its part is a part again
+        _, labels = cv2.connectedComponents(rest.astype(np.uint8))
+        ys, xs = rest.nonzero()
+        points, label = (np.column_stack([xs, ys]) + 0.5) * k, labels[ys, xs]
+        held = [np.bincount(label[_holds(frame, points)], minlength=labels.max() + 1) for frame in frames]
+        owner = np.where(np.max(held, axis=0) > 0, np.argmax(held, axis=0), -1)[label]
+        for number, frame in enumerate(frames):
+            own = owner == number
+            if not _holds(frame, points[own], GROWTH).all():
+                own &= _holds(frame, points)
+                fades[number] = BAND
+                edge = own & ~_holds(frame, points, 1 - 2 * BAND - 4 * k / frame.side)
+                shared[ys[edge], xs[edge]] = True
+            which[ys[own], xs[own]] = number
+        rest = coarse & (which < 0)
+        if (owner < 0).all():
+            break
+    parts = [
+        _part(mask, frame, None, own=own, k=k) for frame, own in _squares(rest | shared, k, size, (width, height))
+    ]
     corners = np.array([[-0.5, -0.5], [0.5, -0.5], [-0.5, 0.5], [0.5, 0.5]]) * k
-    for number, frame in enumerate(frames):
-        own = (owner == number) & _holds(replace(frame, side=frame.side * GROWTH), points)
-        if own.any():
-            which[ys[own], xs[own]] = len(found)
-            found.append((frame.holding((points[own][:, None] + corners).reshape(-1, 2)), eyes[number]))
-    rest = coarse & (which < 0)
-    for box, members in _squares(rest, k, size, (width, height)):
-        which[members] = len(found)
-        found.append((box, None))
-    rows, columns = (np.arange(length) // k for length in mask.shape)
-    parts = []
-    for number, (frame, pair) in enumerate(found):
-        own = which == number
-        ys, xs = own.any(1).nonzero()[0], own.any(0).nonzero()[0]
-        area = np.s_[ys[0] * k : (ys[-1] + 1) * k, xs[0] * k : (xs[-1] + 1) * k]
-        part = _part(mask[area] & own[rows[area[0]]][:, columns[area[1]]], frame, pair)
-        parts.append(replace(part, top=part.top + int(ys[0]) * k, left=part.left + int(xs[0]) * k))
+    for number in sorted(set(which[which >= 0].tolist())):
+        ys, xs = (which == number).nonzero()
+        points = ((np.column_stack([xs, ys]) + 0.5) * k)[:, None] + corners
+        frame = frames[number].holding(points.reshape(-1, 2))
+        parts.append(_part(mask, frame, eyes[number], fades[number], which == number, k))
     return parts
 
 
@@ -319,11 +330,38 @@ def _checked(picture: Image.Image, mask: Tensor | None, task: Task) -> Mask:
     return hole[0].cpu().numpy()
 
 
-def _part(mask: Mask, frame: Frame, eyes: Points | None) -> Part:
-    """The part of a picture's hole, without what is empty around it."""
+def _part(
+    mask: Mask, frame: Frame, eyes: Points | None, fade: float = 0.0, own: Mask | None = None, k: int = 1
+) -> Part:
+    """The part of a picture's hole, without what is empty around it.
+
+    Args:
+        mask: of the picture.
+        frame: of the part.
+        eyes: see `Part`.
+        fade: see `Part`.
+        own: where the part lies, so many times (k) coarser; None is everywhere.
+        k: see there.
+    """
+    top = left = 0
+    if own is not None:
+        ys, xs = own.any(1).nonzero()[0], own.any(0).nonzero()[0]
+        top, left = int(ys[0]) * k, int(xs[0]) * k
+        mask = mask[top : (int(ys[-1]) + 1) * k, left : (int(xs[-1]) + 1) * k]
+        rows, columns = (np.arange(length) // k for length in mask.shape)
+        mask = mask & own[ys[0] + rows][:, xs[0] + columns]
     rows, columns = mask.any(1).nonzero()[0], mask.any(0).nonzero()[0]
     area = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    return Part(frame, eyes, int(rows[0]), int(columns[0]), area)
+    return Part(frame, eyes, top + int(rows[0]), left + int(columns[0]), area, fade)
+
+
+def _fading(part: Part, row: int, own: Mask) -> NDArray[np.float32]:
+    """Weights of a part's filling over some of its rows, ``(h, w, 1)``: 0 at the frame's border, 1 deep in it."""
+    ys, xs = np.mgrid[: own.shape[0], : own.shape[1]]
+    points = np.column_stack([xs.ravel() + part.left, ys.ravel() + part.top + row]) + 0.5
+    within = part.frame.inside(points)
+    depth = np.minimum(within, 1 - within).min(1) / part.fade
+    return depth.clip(0, 1).astype(np.float32).reshape(*own.shape, 1)
 
 
 def _reduced(mask: Mask, k: int) -> Mask:
@@ -332,9 +370,9 @@ def _reduced(mask: Mask, k: int) -> Mask:
     return np.asarray(np.logical_or.reduceat(rows, np.arange(0, mask.shape[1], k), axis=1))
 
 
-def _holds(frame: Frame, points: Points) -> NDArray[np.bool_]:
-    within = frame.inside(points)
-    return np.asarray(((within >= 0) & (within <= 1)).all(1))
+def _holds(frame: Frame, points: Points, scale: float = 1.0) -> NDArray[np.bool_]:
+    """Whether points are in a frame that is made so many times larger around its middle."""
+    return np.asarray((np.abs(frame.inside(points) - 0.5) <= scale / 2).all(1))
 
 
 def _squares(hole: Mask, k: int, size: int, whole: tuple[int, int]) -> list[tuple[Frame, Mask]]:
@@ -349,7 +387,7 @@ def _squares(hole: Mask, k: int, size: int, whole: tuple[int, int]) -> list[tupl
     import cv2
 
     _, labels, stats, _ = cv2.connectedComponentsWithStats(hole.astype(np.uint8))
-    low, high = stats[:, :2] * k, (stats[:, :2] + stats[:, 2:4]) * k
+    low, high = stats[:, :2] * k, np.minimum((stats[:, :2] + stats[:, 2:4]) * k, whole)
     left = np.arange(1, len(stats))  # number 0 is what is no hole
     squares = []
     while len(left):
