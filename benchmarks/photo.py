@@ -120,9 +120,13 @@ def scene(face: Image.Image, name: str, number: int, side: int, turn: float, roo
     x, y = (float(rng.uniform(reach, max(reach, length - reach))) for length in (width, height))
     frame = Frame(x, y, float(side), angle)
     backs = (data.coffee, data.rocket, data.chelsea, data.brick, data.grass, data.gravel)
-    back = Image.fromarray(backs[number % len(backs)]()).convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
+    back = (
+        Image.fromarray(backs[number % len(backs)]()).convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
+    )
     corner, right, down = frame.outside(np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]))
-    matrix = np.linalg.inv(np.array([*(np.array([right - corner, down - corner, corner]).T / [side, side, 1]), [0, 0, 1]]))
+    matrix = np.linalg.inv(
+        np.array([*(np.array([right - corner, down - corner, corner]).T / [side, side, 1]), [0, 0, 1]])
+    )
 
     def laid(picture: Image.Image) -> Image.Image:
         return picture.transform((width, height), Image.Transform.AFFINE, matrix[:2].ravel(), Image.Resampling.BICUBIC)
@@ -213,8 +217,8 @@ def memory(megapixels: float, size: int, faces: Path) -> None:
     more = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - size_before) / 1024
     width, height = example.picture.size
     print(
-        f"{width}x{height} ({width * height / 1e6:.0f} MP) at {size} px: found and cut in {between - began:.1f} s, pasted "
-        f"in {ended - between:.1f} s, {more:.0f} MB more at the peak"
+        f"{width}x{height} ({width * height / 1e6:.0f} MP) at {size} px: found and cut in {between - began:.1f} s, "
+        f"pasted in {ended - between:.1f} s, {more:.0f} MB more at the peak"
     )
 
 
@@ -251,13 +255,15 @@ def main() -> None:
     faces = pictures(options.faces, options.count)
     print(
         f"{options.inpainter}; {len(faces)} faces of {options.faces.name}, {options.side} px wide, turned by up to "
-        f"{options.turn:g} degrees in photos up to {options.room:g} times as wide; medians with 95 % bootstrap intervals; "
-        f"{platform.machine()}, {torch.get_num_threads()} threads"
+        f"{options.turn:g} degrees in photos up to {options.room:g} times as wide; medians with 95 % bootstrap "
+        f"intervals; {platform.machine()}, {torch.get_num_threads()} threads"
     )
     print("| hole | method | sharp | LPIPS | seam | seconds |\n|---|---|---:|---:|---:|---:|")
     rows = []
     for name in options.holes:
-        examples = [scene(face, name, number, options.side, options.turn, options.room) for number, face in enumerate(faces)]
+        examples = [
+            scene(face, name, number, options.side, options.turn, options.room) for number, face in enumerate(faces)
+        ]
         shown = [[looked_at(e, np.asarray(e.picture)), looked_at(e, holed(e))] for e in examples[:8]]
         for method, fill in methods.items():
             figures, seconds = [], []

@@ -62,7 +62,9 @@ def test_an_upright_frame_of_the_same_size_is_a_slice() -> None:
 def test_a_quarter_turn_is_a_quarter_turn(turns: int) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     cut = Frame(16.0, 16.0, 32.0, turns * math.pi / 2).cut(pixels, 32)
-    assert np.abs(cut.astype(int) - np.rot90(pixels, turns)).max() <= 1  # clockwise in the picture: we see it turned back
+    assert (
+        np.abs(cut.astype(int) - np.rot90(pixels, turns)).max() <= 1
+    )  # clockwise in the picture: we see it turned back
 
 
 @pytest.mark.parametrize("side", [40.0, 97.3, 300.0])

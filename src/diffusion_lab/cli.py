@@ -272,7 +272,9 @@ def picture_restored(cfg: DictConfig) -> None:
     crop = named(data["crop"])
     cut = photo.cut(image, hole, int(data["image_size"]), crop, inpainter.task, eyes)
     if hole is not None:
-        lines = told(cut, align) if crop.eyes else [f"face: not looked for, the model's crop ({crop.name}) knows no eyes"]
+        lines = (
+            told(cut, align) if crop.eyes else [f"face: not looked for, the model's crop ({crop.name}) knows no eyes"]
+        )
         print("\n".join(lines), flush=True)
     pictures = photo.fill(inpainter, cut, seeds, sampler, cfg.feather, cfg.attributes)
     for seed, picture in zip(seeds, pictures, strict=True):

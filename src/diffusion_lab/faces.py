@@ -98,8 +98,9 @@ class BlazeFace:
 
     def closer(self, pixels: Pixels, face: Face) -> Face:
         """The same face, seen upright and as large as the network likes; without certainty if it is gone then."""
-        middle, (x, y) = face.landmarks[:4].mean(axis=0), face.eyes[1] - face.eyes[0]
-        frame = Frame(*middle.tolist(), CLOSER * float(np.hypot(x, y)), float(np.arctan2(y, x)))
+        (x, y), (right, down) = face.landmarks[:4].mean(axis=0), face.eyes[1] - face.eyes[0]
+        side, angle = CLOSER * float(np.hypot(right, down)), float(np.arctan2(down, right))
+        frame = Frame(float(x), float(y), side, angle)
         seen = [other for other in self.look(pixels, frame) if other.overlap(face) >= SAME]
         return seen[0] if seen else replace(face, certainty=0.0)
 

@@ -56,7 +56,7 @@ class Frame:
         return ((points - 0.5) * self.side) @ self._turn.T + (self.x, self.y)
 
     def holding(self, points: Points) -> "Frame":
-        """The smallest frame of the same turn that holds this one and some points, its middle moved no more than needed.
+        """The smallest frame of the same turn that holds this one and some points, moved no more than needed.
 
         Args:
             points: ``(n, 2)``, in pixels of the picture; n may be 0.
@@ -157,7 +157,10 @@ class Spread:
 
     def part(self, left: int, top: int, right: int, bottom: int) -> Pixels:
         """What lies over a rectangle of the picture, ``(bottom - top, right - left, 3)``."""
-        scale, most = self.square.width / self.side, self.square.width
-        edges = ((left - self.left, top - self.top, right - self.left, bottom - self.top))
-        box = tuple(min(max(edge * scale, 0.0), most) for edge in edges)
-        return np.asarray(self.square.resize((right - left, bottom - top), Image.Resampling.LANCZOS, box=box))
+        scale, most = self.square.width / self.side, float(self.square.width)
+        x, y, x_end, y_end = (
+            min(max(edge * scale, 0.0), most)
+            for edge in (left - self.left, top - self.top, right - self.left, bottom - self.top)
+        )
+        size = right - left, bottom - top
+        return np.asarray(self.square.resize(size, Image.Resampling.LANCZOS, box=(x, y, x_end, y_end)))

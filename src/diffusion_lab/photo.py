@@ -6,6 +6,7 @@ Three steps, so that a service can fill between them: `cut`, any model at its ow
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from diffusion_lab import faces
 from diffusion_lab.cascade import Model
-from diffusion_lab.data.crops import Crop, named
+from diffusion_lab.data.crops import Crop
 from diffusion_lab.diffusion.sampling import Sampler
 from diffusion_lab.frames import Frame, Pixels, Points
 from diffusion_lab.pictures import from_pil, to_uint8
@@ -170,7 +171,7 @@ def paste(photo: Photo, filled: Tensor, feather: int = 0) -> Image.Image:
             top, bottom = part.top + row, part.top + row + len(own)
             place = result[top:bottom, left:right]
             made = spread.part(left, top, right, bottom)
-            share: NDArray[np.float32] | float = 1.0
+            share: Any = 1.0
             if part.fade:
                 share = _fading(part, row, own)
             if feather:
@@ -211,9 +212,7 @@ def fill(
     device = next(model.parameters(), torch.empty(0)).device
     completed = []
     for number in range(len(photo.parts)):
-        image, hole = (
-            x[number].to(device).expand(len(seeds), -1, -1, -1) for x in (photo.images, photo.holes)
-        )
+        image, hole = (x[number].to(device).expand(len(seeds), -1, -1, -1) for x in (photo.images, photo.holes))
         wanted = None if told is None else told.to(device).expand(len(seeds), -1)
         drawn = part_seeds(seeds, number)
         completed.append(model(image, hole, seeds=drawn, sampler=sampler, attributes=wanted).cpu())
@@ -273,9 +272,7 @@ def divided(mask: Mask, eyes: Sequence[Points], size: int, crop: Crop) -> list[P
         rest = coarse & (which < 0)
         if (owner < 0).all():
             break
-    parts = [
-        _part(mask, frame, None, own=own, k=k) for frame, own in _squares(rest | shared, k, size, (width, height))
-    ]
+    parts = [_part(mask, frame, None, own=own, k=k) for frame, own in _squares(rest | shared, k, size, (width, height))]
     corners = np.array([[-0.5, -0.5], [0.5, -0.5], [-0.5, 0.5], [0.5, 0.5]]) * k
     for number in sorted(set(which[which >= 0].tolist())):
         ys, xs = (which == number).nonzero()
@@ -345,12 +342,12 @@ def _part(
     """
     top = left = 0
     if own is not None:
-        ys, xs = own.any(1).nonzero()[0], own.any(0).nonzero()[0]
+        ys, xs = np.flatnonzero(own.any(1)), np.flatnonzero(own.any(0))
         top, left = int(ys[0]) * k, int(xs[0]) * k
         mask = mask[top : (int(ys[-1]) + 1) * k, left : (int(xs[-1]) + 1) * k]
         rows, columns = (np.arange(length) // k for length in mask.shape)
         mask = mask & own[ys[0] + rows][:, xs[0] + columns]
-    rows, columns = mask.any(1).nonzero()[0], mask.any(0).nonzero()[0]
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     area = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     return Part(frame, eyes, top + int(rows[0]), left + int(columns[0]), area, fade)
 
@@ -361,7 +358,7 @@ def _fading(part: Part, row: int, own: Mask) -> NDArray[np.float32]:
     points = np.column_stack([xs.ravel() + part.left, ys.ravel() + part.top + row]) + 0.5
     within = part.frame.inside(points)
     depth = np.minimum(within, 1 - within).min(1) / part.fade
-    return depth.clip(0, 1).astype(np.float32).reshape(*own.shape, 1)
+    return np.asarray(depth.clip(0, 1).reshape(*own.shape, 1), np.float32)
 
 
 def _reduced(mask: Mask, k: int) -> Mask:
@@ -389,7 +386,7 @@ def _squares(hole: Mask, k: int, size: int, whole: tuple[int, int]) -> list[tupl
     _, labels, stats, _ = cv2.connectedComponentsWithStats(hole.astype(np.uint8))
     low, high = stats[:, :2] * k, np.minimum((stats[:, :2] + stats[:, 2:4]) * k, whole)
     left = np.arange(1, len(stats))  # number 0 is what is no hole
-    squares = []
+    squares: list[tuple[Frame, Mask]] = []
     while len(left):
         first = left[(high - low)[left].max(1).argmax()]
         if len(squares) == MOST - 1:  # the last takes all the rest

@@ -18,9 +18,9 @@ class Crop:
         name: how reports call it.
         side: side of the square in pixels; None is the largest that fits.
         corner: (left, top) in pixels; None centres the square, rounding towards the top left.
-        eyes: (x, y) of the left and the right eye, as one looks at the picture, in pixels of the square; None if it says
-            nothing of where a face lies. CelebA's are 40 pixels apart and the built-in faces', which nearly all else was
-            trained on, 45.5 (`faces.find`, the average of 200): these lie between, 6 % from both.
+        eyes: (x, y) of the left and the right eye, as one looks at the picture, in pixels of the square; None if it
+            says nothing of where a face lies. CelebA's are 40 pixels apart, and the built-in faces' 45.5 (`faces.find`,
+            the mean of 200): these lie between, 6 % from both.
     """
 
     name: str
