@@ -44,7 +44,7 @@ def test_the_eyes_of_aligned_faces_are_where_they_are_known_to_be(faces: list[Im
     off = np.stack([each[0].eyes - EYES for each in found])
     assert np.abs(off).max() < 8  # of 45 from eye to eye
     assert np.abs(off.mean(axis=0)).max() < 2
-    expected = np.array(center148().eyes) + (15, 35 - 28)
+    expected = np.add(center148().eyes or (), (15, 35 - 28))
     assert np.abs(EYES - expected).max() < 2  # so that they are aligned to within 6 %
     eyes, (nose, mouth), ears = np.split(np.median([each[0].landmarks for each in found], axis=0), [2, 4])
     assert ears[0, 0] < eyes[0, 0] < nose[0] < eyes[1, 0] < ears[1, 0]

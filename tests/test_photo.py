@@ -19,7 +19,7 @@ from diffusion_lab.data.degradations import unchanged
 from diffusion_lab.frames import Frame
 from diffusion_lab.inpainting import shipped
 from diffusion_lab.metrics.lpips import LPIPS
-from diffusion_lab.photo import BAND, GROWTH, MOST, Photo, cut, divided, erased, fill, hidden, part_seeds, paste
+from diffusion_lab.photo import BAND, MOST, Photo, cut, divided, erased, fill, hidden, part_seeds, paste
 from diffusion_lab.pictures import from_pil
 from diffusion_lab.restoration import cut_out, paste_back
 from diffusion_lab.tasks import inpainting, refinement, restoration

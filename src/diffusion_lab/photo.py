@@ -51,8 +51,8 @@ class Part:
         top: of the box around it, in pixels of the picture.
         left: the same.
         mask: ``(h, w)``, its own pixels within that box.
-        fade: part of the frame's side over which it fades in from the frame's border, over what the parts before it have
-            filled there.
+        fade: part of the frame's side over which it fades in from the frame's border, over what the parts before it
+            have filled there.
     """
 
     frame: Frame
@@ -283,7 +283,7 @@ def divided(mask: Mask, eyes: Sequence[Points], size: int, crop: Crop) -> list[P
 
 
 def hidden(pixels: Pixels, mask: Mask) -> Pixels:
-    """A copy whose hole is in the colours around it, so that nothing that lay there is looked at, nor rings beyond it."""
+    """A copy with the hole in the colours around it: what lay there is not looked at, nor does it ring beyond."""
     import cv2
 
     height, width = mask.shape
@@ -389,10 +389,8 @@ def _squares(hole: Mask, k: int, size: int, whole: tuple[int, int]) -> list[tupl
     squares: list[tuple[Frame, Mask]] = []
     while len(left):
         first = left[(high - low)[left].max(1).argmax()]
-        if len(squares) == MOST - 1:  # the last takes all the rest
-            edges = low[left].min(0), high[left].max(0)
-        else:
-            edges = low[first], high[first]
+        held = left if len(squares) == MOST - 1 else [first]  # the last takes all the rest
+        edges = low[held].min(0), high[held].max(0)
         extent = int((edges[1] - edges[0]).max())
         side = max(min(max(CONTEXT * extent, size), *(min(whole),) * 2), extent)
         start = [

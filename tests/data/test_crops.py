@@ -54,5 +54,5 @@ def test_all_crops_say_of_the_same_places_that_they_are_the_eyes(crop):
     """In CelebA's picture, halfway between its eyes, 40 apart, and those of the built-in faces, 45.5 apart."""
     left, top, *_ = crop.box(178, 218)
     assert crop.eyes is not None
-    assert np.allclose(np.array(crop.eyes) + (left, top), [[67.5, 112.4], [110.5, 112.4]])
+    assert np.allclose(np.add(crop.eyes, (left, top)), [[67.5, 112.4], [110.5, 112.4]])
     assert full().eyes is None
