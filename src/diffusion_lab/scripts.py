@@ -2,6 +2,7 @@
 
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
     from diffusion_lab.cascade import Model
     from diffusion_lab.data.datamodule import FaceData
+    from diffusion_lab.frames import Points
+    from diffusion_lab.photo import Photo
 
 
 def chosen(inpainter: str | None, logs: str) -> Path:
@@ -28,31 +31,81 @@ PICTURE_PATHS = ["image", "mask", "output", "inpainter", "paths.logs"]
 """The settings of `picture_restored` that are paths."""
 
 
+def eyes_of(align: Any) -> "Sequence[Points] | None":
+    """What `photo.cut` is told of a setting `align`: auto, off, or two points [[x, y], [x, y]].
+
+    Raises:
+        ValueError: for anything else.
+
+    Examples:
+        >>> eyes_of("auto"), eyes_of("off"), eyes_of(False)
+        (None, (), ())
+        >>> eyes_of([[30, 40], [50, 40]])[0].tolist()
+        [[30.0, 40.0], [50.0, 40.0]]
+    """
+    import numpy as np
+
+    if align in ("auto", "off", False):  # YAML reads off as False
+        return None if align == "auto" else ()
+    try:
+        points = np.array(align, dtype=np.float64)
+    except (TypeError, ValueError):
+        points = np.empty(0)
+    if points.shape != (2, 2) or not np.isfinite(points).all() or np.ptp(points, axis=0).max() < 1:
+        raise ValueError(
+            f"align={align} must be auto, off, or both eyes as one looks at the picture, in pixels: [[x,y],[x,y]]"
+        )
+    return [points]
+
+
+def told(photo: "Photo", align: Any) -> list[str]:
+    """What a person is told of the faces of a photo: one line for each in which something is filled."""
+    found = [part.eyes for part in photo.parts if part.eyes is not None]
+    if found:
+        places = [" and ".join(f"({x:.0f}, {y:.0f})" for x, y in eyes) for eyes in found]
+        return [f"face: {'found' if align == 'auto' else 'given'}, eyes at {place}" for place in places]
+    if align != "auto":
+        return ["face: not looked for, filled without alignment"]
+    if photo.faces:
+        return [f"face: found, but not where the hole is ({len(photo.faces)} in all), filled without alignment"]
+    return ["face: none found, filled without alignment"]
+
+
 def picture_restored(cfg: DictConfig) -> None:
     """What `inpaint.py` and `restore.py` do: one picture in, one or more out."""
     from hydra.utils import instantiate
 
-    from diffusion_lab import cascade
+    from diffusion_lab import cascade, photo
+    from diffusion_lab.data.crops import named
     from diffusion_lab.holes import as_mask
     from diffusion_lab.inpainting import device
     from diffusion_lab.opening import as_rgb, opened
     from diffusion_lab.pictures import save_png
-    from diffusion_lab.restoration import restore
 
     output = Path(cfg.output)
     if output.suffix.lower() != ".png":
         raise ValueError(f"output={output} must end in .png: another format would change the known pixels")
+    align = OmegaConf.to_container(cfg.align) if OmegaConf.is_config(cfg.align) else cfg.align
+    eyes = eyes_of(align)
     image = as_rgb(opened(Path(cfg.image), "image"))
     hole = None if cfg.hole is None else as_mask(opened(Path(cfg.hole), "mask"), cfg.mask_mode)
     folder = chosen(cfg.inpainter, cfg.paths.logs)
     print(f"inpainter: {folder}", flush=True)
     seeds = list(range(cfg.seed, cfg.seed + cfg.num_samples))
     inpainter, sampler = cascade.load(folder).to(device(cfg.device)), instantiate(cfg.get("sampler"))
-    pictures = restore(inpainter, image, hole, seeds, sampler, cfg.feather, cfg.attributes)
+    data = inpainter.recipe["data"]
+    crop = named(data["crop"])
+    cut = photo.cut(image, hole, int(data["image_size"]), crop, inpainter.task, eyes)
+    if hole is not None:
+        lines = (
+            told(cut, align) if crop.eyes else [f"face: not looked for, the model's crop ({crop.name}) knows no eyes"]
+        )
+        print("\n".join(lines), flush=True)
+    pictures = photo.fill(inpainter, cut, seeds, sampler, cfg.feather, cfg.attributes)
     for seed, picture in zip(seeds, pictures, strict=True):
         path = output if len(seeds) == 1 else output.with_stem(f"{output.stem}-{seed}")
         save_png(picture, path)
-        print(f"wrote {path} (seed {seed}, {inpainter.network_calls(sampler)} network calls)")
+        print(f"wrote {path} (seed {seed}, {inpainter.network_calls(sampler) * len(cut.parts)} network calls)")
 
 
 def for_its_task(arguments: list[str]) -> list[str]:

@@ -74,6 +74,11 @@ class Task:
         if self.holes is False and masked:
             raise ValueError(f"this model restores whole pictures (task {self.name}): leave the mask out")
 
+    @property
+    def looks_inside(self) -> bool:
+        """Whether what lies in a hole is shown, as a coarse filling is; what a person painted over is not."""
+        return self.show is as_given
+
     def region(self, mask: Tensor | None, height: int, width: int) -> Tensor:
         """The region of a picture, ``(1, H, W)`` bool.
 

