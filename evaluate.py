@@ -1,5 +1,6 @@
 """Score a model against its task's baselines: ``uv run evaluate.py``; ``conf/evaluate.yaml`` says what can be set."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -26,7 +27,7 @@ def main(cfg: DictConfig) -> None:
     report = evaluate(
         [*methods, *instantiate(cfg.baselines, _convert_="all").values()],
         data.pictures(cfg.split),
-        problems(inpainter.task, instantiate(cfg.masks, _convert_="all"), degradations),
+        problems(replace(inpainter.task, name=task.name), instantiate(cfg.masks, _convert_="all"), degradations),
         extractor=instantiate(cfg.fid.extractor),
         fabric=fabric,
         num_images=cfg.num_images,

@@ -240,6 +240,11 @@ def test_sizes_that_do_not_fit_are_said(sizes: list[int]) -> None:
         Cascade([small_inpainter(), refiner()], sizes)
 
 
+def test_one_stage_alone_is_said() -> None:
+    with pytest.raises(ValueError, match="two stages or more"):
+        Cascade([small_inpainter()], [8])
+
+
 def test_a_stage_that_refines_nothing_is_said() -> None:
     assert inpainting() == small_inpainter().task
     with pytest.raises(ValueError, match="one is for inpainting"):

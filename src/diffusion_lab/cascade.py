@@ -40,7 +40,9 @@ class Cascade(nn.Module):
     def __init__(self, stages: Sequence[Inpainter], sizes: Sequence[int]) -> None:
         super().__init__()
         fit = all(fine >= coarse > 0 and fine % coarse == 0 for coarse, fine in pairwise(sizes))
-        if len(stages) != len(sizes) or len(stages) < 2 or not fit:
+        if len(stages) < 2:
+            raise ValueError(f"a cascade is two stages or more, the coarsest first, and {len(stages)} was given")
+        if len(stages) != len(sizes) or not fit:
             raise ValueError(f"{len(stages)} stages need as many sizes, each a multiple of the last, got {list(sizes)}")
         if named := [stage.task.name for stage in stages[1:] if stage.task.name != "refinement"]:
             raise ValueError(f"every stage after the first makes a coarse filling fine, and one is for {named[0]}")
