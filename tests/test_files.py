@@ -21,8 +21,8 @@ import os, sys, time
 from pathlib import Path
 from diffusion_lab.files import held
 with held(Path(sys.argv[1])):
-    child = os.fork()  # as a worker that loads data is made
-    print(child or "", end="\\n" if child else "", flush=True)
+    if not os.fork():  # as a worker that loads data is made
+        print(os.getpid(), flush=True)  # by itself: now it has let go
     time.sleep(600)
 """
 

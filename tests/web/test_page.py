@@ -349,7 +349,8 @@ def watched(browser: Any, service: Service, tmp_path: Path) -> Iterator[Page]:
     yield opened
     complaints = [entry["message"] for entry in browser.get_log("browser") if entry["level"] != "INFO"]
     addresses = [m["params"]["request"]["url"] for m in opened.told() if m["method"] == "Network.requestWillBeSent"]
-    foreign = [a for a in addresses if not a.startswith((opened.service.url, "data:", "blob:", "about:", "chrome:"))]
+    own = (opened.service.url, "data:", "blob:", "about:", "chrome:", "chrome-untrusted:")  # the page's, the browser's
+    foreign = [address for address in addresses if not address.startswith(own)]
     browser.get("about:blank")
     assert addresses
     assert foreign == []
