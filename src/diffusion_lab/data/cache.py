@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from diffusion_lab.data.crops import Crop
+from diffusion_lab.data.crops import Crop, Wider
 from diffusion_lab.data.decoding import decode
 from diffusion_lab.data.source import SPLITS, Source
 from diffusion_lab.files import flush
@@ -68,7 +68,7 @@ class Pictures:
         return type(self), (self.folder,)
 
 
-def build(source: Source, split: str, crop: Crop, size: int, cache: Path) -> Path:
+def build(source: Source, split: str, crop: Crop | Wider, size: int, cache: Path) -> Path:
     """Make the cache of a split unless it is there, and return its folder.
 
     Safe to call from any number of processes: one builds, the others wait for it.
@@ -138,7 +138,7 @@ def _require_space(folder: Path, needed: int) -> None:
 
 
 def _decode_all(
-    source: Source, names: Sequence[str], crop: Crop, size: int, file: Path, allowed: int
+    source: Source, names: Sequence[str], crop: Crop | Wider, size: int, file: Path, allowed: int
 ) -> Mapping[str, str]:
     """Fill a file with every picture; returns which corrupt picture was replaced by which neighbour."""
     corrupt: dict[int, str] = {}

@@ -5,7 +5,8 @@ Published CelebA-64 figures use at least three different crops and cannot be com
 
 from dataclasses import dataclass
 
-from PIL.Image import Image
+import numpy as np
+from PIL.Image import Image, fromarray
 
 CELEBA_WIDTH, CELEBA_HEIGHT = 178, 218
 
@@ -73,6 +74,35 @@ class Crop:
             ValueError: the picture is too small.
         """
         return picture.crop(self.box(*picture.size))
+
+
+@dataclass(frozen=True)
+class Wider:
+    """A crop and what lies around it, as far as so many of its pixels; beyond the picture's edges they are repeated.
+
+    Args:
+        crop: in the middle.
+        rim: on each side, in pixels of the picture.
+    """
+
+    crop: Crop
+    rim: int
+
+    @property
+    def name(self) -> str:
+        """As the crop is called, and how much wider this is."""
+        return f"{self.crop.name}-rim{self.rim}"
+
+    def __call__(self, picture: Image) -> Image:
+        """The square of that picture.
+
+        Raises:
+            ValueError: the picture is too small for the crop.
+        """
+        left, top, right, bottom = self.crop.box(*picture.size)
+        rows = np.arange(top - self.rim, bottom + self.rim).clip(0, picture.height - 1)
+        columns = np.arange(left - self.rim, right + self.rim).clip(0, picture.width - 1)
+        return fromarray(np.asarray(picture)[rows][:, columns])
 
 
 def center140() -> Crop:

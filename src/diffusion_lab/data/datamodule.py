@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -16,6 +17,7 @@ from diffusion_lab.data.crops import Crop
 from diffusion_lab.data.degradations import Degrade, unchanged
 from diffusion_lab.data.examples import Batch as Batch
 from diffusion_lab.data.examples import EvaluationExamples, TrainingExamples
+from diffusion_lab.data.jitter import Jitter
 from diffusion_lab.data.labels import Labels
 from diffusion_lab.data.masks import MaskFn
 from diffusion_lab.data.source import Source, split_number
@@ -59,6 +61,7 @@ class FaceData(LightningDataModule):
         labels: says which attributes the faces have, for models that are told them; None says nothing.
         degrade: makes of a picture what is given of it; None gives the picture, whose hole nobody looks at.
         window: side of the random square of each picture that is trained on, in pixels; None is all of it.
+        jitter: draws the frame of each training picture near the crop's; None takes the crop's own.
     """
 
     def __init__(
@@ -75,6 +78,7 @@ class FaceData(LightningDataModule):
         labels: Labels | None = None,
         degrade: Degrade | None = None,
         window: int | None = None,
+        jitter: Jitter | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(crop, Crop):  # from data.crop=center140, which is easily written
@@ -93,7 +97,7 @@ class FaceData(LightningDataModule):
         self.batch_size, self.mask, self.seed = batch_size, mask, seed
         self.cache = Path(cache).expanduser()
         self.num_workers, self.flip, self.labels = num_workers, flip, labels
-        self.degrade, self.window = degrade or unchanged, window
+        self.degrade, self.window, self.jitter = degrade or unchanged, window, jitter
         self._pictures: dict[str, Pictures] = {}
 
     def prepare_data(self) -> None:
@@ -101,6 +105,7 @@ class FaceData(LightningDataModule):
         self.source.prepare()
         for split in ("train", "valid"):
             build(self.source, split, self.crop, self.image_size, self.cache)
+        self._surroundings()
 
     def pictures(self, split: str) -> Pictures:
         """The decoded pictures of a split (train, valid or test); decodes them if nobody has.
@@ -132,7 +137,7 @@ class FaceData(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """The batches that are left of the whole run; without a trainer those of the first epoch."""
-        pictures = self.pictures("train")
+        pictures = self._surroundings() or self.pictures("train")
         start, stop = 0, len(pictures) // self.batch_size
         if self.trainer is not None:
             start = cast(CountsBatches, self.trainer.lightning_module).batches_seen
@@ -141,7 +146,10 @@ class FaceData(LightningDataModule):
         rank, world = self._place()
         batches = TrainingBatches(len(pictures), self.batch_size, self.seed, start, stop, rank, world)
         attributes = self.attributes_of("train")
-        examples = TrainingExamples(pictures, self.mask, self.seed, self.flip, attributes, self.degrade, self.window)
+        frame, window = None, self.window
+        if self.jitter is not None:  # it cuts the window alone, which is faster
+            frame, window = partial(self.jitter, crop=self.crop, size=self.image_size, window=window), None
+        examples = TrainingExamples(pictures, self.mask, self.seed, self.flip, attributes, self.degrade, window, frame)
         return self._loader(examples, batches)
 
     def val_dataloader(self) -> DataLoader[Batch]:
@@ -157,6 +165,13 @@ class FaceData(LightningDataModule):
         rank, world = self._place()
         batches = EvaluationBatches(len(pictures), max(1, self.batch_size // world), rank, world)
         return self._loader(EvaluationExamples(pictures, self.mask, self.attributes_of(split), self.degrade), batches)
+
+    def _surroundings(self) -> Pictures | None:
+        """The training pictures and what lies around them, for frames that are a little off; None without a jitter."""
+        if self.jitter is None:
+            return None
+        wider, size = self.jitter.around(self.crop), self.jitter.kept(self.crop, self.image_size)
+        return Pictures(build(self.source, "train", wider, size, self.cache))
 
     def _place(self) -> tuple[int, int]:
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Generator, Tensor
 from torch.nn import functional as F
+from torchvision.transforms.functional import gaussian_blur
 
 Degrade = Callable[[Tensor, Tensor, Sequence[int]], Tensor]
 """(pictures uint8 (B, 3, H, W), region bool (B, 1, H, W), a key >= 0 each) -> what is given, shaped as the pictures.
@@ -80,23 +81,46 @@ def reduced(pixels: Tensor, region: Tensor, keys: Sequence[int], factors: Sequen
     return torch.where(region, given, pixels)
 
 
-def noisy_reduced(pixels: Tensor, region: Tensor, keys: Sequence[int], factor: int = 4, noise: float = 0.0) -> Tensor:
+def noisy_reduced(
+    pixels: Tensor,
+    region: Tensor,
+    keys: Sequence[int],
+    factor: int = 4,
+    noise: float = 0.0,
+    blur: float = 0.0,
+    shade: float = 0.0,
+) -> Tensor:
     """What a coarser model would have filled the region with: its true content at `factor` times less, enlarged.
 
-    Its own fillings are no truth: noise of a deviation that is drawn for each picture makes the finer model distrust
-    them (conditioning augmentation, Ho et al. 2021, "Cascaded Diffusion Models", section 4).
+    A square that is known in part has the mean of its known pixels, as `cascade.reduced` has it. The coarser model's
+    own fillings are no truth, though: noise, blur and a wrong shade, whose strengths are drawn for each picture, make
+    the finer one distrust them (conditioning augmentation, Ho et al. 2021, "Cascaded Diffusion Models", section 4).
 
     Args:
         pixels: pictures.
         region: of them that is given so.
-        keys: draw deviation and noise.
+        keys: draw what is random.
         factor: 1 is the picture itself.
-        noise: the largest deviation, in units of the range [-1, 1]; 0 is none.
+        noise: the largest deviation of white noise, in units of the range [-1, 1]; 0 is none.
+        blur: the largest deviation of a Gaussian blur, in coarse pixels.
+        shade: deviation of what is added to each colour of the whole region, in units of the range [-1, 1].
+
+    Raises:
+        ValueError: if the sides are no multiples of the factor.
     """
-    coarse = reduced(pixels, region, keys, [factor])
-    if noise == 0:
-        return coarse
-    return torch.where(region, noised(coarse, keys, (0.0, 127.5 * noise)), pixels)
+    filling = shrunk(pixels, factor).float()
+    share = F.avg_pool2d((~region).float(), factor)
+    known = F.avg_pool2d(torch.where(region, 0, pixels).float(), factor) / share.clamp(min=1 / factor**2)
+    for row, key in zip(filling, keys, strict=True):
+        generator = drawing(key ^ 2)
+        deviation = blur * float(torch.rand((), generator=generator))
+        if deviation > 0.1:  # less is none between pixels
+            row[:] = gaussian_blur(row, [7, 7], [deviation, deviation])
+        row += 127.5 * shade * torch.randn(3, 1, 1, generator=generator)
+    coarse = enlarged(torch.where(share == 0, filling, known).round().clamp(0, 255).to(torch.uint8), factor)
+    if noise > 0:
+        coarse = noised(coarse, keys, (0.0, 127.5 * noise))
+    return torch.where(region, coarse, pixels)
 
 
 def noisy(pixels: Tensor, region: Tensor, keys: Sequence[int], deviation: tuple[float, float] = (10.0, 50.0)) -> Tensor:

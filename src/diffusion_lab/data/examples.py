@@ -1,6 +1,6 @@
 """From indices to a batch of floats and masks, all of it at once."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +12,9 @@ from diffusion_lab.data.batches import Draw
 from diffusion_lab.data.cache import Pictures
 from diffusion_lab.data.degradations import Degrade, unchanged
 from diffusion_lab.data.masks import MaskFn, evaluation_mask
+
+Frames = Callable[[Tensor, Sequence[int]], Tensor]
+"""(pictures uint8 (B, 3, K, K), a key >= 0 each) -> their squares uint8 (B, 3, size, size), each in a frame of its own."""
 
 
 class Batch(NamedTuple):
@@ -36,6 +39,7 @@ class TrainingExamples(Dataset[Batch]):
         attributes: (N, A) of all pictures; None where nothing is known of them.
         degrade: makes of a picture what is given of it.
         window: side of the square that is cut out of each picture at a random place, in pixels; None is all of it.
+        frame: cuts pictures in frames that are drawn by a key each; None takes them as they are.
     """
 
     def __init__(
@@ -47,17 +51,20 @@ class TrainingExamples(Dataset[Batch]):
         attributes: Tensor | None = None,
         degrade: Degrade = unchanged,
         window: int | None = None,
+        frame: Frames | None = None,
     ) -> None:
         self.pictures, self.mask, self.seed, self.flip = pictures, mask, seed, flip
         self.attributes = _unknown(pictures) if attributes is None else attributes
-        self.degrade, self.window = degrade, window
+        self.degrade, self.window, self.frame = degrade, window, frame
 
     def __getitems__(self, draw: Draw) -> Batch:
         """The whole batch of a draw."""
         pixels = self.pictures[draw.indices]
         # Key, mask and flip have words of their own: noise seeded by the same number as the mask would follow it.
-        words = [_words(5, self.seed, draw.epoch, index) for index in draw.indices.tolist()]
-        keys, of_mask, of_flip, of_degradation, of_window = (list(each) for each in zip(*words, strict=True))
+        words = [_words(6, self.seed, draw.epoch, index) for index in draw.indices.tolist()]
+        keys, of_mask, of_flip, of_degradation, of_window, of_frame = (list(each) for each in zip(*words, strict=True))
+        if self.frame is not None:
+            pixels = self.frame(pixels, of_frame)
         if self.flip:
             pixels = mirror(pixels, torch.tensor([flip % 2 == 1 for flip in of_flip]))
         if self.window is not None:

@@ -8,6 +8,7 @@ from diffusion_lab.data.crops import Crop
 from diffusion_lab.data.datamodule import FaceData
 from diffusion_lab.data.degradations import Degrade
 from diffusion_lab.data.folder import Folder
+from diffusion_lab.data.jitter import Jitter
 from diffusion_lab.data.labels import Labels
 from diffusion_lab.data.masks import MaskFn
 
@@ -27,6 +28,7 @@ def celeba(
     labels: Labels | None = None,
     degrade: Degrade | None = None,
     window: int | None = None,
+    jitter: Jitter | None = None,
 ) -> FaceData:
     """CelebA's faces; the arguments are those of :class:`CelebA` and :class:`FaceData`.
 
@@ -36,7 +38,9 @@ def celeba(
     if root is None:
         raise ValueError(f"data=celeba needs data.root=<folder>: {ADVICE}.")
     source = CelebA(root, index=cache, download=download, mirror=mirror)
-    return FaceData(source, crop, image_size, batch_size, mask, seed, cache, num_workers, flip, labels, degrade, window)
+    return FaceData(
+        source, crop, image_size, batch_size, mask, seed, cache, num_workers, flip, labels, degrade, window, jitter
+    )
 
 
 def folder(
@@ -55,6 +59,7 @@ def folder(
     labels: Labels | None = None,
     degrade: Degrade | None = None,
     window: int | None = None,
+    jitter: Jitter | None = None,
 ) -> FaceData:
     """The pictures of any folder; the arguments are those of :class:`Folder` and :class:`FaceData`.
 
@@ -64,4 +69,6 @@ def folder(
     if root is None:
         raise ValueError("data=folder needs data.root=<folder with pictures>; data=faces runs on the built-in faces.")
     source = Folder(root, name, shares, split_seed)
-    return FaceData(source, crop, image_size, batch_size, mask, seed, cache, num_workers, flip, labels, degrade, window)
+    return FaceData(
+        source, crop, image_size, batch_size, mask, seed, cache, num_workers, flip, labels, degrade, window, jitter
+    )
