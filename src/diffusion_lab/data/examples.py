@@ -14,7 +14,7 @@ from diffusion_lab.data.degradations import Degrade, unchanged
 from diffusion_lab.data.masks import MaskFn, evaluation_mask
 
 Frames = Callable[[Tensor, Sequence[int]], Tensor]
-"""(pictures uint8 (B, 3, K, K), a key >= 0 each) -> their squares uint8 (B, 3, size, size), each in a frame of its own."""
+"""(uint8 (B, 3, K, K), a key >= 0 each) -> uint8 (B, 3, size, size): a square of each picture, in a frame of its own."""
 
 
 class Batch(NamedTuple):
