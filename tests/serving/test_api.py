@@ -19,7 +19,6 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from diffusion_lab.holes import as_mask
 from diffusion_lab.inpainting import Inpainter
-from diffusion_lab.restoration import restore
 from diffusion_lab.serving import desk
 from diffusion_lab.serving.api import create_app
 from diffusion_lab.serving.engine import JobFailed, NotReady, QueueFull

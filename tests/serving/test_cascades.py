@@ -131,12 +131,12 @@ def test_previews_are_of_the_model_s_size_in_every_stage() -> None:
         assert events[0] == Queued(0)
         shown = {event.step: event.preview for event in events if isinstance(event, Stepped)}
         assert [step for step, preview in shown.items() if preview is not None] == [1, 2, 3, 4, 5]
-        known = ~asked.mask.expand(2, 3, -1, -1)
+        known = ~asked.mask.expand(2, 1, 3, -1, -1)
         for step in range(1, 6):
             preview = shown[step]
             assert preview is not None
-            assert preview.shape == (2, 3, 16, 16)
-            assert torch.equal(preview[known], to_uint8(asked.image.expand(2, -1, -1, -1))[known])
+            assert preview.shape == (2, 1, 3, 16, 16)
+            assert torch.equal(preview[known], to_uint8(asked.image.expand(2, -1, -1, -1, -1))[known])
         # When the first stage has ended, what is seen is its filling, before the refiner has said anything.
         image, mask = asked.image.expand(2, -1, -1, -1), asked.mask.expand(2, -1, -1, -1)
         filled = cascade.first(*cascade.asked(0, image, mask, None), seeds=asked.seeds)
@@ -183,7 +183,7 @@ def test_what_goes_wrong_in_a_stage_fails_its_job_alone(stage: int, raises: bool
     networks[stage].fault = fault
     bad = job(0)
     bad.image.fill_(7.0)
-    bad.mask[:, :, :4], bad.mask[:, :, 4:] = True, False
+    bad.mask[..., :4], bad.mask[..., 4:] = True, False
 
     async def main() -> None:
         async with running(cascade) as engine:
@@ -212,7 +212,7 @@ def saved(model: Cascade | Inpainter, folder: Path) -> Path:
     """A model's folder, with the picture that it makes of seed 0."""
     model.save(folder)
     asked = job(99, size=16)
-    image, mask = asked.image[None], asked.mask[None]
+    image, mask = asked.image, asked.mask
     golden = {"image": image, "mask": mask, "output": model(image, mask, seeds=[0])}
     save_file(golden, folder / "golden.safetensors")
     return folder

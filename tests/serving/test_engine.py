@@ -496,9 +496,9 @@ def test_previews_lie_evenly_on_the_way(previews: int, shown: list[int]) -> None
             assert [event.step for event in steps if event.preview is not None] == shown
             for event in steps:
                 if event.preview is not None:
-                    assert event.preview.shape == (2, 3, 8, 8)
-                    known = ~asked.mask.expand(2, 3, -1, -1)
-                    assert torch.equal(event.preview[known], to_uint8(asked.image.expand(2, -1, -1, -1))[known])
+                    assert event.preview.shape == (2, 1, 3, 8, 8)
+                    known = ~asked.mask.expand(2, 1, 3, -1, -1)
+                    assert torch.equal(event.preview[known], to_uint8(asked.image.expand(2, -1, -1, -1, -1))[known])
             finished = events[-1]
             assert isinstance(finished, Finished)
             assert finished.version == "first"

@@ -17,7 +17,6 @@ from diffusion_lab.client import AsyncClient, Client, Completion, Progress, Serv
 from diffusion_lab.data.degradations import luma
 from diffusion_lab.holes import as_mask
 from diffusion_lab.inpainting import Inpainter
-from diffusion_lab.restoration import restore
 from diffusion_lab.serving.api import create_app
 from diffusion_lab.serving.local import LocalEngine
 from diffusion_lab.serving.settings import offered

@@ -6,11 +6,11 @@ import zipfile
 
 import httpx
 import pytest
+from diffusion_lab.serving.eyes import Eyes
 from PIL import Image
 
 from diffusion_lab.data.celeba import built_in_faces
 from diffusion_lab.faces import find
-from diffusion_lab.serving.eyes import Eyes
 
 
 @pytest.fixture(scope="module")
