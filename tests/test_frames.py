@@ -141,4 +141,4 @@ def test_a_square_far_beyond_a_picture_takes_no_more_memory_than_the_picture() -
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert peak < 40e6  # as a whole it would be 1.2 GB
+    assert peak < 100e6  # as a whole it would be 1.2 GB

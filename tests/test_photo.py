@@ -22,7 +22,7 @@ from diffusion_lab.metrics.lpips import LPIPS
 from diffusion_lab.parts import BAND
 from diffusion_lab.photo import Photo, cut, erased, eyes_of, feathered, fill, hidden, part_seeds, paste
 from diffusion_lab.pictures import from_pil, to_pil, to_uint8
-from diffusion_lab.tasks import inpainting, refinement, restoration
+from diffusion_lab.tasks import Task, inpainting, refinement, restoration, several
 
 
 class Painter(nn.Module):
@@ -184,9 +184,9 @@ def test_an_aligned_picture_is_shown_as_the_model_knows_it(enlarged: int) -> Non
     assert turned.parts[0].frame.side == 178 * enlarged
 
 
-def test_what_the_model_is_shown_is_resampled_as_its_training_pictures_were() -> None:
-    """By Lanczos, which looks at all pixels; the nearest one alone would alias."""
-    task = restoration("colorization", unchanged)
+@pytest.mark.parametrize("task", [restoration("colorization", unchanged), several(unchanged)])
+def test_a_whole_picture_is_shown_resampled_as_the_training_s_were(task: Task) -> None:
+    """By Lanczos, which looks at all pixels; the nearest one alone would alias. Nothing of it is hidden."""
     shown = cut(picture(40, 40), None, 16, full(), task).images[0]
     assert torch.equal(shown, from_pil(picture(40, 40).resize((16, 16), Image.Resampling.LANCZOS)))
 
@@ -256,6 +256,7 @@ def test_a_preview_s_hole_is_that_of_the_photo(width: int, height: int, side: in
         [[1, 2], [3, math.nan]],
         [[1, 2], [3, math.inf]],
         [[1, 2], [3, 10**400]],
+        [[1, 2], [3, 10**30]],
         [[[1, 2], [3, 4]]],
     ],
 )

@@ -74,13 +74,7 @@ class Part:
 
 
 def aligned(eyes: Points, crop: Crop) -> Frame | None:
-    """The square of a face in which a model of a crop has its eyes, ``(2, 2)``; None if the crop says nothing of eyes.
-
-    Example:
-        >>> from diffusion_lab.data.crops import center148
-        >>> aligned(np.array(center148().eyes) + 10, center148())
-        Frame(x=84.0, y=84.0, side=148.0, angle=0.0)
-    """
+    """The square of a face in which a model of a crop has its eyes, ``(2, 2)``; None if the crop says nothing of them."""
     if crop.eyes is None or crop.side is None:
         return None
     return Frame.of_eyes(eyes, np.array(crop.eyes) / crop.side)

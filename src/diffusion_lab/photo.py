@@ -112,7 +112,7 @@ def cut(
     hole = _checked(picture, mask, task)
     picture = picture.convert("RGB")
     pixels = np.asarray(picture)
-    shown = pixels if task.looks_inside else hidden(pixels, hole)
+    shown = pixels if whole or task.looks_inside else hidden(pixels, hole)
     found: tuple[Points, ...] | None = None
     if not whole and crop.eyes is not None and (eyes is None or len(eyes) > 0):
         if eyes is None:
@@ -214,15 +214,15 @@ def eyes_of(align: Any, size: tuple[int, int] | None = None) -> Sequence[Points]
         points = np.array(align)
     except (TypeError, ValueError):  # a list that is no grid
         points = np.empty(0)
-    numbers = points.shape == (2, 2) and points.dtype.kind in "iuf" and np.isfinite(points).all()
-    if not numbers or np.ptp(points, axis=0).max() < 1:
+    points = points.astype(np.float64) if points.dtype.kind in "iuf" else np.empty(0)
+    if points.shape != (2, 2) or not np.isfinite(points).all() or np.ptp(points, axis=0).max() < 1:
         raise ValueError(
             f"align={str(align)[:100]} must be auto, off, or both eyes as one looks at the picture, in pixels: "
             "[[x,y],[x,y]]"
         )
     if size is not None and (np.abs(points - np.array(size) / 2) > np.array(size) / 2 + max(size) / 2).any():
         raise ValueError(f"align={align} lies far outside of the picture, which is {size[0]}x{size[1]} pixels")
-    return [points.astype(np.float64)]
+    return [points]
 
 
 def part_seeds(seeds: Sequence[int], part: int) -> list[int]:
