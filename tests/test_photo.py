@@ -258,6 +258,9 @@ def test_a_preview_s_hole_is_that_of_the_photo(width: int, height: int, side: in
         [[1, 2], [3, 10**400]],
         [[1, 2], [3, 10**30]],
         [[[1, 2], [3, 4]]],
+        [[1, 2], [True, 4]],
+        ["12", "34"],
+        [[0] * 10**6] * 2,
     ],
 )
 def test_what_says_nothing_of_eyes_is_said(align: object) -> None:

@@ -74,7 +74,7 @@ class Part:
 
 
 def aligned(eyes: Points, crop: Crop) -> Frame | None:
-    """The square of a face in which a model of a crop has its eyes, ``(2, 2)``; None if the crop says nothing of them."""
+    """The square in which eyes, ``(2, 2)``, lie where a model's crop has them; None if it says nothing of eyes."""
     if crop.eyes is None or crop.side is None:
         return None
     return Frame.of_eyes(eyes, np.array(crop.eyes) / crop.side)

@@ -3,6 +3,7 @@
 Three steps, so that a service can fill between them: `cut`, any model at its own size, `paste`. `fill` is the model's.
 """
 
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -210,19 +211,22 @@ def eyes_of(align: Any, size: tuple[int, int] | None = None) -> Sequence[Points]
     """
     if isinstance(align, str) and align in ("auto", "off"):
         return None if align == "auto" else ()
-    try:
-        points = np.array(align)
-    except (TypeError, ValueError):  # a list that is no grid
-        points = np.empty(0)
-    points = points.astype(np.float64) if points.dtype.kind in "iuf" else np.empty(0)
-    if points.shape != (2, 2) or not np.isfinite(points).all() or np.ptp(points, axis=0).max() < 1:
+    pairs = _is_pair(align) and all(_is_pair(point) for point in align)
+    numbers = [number for point in align for number in point] if pairs else []
+    sound = pairs and all(type(number) in (int, float) and abs(number) < 1e9 for number in numbers)  # and not NaN
+    points = np.array(align, np.float64) if sound else np.zeros((2, 2))
+    if np.ptp(points, axis=0).max() < 1:
+        said = align[:100] if isinstance(align, str) else reprlib.repr(align)
         raise ValueError(
-            f"align={str(align)[:100]} must be auto, off, or both eyes as one looks at the picture, in pixels: "
-            "[[x,y],[x,y]]"
+            f"align={said} must be auto, off, or both eyes as one looks at the picture, in pixels: [[x,y],[x,y]]"
         )
     if size is not None and (np.abs(points - np.array(size) / 2) > np.array(size) / 2 + max(size) / 2).any():
         raise ValueError(f"align={align} lies far outside of the picture, which is {size[0]}x{size[1]} pixels")
     return [points]
+
+
+def _is_pair(value: object) -> bool:
+    return isinstance(value, Sequence) and len(value) == 2
 
 
 def part_seeds(seeds: Sequence[int], part: int) -> list[int]:

@@ -23,8 +23,8 @@ from diffusion_lab.pictures import png
 from diffusion_lab.serving.desk import Desk, Order
 from diffusion_lab.serving.engine import Event, Finished, Stepped
 from diffusion_lab.serving.errors import Mistake, content, declared, invalid
-from diffusion_lab.serving.requests import Form, in_a_form, read_form, unless_gone
 from diffusion_lab.serving.faces import Alignment
+from diffusion_lab.serving.requests import Form, in_a_form, read_form, unless_gone
 from diffusion_lab.serving.settings import ALIGN, Align, Settings
 
 FILES = {"image": "image", "image[]": "image", "mask": "mask", "mask_image": "mask"}
