@@ -277,6 +277,6 @@ def test_what_is_no_picture_is_said(content: bytes) -> None:
 def test_bombs_and_animations_are_refused_before_they_are_decoded() -> None:
     with pytest.raises(ValueError, match="megapixels"):
         opened(encoded(Image.new("1", (9000, 9000)), "PNG"), "image")
-    frames = [picture(8, 8) for _ in range(3)]
+    frames = [picture(8, 8).rotate(angle) for angle in (0, 90, 180)]
     with pytest.raises(ValueError, match="animated"):
         opened(encoded(frames[0], "WEBP", save_all=True, append_images=frames[1:], lossless=True), "image")
