@@ -155,15 +155,15 @@ def listening(app: Any) -> Iterator[str]:
 
 
 @contextmanager
-def behind(model: Mapping[str, Any]) -> Iterator[Service]:
-    """The service in front of a small inpainter of a recipe."""
+def behind(model: Mapping[str, Any], crop: str = "center148") -> Iterator[Service]:
+    """The service in front of a small inpainter of a recipe, whose crop says where it expects eyes."""
     pytest.importorskip("uvicorn")
     from diffusion_lab.serving.api import create_app
     from diffusion_lab.serving.local import LocalEngine
     from diffusion_lab.serving.settings import offered
 
     inpainter = small_inpainter(model)
-    inpainter.recipe = {**inpainter.recipe, "data": {**inpainter.recipe["data"], "crop": "center148"}}  # it knows eyes
+    inpainter.recipe = {**inpainter.recipe, "data": {**inpainter.recipe["data"], "crop": crop}}
     brake = Brake()
     inpainter.denoiser.network.register_forward_pre_hook(brake)
     engine = Moody(LocalEngine(inpainter, "tiny@1"))
@@ -338,6 +338,14 @@ class Page:
         """The corners that are drawn, ``(n, 2)``, in pixels of the picture."""
         drawn = self.js("document.querySelector('#outlines .over').getAttribute('d')")
         return np.array([[float(n) for n in pair.split()] for pair in re.findall(r"[ML]([^MLQZa]+)", drawn)])
+
+    def eyes(self) -> np.ndarray:
+        """Where the handles are, ``(2, 2)``, in percent of the picture."""
+        return np.array(
+            self.js(
+                "[...document.querySelectorAll('.eye')].map(({ style }) => [style.left, style.top].map(parseFloat))"
+            )
+        )
 
     def correct(self) -> None:
         self.click("#face")
@@ -833,6 +841,43 @@ def test_the_faces_that_the_service_finds_are_outlined(page: Page, tmp_path: Pat
 
 
 @in_browser
+def test_an_outline_that_is_larger_than_the_picture_is_seen_along_its_edges(page: Page) -> None:
+    page.open()
+    page.take_sample()  # which is cut as the model's pictures are, 6 % closer
+    page.looked()
+    corners = page.outlines()
+    within = [[0.016 * 148, 0.984 * 148]] * 2
+    assert np.abs(np.stack([corners.min(0), corners.max(0)], axis=1) - within).max() < 1e-6
+
+
+@in_browser
+def test_the_handles_are_on_the_face_with_the_hole(page: Page, tmp_path: Path) -> None:
+    photo = photo_of((500, 200, 240, -25), (120, 120, 220, 10))
+    photo.save(tmp_path / "two.png")
+    page.open()
+    page.choose(tmp_path / "two.png")
+    page.looked()
+    for face in find(photo):
+        (x, y), down = face.eyes.mean(axis=0), face.landmarks[3] - face.eyes.mean(axis=0)
+        at = (x + down[0]) / 900, (y + down[1]) / 600
+        page.drag(at, (at[0] + 0.01, at[1]))  # the mouth
+        page.correct()
+        assert np.abs(page.eyes() * [9, 6] - face.eyes).max() < 0.01
+        page.click("#face-done")
+        assert page.face == "Faces: 2 found"  # nothing was moved
+        page.click("#clear")
+
+
+@in_browser
+def test_a_model_that_knows_no_eyes_is_shown_no_face(browser: Any, tmp_path: Path) -> None:
+    with behind(LONGER, crop="full") as service, watched(browser, service, tmp_path) as page:
+        page.open()
+        page.take_sample()
+        page.until("!document.querySelector('#face').checkVisibility()")
+        assert len(page.outlines()) == 0
+
+
+@in_browser
 def test_the_outlines_are_away_while_a_stroke_is_drawn(page: Page) -> None:
     from selenium.webdriver import ActionChains
 
@@ -945,19 +990,21 @@ def test_a_finger_beside_an_eye_moves_it(page: Page) -> None:
     page.take_sample()
     page.looked()
     page.correct()
-    places = "[...document.querySelectorAll('.eye')].map((e) => [parseFloat(e.style.left), parseFloat(e.style.top)])"
-    before = np.array(page.js(places))
+    before = page.eyes()
     box = page.js("JSON.parse(JSON.stringify(document.querySelector('#eyes').getBoundingClientRect()))")
-    for kind, x, y in (
-        ("touchStart", 0.9, 0.7),
-        ("touchMove", 0.85, 0.75),
-        ("touchMove", 0.8, 0.8),
-        ("touchEnd", 0, 0),
-    ):
-        point = {"x": box["x"] + x * box["width"], "y": box["y"] + y * box["height"]}
-        page.cdp("Input.dispatchTouchEvent", type=kind, touchPoints=[] if kind == "touchEnd" else [point])
-    moved = np.array(page.js(places)) - before
-    assert np.abs(moved - [[0, 0], [-10, 10]]).max() < 0.5  # percent: as far as the finger, and not to it
+
+    def touch(kind: str, *places: tuple[float, float]) -> None:
+        points = [{"x": box["x"] + x * box["width"], "y": box["y"] + y * box["height"]} for x, y in places]
+        page.cdp("Input.dispatchTouchEvent", type=kind, touchPoints=points)
+
+    touch("touchStart", (0.9, 0.7))
+    touch("touchMove", (0.85, 0.75))
+    touch("touchMove", (0.8, 0.8))
+    until(lambda: bool(np.abs(page.eyes() - before - [[0, 0], [-10, 10]]).max() < 0.5))  # as the finger, and not to it
+    touch("touchStart", (0.8, 0.8), (0.3, 0.3))  # who zooms moves nothing
+    touch("touchEnd")
+    until(lambda: bool((page.eyes() == before).all()))
+    assert page.face == "Face: found"
 
 
 @in_browser

@@ -4,9 +4,11 @@ const APART = 2; // pixels of the picture between two eyes, at least
 const RIM = 0.016; // part of the longer side that outlines keep from the picture's edges
 const [STEP, STRIDE] = [0.0025, 0.02]; // of a handle by keys, parts of the longer side
 
+const rounded = (n) => Math.round(10 * n) / 10;
+
 /** The field of a request: both eyes as one looks at the picture, in pixels, or "auto" or "off". */
 export const told = (align) =>
-  typeof align === "string" ? align : JSON.stringify(align.map(({ x, y }) => [x, y].map((n) => Math.round(10 * n) / 10)));
+  typeof align === "string" ? align : JSON.stringify(align.map(({ x, y }) => [rounded(x), rounded(y)]));
 
 /** The outline that belongs to other eyes: the similarity that takes a face's eyes there takes its outline along. */
 function carried({ left, right, outline }, [to, end]) {
@@ -79,9 +81,10 @@ export class FaceLayer extends EventTarget {
     this.layer = layer;
     this.handles = [...layer.children];
     layer.addEventListener("pointerdown", (event) => this.#down(event));
+    layer.addEventListener("mousedown", (event) => event.preventDefault()); // else the focus leaves the handle
     layer.addEventListener("pointermove", (event) => this.#move(event));
     layer.addEventListener("pointerup", () => (this.#drag = null));
-    layer.addEventListener("pointercancel", () => (this.#drag = null));
+    layer.addEventListener("pointercancel", () => this.#giveUp());
     for (const [i, handle] of this.handles.entries()) {
       handle.addEventListener("keydown", (event) => this.#press(event, i) && event.preventDefault());
     }
@@ -119,21 +122,26 @@ export class FaceLayer extends EventTarget {
 
   #showHandles() {
     const { width, height } = this.#picture;
-    this.layer.style.setProperty("--eye", `${(45 * distance(...this.#eyes)) / width}%`); // small ones do not hide each other
+    // Those of a small face do not hide each other.
+    this.layer.style.setProperty("--eye", `${(45 * distance(...this.#eyes)) / width}%`);
     for (const [i, { x, y }] of this.#eyes.entries()) {
       const [right, down] = [(100 * x) / width, (100 * y) / height];
-      this.handles[i].style.left = `${right}%`;
-      this.handles[i].style.top = `${down}%`;
+      const place = `${right.toFixed(1)} % from the left, ${down.toFixed(1)} % from the top`;
+      Object.assign(this.handles[i].style, { left: `${right}%`, top: `${down}%` });
       this.handles[i].setAttribute("aria-valuenow", Math.round(right));
-      this.handles[i].setAttribute("aria-valuetext", `${right.toFixed(1)} % from the left, ${down.toFixed(1)} % from the top`);
+      this.handles[i].setAttribute("aria-valuetext", place);
     }
   }
 
-  /** Puts the handles on the eyes that were set, or on the face closest to a place, or where a face would be. */
+  /**
+   * Puts the handles on the eyes that were set, or else on a face that was found, or else where one could be.
+   *
+   * @param {{x: number, y: number} | null} place parts of width and height; of several faces the closest one is taken
+   */
   correct(place) {
     const { width, height, faces, align } = this.#picture;
-    const away = ({ left, right }) =>
-      place && distance({ x: place.x * width, y: place.y * height }, { x: (left.x + right.x) / 2, y: (left.y + right.y) / 2 });
+    const at = place && { x: place.x * width, y: place.y * height };
+    const away = ({ left, right }) => at && distance(at, { x: (left.x + right.x) / 2, y: (left.y + right.y) / 2 });
     if (Array.isArray(align)) this.#eyes = align;
     else if (faces?.length) {
       const { left, right } = faces.reduce((a, b) => (away(b) < away(a) ? b : a));
@@ -151,8 +159,7 @@ export class FaceLayer extends EventTarget {
     const other = this.#eyes[1 - i];
     if (distance(eye, other) < APART) return;
     this.#eyes = this.#picture.align = i === 0 ? [eye, other] : [other, eye];
-    this.refresh();
-    this.dispatchEvent(new Event("change"));
+    this.#changed();
   }
 
   #place({ clientX, clientY }) {
@@ -165,21 +172,36 @@ export class FaceLayer extends EventTarget {
 
   /** The eye that is closer moves as the pointer does, which may lie beside it: a finger would hide it. */
   #down(event) {
-    if (event.button !== 0 || this.#drag !== null) return;
-    event.preventDefault(); // else the focus leaves the handle
+    if (this.#drag !== null) {
+      this.#giveUp(); // a second finger: the person wants to zoom
+      return;
+    }
+    if (event.button !== 0) return;
     const from = this.#place(event);
     const [first, second] = this.#eyes.map((eye) => distance(eye, from));
     const i = first <= second ? 0 : 1;
     event.currentTarget.setPointerCapture(event.pointerId);
     this.handles[i].focus({ preventScroll: true });
-    this.#drag = { i, from, eye: this.#eyes[i], pointer: event.pointerId };
+    this.#drag = { i, from, eyes: this.#eyes, align: this.#picture.align, pointer: event.pointerId };
+  }
+
+  #giveUp() {
+    if (this.#drag === null) return;
+    ({ eyes: this.#eyes, align: this.#picture.align } = this.#drag);
+    this.#drag = null;
+    this.#changed();
+  }
+
+  #changed() {
+    this.refresh();
+    this.dispatchEvent(new Event("change"));
   }
 
   #move(event) {
     if (this.#drag?.pointer !== event.pointerId) return;
-    const { i, from, eye } = this.#drag;
+    const { i, from, eyes } = this.#drag;
     const { x, y } = this.#place(event);
-    this.#put(i, { x: eye.x + x - from.x, y: eye.y + y - from.y });
+    this.#put(i, { x: eyes[i].x + x - from.x, y: eyes[i].y + y - from.y });
   }
 
   #press(event, i) {

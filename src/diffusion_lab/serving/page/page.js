@@ -48,6 +48,7 @@ const stage = () => (words.paints() ? "hole" : "fill");
 
 const stem = (name) => name.replace(/\.[^.]*$/, "") || "picture";
 
+/** Opens a file. */
 async function take(blob, name) {
   try {
     if (!about) throw new service.Unreachable();
@@ -170,13 +171,14 @@ function changed() {
 function describe() {
   const part = editor.mask?.area ?? 0;
   const correcting = view() === "correcting";
-  if (correcting) $("hint").textContent = words.HANDLES;
-  else if (picture) $("hint").textContent = words.hint(part, picture);
-  if (picture) [$("face-text").textContent, $("face-act").textContent] = words.face(picture);
-  $("face").hidden = !words.paints() || !aligns(picture?.faces);
-  $("face-auto").disabled = picture?.align === "auto";
   $("fill").disabled = correcting || !words.canStart(part);
   $("fill").textContent = words.goes(part, view() === "done");
+  if (picture === null) return;
+  $("hint").textContent = correcting ? words.HANDLES : words.hint(part, picture);
+  [$("face-text").textContent, $("face-act").textContent] = words.face(picture);
+  $("face").hidden = !words.paints() || !aligns(picture.faces);
+  $("face-auto").disabled = picture.align === "auto";
+  $("face-off").disabled = picture.align === "off";
 }
 
 /** Takes a mask of a file; the service says what is the hole in it, or a person does where the file does not. */
