@@ -11,6 +11,7 @@ import torch
 from lightning.fabric import Fabric
 from torchvision.transforms.functional import to_pil_image
 
+from diffusion_lab import cascade
 from diffusion_lab.data.celeba import CelebA, built_in_faces
 from diffusion_lab.data.crops import center148
 from diffusion_lab.data.datamodule import Batch, FaceData
@@ -50,6 +51,13 @@ def batch(data: FaceData) -> Batch:
     return next(iter(data.val_dataloader()))
 
 
+def base() -> Inpainter:
+    """The first stage of the model that comes with the package, 64 px."""
+    model = cascade.load(shipped())
+    assert isinstance(model, cascade.Cascade)
+    return cascade.apart(model)[0]
+
+
 def levels_apart(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """In 8-bit levels, pixel by pixel."""
     return (to_uint8(a.cpu()).int() - to_uint8(b.cpu()).int()).abs()
@@ -58,7 +66,7 @@ def levels_apart(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("sampler", [samplers.ddpm(10), samplers.ddim(10), samplers.dpm_solver(10), samplers.heun(6)])
 def test_the_picture_is_the_cpus(batch: Batch, sampler: samplers.Sampler) -> None:
     """The noise is drawn on the CPU, so that a seed means the same picture on both; float32 rounds differently."""
-    inpainter = Inpainter.load(shipped()).eval()
+    inpainter = base()
     image, mask, seeds = batch.image[:4], batch.mask[:4], range(4)
     here = inpainter(image, mask, seeds=seeds, sampler=sampler)
     there = inpainter.to(DEVICE)(image.to(DEVICE), mask.to(DEVICE), seeds=seeds, sampler=sampler).cpu()
@@ -79,7 +87,7 @@ def test_a_served_picture_depends_on_its_seed_alone(batch: Batch, autocast: torc
         raise AssertionError("never finished")
 
     async def everything() -> None:
-        engine = LocalEngine(Inpainter.load(shipped()).to(DEVICE), "here@1", autocast=autocast)
+        engine = LocalEngine(base().to(DEVICE), "here@1", autocast=autocast)
         await engine.ready()
         jobs = [(0, 10), (1, 5), (2, 25), (3, 10), (4, 50)]
         together = await asyncio.gather(*(served(engine, *job) for job in jobs))
@@ -159,7 +167,7 @@ def test_a_report_is_the_cpus(data: FaceData) -> None:
     rows = []
     for accelerator, batch_size in (("cpu", 8), (DEVICE, 32)):
         fabric = Fabric(accelerator=accelerator, devices=1)
-        inpainter = Inpainter.load(shipped()).eval()
+        inpainter = base()
         report = evaluate(
             [diffusion("ddpm", inpainter.to(fabric.device), samplers.ddpm(5), None)],
             data.pictures("test"),

@@ -250,8 +250,13 @@ def load(folder: Path) -> nn.Module:
     return model.eval()  # type: ignore[no-any-return]
 
 
-def take_weights(model: nn.Module, folder: Path) -> None:
+def take_weights(model: nn.Module, folder: Path, prefix: str = "") -> None:
     """Puts the weights of a saved model into one that was built alike, strictly.
+
+    Args:
+        model: takes them.
+        folder: of the saved one.
+        prefix: of the names of those that are meant; empty is all of them.
 
     Raises:
         FileNotFoundError: if there are none.
@@ -261,7 +266,7 @@ def take_weights(model: nn.Module, folder: Path) -> None:
     if not weights.is_file():
         raise FileNotFoundError(f"no model.safetensors in '{folder}': the folder is incomplete, use another copy")
     try:
-        state = load_file(weights)
+        state = {key[len(prefix) :]: value for key, value in load_file(weights).items() if key.startswith(prefix)}
     except SafetensorError as error:
         raise ValueError(f"'{weights}' is damaged ({error}): use another copy") from None
     wanted = model.state_dict()
@@ -282,13 +287,17 @@ def start_from(model: nn.Module, node: Mapping[str, Any], folder: Path) -> None:
     Args:
         model: takes the weights.
         node: what `build` made it of.
-        folder: of the saved one.
+        folder: of the saved one; of a cascade, the first stage whose network is built alike is taken.
 
     Raises:
         FileNotFoundError: if there are none.
         ValueError: if they are damaged, or of a model that was built otherwise or predicts something else.
     """
-    theirs, mine = flat(read(folder)["model"]), flat(node)
+    saved = read(folder)["model"]
+    parts = {f"inpainters.{i}.": stage for i, stage in enumerate(saved["stages"])} if "stages" in saved else {"": saved}
+    alike = [prefix for prefix, part in parts.items() if _network(part) == _network(node)]
+    prefix = (alike or [*parts])[0]
+    theirs, mine = flat(parts[prefix]), flat(node)
     unlike = [
         f"{key} is {theirs.get(key, 'not set')} there and {mine.get(key, 'not set')} here"
         for key in sorted(theirs.keys() | mine.keys())
@@ -296,7 +305,7 @@ def start_from(model: nn.Module, node: Mapping[str, Any], folder: Path) -> None:
     ]
     said = [each for each in unlike if each.startswith(("denoiser.predicts", "denoiser.told"))]
     try:
-        take_weights(model, folder)
+        take_weights(model, folder, prefix)
     except ValueError:
         if not unlike:
             raise
@@ -305,6 +314,10 @@ def start_from(model: nn.Module, node: Mapping[str, Any], folder: Path) -> None:
         raise ValueError(
             f"start_from={folder} is of another model than this run: {', '.join(said)}: train with its settings"
         )
+
+
+def _network(node: Mapping[str, Any]) -> Any:
+    return node.get("denoiser", {}).get("network")
 
 
 def flat(node: Any, name: str = "") -> dict[str, Any]:

@@ -8,6 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from diffusion_lab import recipe
+from small import small_cascade
+
 RunScript = Callable[..., tuple[int, str, str]]
 
 
@@ -57,3 +60,20 @@ def test_another_model_is_refused_with_what_differs(
     assert err.startswith(f"error: start_from={first / 'inpainter'} is of another model than this run: ")
     assert said in err
     assert len(err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_of_a_cascade_the_stage_that_is_built_alike_is_taken(tmp_path: Path, number: int) -> None:
+    model = small_cascade()
+    with torch.no_grad():
+        for parameter in model.stages[1].parameters():
+            parameter.add_(1.0)
+    model.save(tmp_path / "cascade")
+    node = model.recipe["model"]["stages"][number]
+    fresh = recipe.build(node)
+    recipe.start_from(fresh, node, tmp_path / "cascade")
+    for mine, theirs in zip(fresh.parameters(), model.stages[number].parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+    other = {**node, "denoiser": {**node["denoiser"], "network": {**node["denoiser"]["network"], "channels": 64}}}
+    with pytest.raises(ValueError, match=r"denoiser\.network\.channels is 32 there and 64 here"):
+        recipe.start_from(recipe.build(other), other, tmp_path / "cascade")
