@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from diffusion_lab.data.masks import center, evaluation_mask, rectangle
 from diffusion_lab.evaluation import Method, Report, evaluate, loop, mean_fill, navier_stokes, problems, telea
-from diffusion_lab.evaluation.loop import example_seeds
+from diffusion_lab.evaluation.bench import example_seeds
 from diffusion_lab.metrics import FrechetDistance, frechet_distance, l1_hole, psnr
 from diffusion_lab.pictures import to_float, to_uint8
 from diffusion_lab.tasks import inpainting

@@ -1,7 +1,7 @@
 """How far a mean over pictures may be trusted: the percentile bootstrap (Efron 1979).
 
-Pictures are drawn again, with replacement and from a fixed seed, so that an interval is the same on every machine and on
-any number of devices. It says how the figure would scatter over other pictures of the same kind. It does not say how it
+Pictures are drawn again, with replacement and from a fixed seed: an interval is the same on every machine and on any
+number of devices. It says how the figure would scatter over other pictures of the same kind. It does not say how it
 would scatter over other trainings, which moves FID more.
 """
 
@@ -53,13 +53,15 @@ def intervals(
     return ends
 
 
-def verdict(low: float, high: float, more_is_better: bool = False) -> str:
-    """What the interval of a difference says of the first of two: better, worse or inconclusive.
+def verdict(low: float, high: float, more_is_better: bool | None = False) -> str:
+    """What the interval of a difference says: better, worse or inconclusive; where neither is better, more or less.
 
     Example:
-        >>> verdict(0.1, 0.3), verdict(0.1, 0.3, more_is_better=True), verdict(-0.1, 0.3)
-        ('worse', 'better', 'inconclusive')
+        >>> verdict(0.1, 0.3), verdict(0.1, 0.3, more_is_better=True), verdict(-0.1, 0.3), verdict(0.1, 0.3, None)
+        ('worse', 'better', 'inconclusive', 'more')
     """
     if low <= 0 <= high:
         return "inconclusive"
+    if more_is_better is None:
+        return "more" if low > 0 else "less"
     return "better" if (low > 0) == more_is_better else "worse"
