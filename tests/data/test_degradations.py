@@ -23,7 +23,7 @@ from diffusion_lab.data.degradations import (
 )
 from diffusion_lab.data.examples import degradation_keys, windows
 
-ALL = [luma, jpeg, reduced, noisy, partial(noisy_reduced, factor=2, noise=0.2)]
+ALL = [luma, jpeg, reduced, noisy, partial(noisy_reduced, factor=2, noise=0.2, blur=1.0, shade=0.1)]
 
 
 def pictures(count: int = 3, side: int = 16, seed: int = 0) -> Tensor:
@@ -149,3 +149,29 @@ def corner_of(cut: Tensor) -> tuple[int, int]:
 def test_enlarging_keeps_a_flat_picture_flat() -> None:
     flat = torch.full((1, 3, 4, 4), 77, dtype=torch.uint8)
     assert torch.equal(enlarged(flat, 8), torch.full((1, 3, 32, 32), 77, dtype=torch.uint8))
+
+
+def test_a_square_that_is_known_in_part_has_the_mean_of_what_is_known() -> None:
+    region = torch.zeros(1, 1, 4, 4, dtype=torch.bool)
+    region[..., 1:, :] = True  # of the upper squares one row is known, of the lower ones nothing
+    pixels = torch.where(region, 200, 90).to(torch.uint8).expand(1, 3, 4, 4)
+    given = noisy_reduced(pixels, region, [0], factor=2)
+    expected = enlarged(torch.tensor([[90, 90], [200, 200]], dtype=torch.uint8).expand(1, 3, 2, 2), 2)
+    assert torch.equal(given, torch.where(region, expected, pixels))
+
+
+def test_a_shade_is_one_number_for_each_colour_of_the_hole() -> None:
+    pixels = torch.full((200, 3, 4, 4), 128, dtype=torch.uint8)
+    given = noisy_reduced(pixels, everywhere(pixels), range(200), factor=2, shade=0.1).float()
+    assert torch.equal(given, given[..., :1, :1].expand_as(given))
+    assert given[:, :, 0, 0].std() == pytest.approx(12.75, rel=0.1)
+
+
+def test_blur_is_a_gaussian_between_none_and_the_most() -> None:
+    pixels = torch.zeros(400, 3, 9, 9, dtype=torch.uint8)
+    pixels[..., 4, 4] = 255
+    peaks = noisy_reduced(pixels, everywhere(pixels), range(400), factor=1, blur=2.0)[:, 0, 4, 4].double() / 255
+    # At the deviation s of 1 and more, a Gaussian's peak is 1 / (2 pi s^2); half of the draws are beyond 1.
+    assert peaks.median() == pytest.approx(1 / (2 * torch.pi), rel=0.15)
+    assert 0.9 / (8 * torch.pi) < peaks.min() < 1.2 / (8 * torch.pi)
+    assert peaks.max() == 1

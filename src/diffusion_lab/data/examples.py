@@ -14,7 +14,7 @@ from diffusion_lab.data.degradations import Degrade, unchanged
 from diffusion_lab.data.masks import MaskFn, evaluation_mask
 
 Frames = Callable[[Tensor, Sequence[int]], Tensor]
-"""(uint8 (B, 3, K, K), a key >= 0 each) -> uint8 (B, 3, size, size): a square of each picture, in a frame of its own."""
+"""(uint8 (B, 3, K, K), a key >= 0 each) -> uint8 (B, 3, size, size): a square of each, in a frame of its own."""
 
 
 class Batch(NamedTuple):

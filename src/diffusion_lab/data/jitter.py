@@ -1,4 +1,4 @@
-"""Frames that are a little off: moved, turned, nearer or farther, so that an eye found two pixels off changes nothing."""
+"""Frames that are a little off: moved, turned, nearer, farther, so that an eye found two pixels off changes nothing."""
 
 import math
 from collections.abc import Sequence
