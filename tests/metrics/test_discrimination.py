@@ -4,7 +4,7 @@ from scipy.optimize import minimize
 
 from diffusion_lab.metrics import inception_discriminative_score
 from diffusion_lab.metrics.discrimination import support_vectors
-from metrics.test_manifold import waves
+from features import waves
 
 
 def test_the_plane_is_scikit_learns() -> None:

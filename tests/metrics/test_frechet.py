@@ -13,14 +13,7 @@ from diffusion_lab.metrics import (
     frechet_shares_mixed,
     moments,
 )
-
-
-def features(n: int, d: int, seed: int, shift: float = 0.0, scale: float = 1.0) -> Tensor:
-    """Positive, correlated, skewed: like those of a network's last ReLU."""
-    generator = torch.Generator().manual_seed(seed)
-    mix = torch.randn(d, d, generator=torch.Generator().manual_seed(99), dtype=torch.float64) / d**0.5
-    x = torch.randn(n, d, generator=generator, dtype=torch.float64) @ mix
-    return (x * scale + shift).relu() + 0.01 * x
+from features import features
 
 
 def all_forms(real: Tensor, fake: Tensor) -> list[float]:

@@ -4,7 +4,7 @@ from torch import Tensor
 from torchmetrics.image.kid import poly_mmd
 
 from diffusion_lab.metrics import kernel_distance, kernel_shares
-from metrics.test_frechet import features
+from features import features
 
 
 def test_kernel_distance_is_the_unbiased_mmd() -> None:

@@ -4,13 +4,7 @@ from torch import Tensor
 from torch_fidelity.metric_prc import calculate_precision_recall_full
 
 from diffusion_lab.metrics import precision_recall
-
-
-def waves() -> tuple[Tensor, Tensor]:
-    """Real and fake features of 60 pictures, by formula."""
-    i, j = torch.arange(1, 61, dtype=torch.float64)[:, None], torch.arange(1, 6, dtype=torch.float64)
-    real = torch.sin(i * j * 0.7 + j**2) + 0.3 * torch.cos(i**2 * 0.11)
-    return real, real * 0.8 + 0.5 * torch.sin(i * i * 0.37 + j * 1.3) + 0.15
+from features import waves
 
 
 def figures(real: Tensor, fake: Tensor, **options: int) -> dict[str, float]:
