@@ -2,6 +2,7 @@ import hashlib
 import io
 import json
 import math
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -505,6 +506,15 @@ def numbers(report: Report) -> list[list[float | None]]:
     return [[x for key, x in row.items() if key not in ("method", "mask", "seconds_per_image")] for row in report.rows]
 
 
+def leaves(tree: Any) -> list[float]:
+    """All numbers of nested lists and mappings, in order."""
+    if isinstance(tree, Mapping):
+        tree = list(tree.values())
+    if isinstance(tree, list):
+        return [x for part in tree for x in leaves(part)]
+    return [float(tree)] if isinstance(tree, int | float) else []
+
+
 def _on_devices(fabric: Fabric) -> list[dict[str, Any]]:
     torch.set_num_threads(1)
     report = everything_of_seven(fabric)
@@ -527,8 +537,9 @@ def test_two_devices_give_the_figures_of_one() -> None:
     assert second == (first, parts, grid, many)
     alone = everything_of_seven()
     assert len(first[0]) == 17
-    assert first == numbers(alone)
-    assert parts == (alone.uncertainty, alone.areas, alone.protocol_sha256)
+    assert parts[2] == alone.protocol_sha256
+    # LPIPS is float32, and rounds otherwise when pictures come in other batches.
+    assert leaves([first, *parts[:2]]) == pytest.approx(leaves([numbers(alone), alone.uncertainty, alone.areas]), 1e-5)
     assert grid == alone.examples[3][1][3].tolist()  # a picture that the second process made
     images = Faces(37).images
     assert many == pytest.approx(frechet_distance(Pixels()(images), Pixels()(images // 2)).item(), rel=1e-6)

@@ -220,24 +220,19 @@ class Report:
 
     def _against(self) -> list[str]:
         """How each method differs from the first on the same pictures, with what that says."""
-        known = [column for columns in self._tables() for column in columns]
-        rows = [entry for entry in self.uncertainty if entry["differences"]]
-        known = [column for column in known if any(column[0] in entry["differences"] for entry in rows)]
-        if not rows:
-            return []
-        lines = [f"## Against {self.methods[0]}, on the same pictures", ""]
-        lines += [_line(["mask", "method", *(heading for _, heading, _, _ in known)])]
-        lines += [_line(["---"] * (2 + len(known)))]
-        for entry in rows:
-            cells = []
-            for key, _, form, _ in known:
-                found = entry["differences"].get(key)
-                mean, low, high = (found["mean"], *found["interval"]) if found else (0, 0, 0)
-                signed = f"+{form}"
-                said = f"{mean:{signed}} ({low:{signed}} to {high:{signed}}): {found['verdict']}" if found else "-"
-                cells.append(said)
-            lines.append(_line([entry["mask"], entry["method"], *cells]))
-        return [*lines, ""]
+        entries = [entry for entry in self.uncertainty if entry["differences"]]
+        lines = [f"## Against {self.methods[0]}, on the same pictures", ""] if entries else []
+        for columns in self._tables():
+            known = [column for column in columns if any(column[0] in entry["differences"] for entry in entries)]
+            if not known:
+                continue
+            lines += [_line(["mask", "method", *(heading for _, heading, _, _ in known)])]
+            lines += [_line(["---"] * (2 + len(known)))]
+            for entry in entries:
+                cells = [_difference(entry["differences"].get(key), form) for key, _, form, _ in known]
+                lines.append(_line([entry["mask"], entry["method"], *cells]))
+            lines.append("")
+        return lines
 
     def _by_area(self) -> list[str]:
         """The figures by the area of the hole, if holes differ in it."""
@@ -254,6 +249,13 @@ class Report:
             share = f"{entry['from']:.0%} to {entry['to']:.0%}"
             lines.append(_line([share, entry["method"], str(entry["n"]), *figures]))
         return [*lines, ""]
+
+
+def _difference(found: Mapping[str, Any] | None, form: str) -> str:
+    if found is None:
+        return "-"
+    mean, low, high = (f"{value:+{form}}" for value in (found["mean"], *found["interval"]))
+    return f"{mean} ({low} to {high}): {found['verdict']}"
 
 
 def _around(entry: Mapping[str, Any], key: str, form: str) -> str:
