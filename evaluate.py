@@ -44,6 +44,8 @@ def main(cfg: DictConfig) -> None:
             "task": task.name,
             "fid_reference_split": cfg.fid.reference or cfg.split,
             "attributes": dict(wanted or {}),
+            "measures": OmegaConf.to_container(cfg.measures, resolve=True),
+            "sets": OmegaConf.to_container(cfg.sets, resolve=True),
             "samplers": {
                 name: OmegaConf.to_container(sampler, resolve=True) if sampler else inpainter.recipe["model"]["sampler"]
                 for name, sampler in cfg.methods.items()
