@@ -59,6 +59,7 @@ def main() -> None:
         WebDriverWait(driver, 60).until(lambda _: driver.find_elements("css selector", "[name=count]"))
         find(f"[data-sample='{options.sample}']").click()
         until("painting")
+        WebDriverWait(driver, 60).until(lambda _: "found" in find("#face-text").text)
         find("#seed").clear()
         find("#seed").send_keys(options.seed)
         hole = find("#hole")

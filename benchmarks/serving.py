@@ -57,17 +57,20 @@ def rival(kind: str, folder: Path, port: int) -> None:
     from diffusion_lab.holes import as_mask
     from diffusion_lab.inpainting import Inpainter
     from diffusion_lab.opening import as_rgb, opened
+    from diffusion_lab.photo import Photo, cut, paste
     from diffusion_lab.pictures import png as encoded
-    from diffusion_lab.restoration import cut_out, paste_back
 
     app, inpainter = FastAPI(), Inpainter.load(folder)
     size, crop = int(inpainter.recipe["data"]["image_size"]), named(inpainter.recipe["data"]["crop"])
     lock, waiting = asyncio.Lock(), asyncio.Queue()
 
-    def fill(cuts: list, seeds: list[int], steps: int) -> torch.Tensor:
-        return inpainter(
-            torch.stack([cut.image for cut in cuts]),
-            torch.stack([cut.mask for cut in cuts]),
+    def shown(image: bytes, mask: bytes) -> Photo:
+        return cut(as_rgb(opened(image, "image")), as_mask(opened(mask, "mask")), size, crop)
+
+    def fill(photos: list[Photo], seeds: list[int], steps: int) -> torch.Tensor:
+        return inpainter(  # no face is in what is asked here, and so one part in each
+            torch.cat([photo.images for photo in photos]),
+            torch.cat([photo.holes for photo in photos]),
             seeds=seeds,
             sampler=ddpm(steps),
         )
@@ -81,9 +84,9 @@ def rival(kind: str, folder: Path, port: int) -> None:
             for steps in sorted({one[2] for one in asked}):
                 same = [one for one in asked if one[2] == steps]
                 for i in range(0, len(same), 16):
-                    cuts, seeds, _, answers = zip(*same[i : i + 16], strict=True)
+                    photos, seeds, _, answers = zip(*same[i : i + 16], strict=True)
                     for answer, made in zip(
-                        answers, await asyncio.to_thread(fill, list(cuts), list(seeds), steps), strict=True
+                        answers, await asyncio.to_thread(fill, list(photos), list(seeds), steps), strict=True
                     ):
                         answer.set_result(made)
 
@@ -93,17 +96,17 @@ def rival(kind: str, folder: Path, port: int) -> None:
     async def inpaint(
         image: bytes = File(), mask: bytes = File(), seed: int = Form(0), steps: int = Form(10)
     ) -> Response:
-        cut = cut_out(as_rgb(opened(image, "image")), as_mask(opened(mask, "mask")), size, crop)
+        photo = await asyncio.to_thread(shown, image, mask)
         if kind == "naive":
             async with lock:
-                filled = (await asyncio.to_thread(fill, [cut], [seed], steps))[0]
+                filled = (await asyncio.to_thread(fill, [photo], [seed], steps))[0]
         else:
             if not tasks:
                 tasks.append(asyncio.create_task(group()))
             answer = asyncio.get_running_loop().create_future()
-            waiting.put_nowait((cut, seed, steps, answer))
+            waiting.put_nowait((photo, seed, steps, answer))
             filled = await answer
-        return Response(encoded(paste_back(cut, filled)), media_type="image/png")
+        return Response(encoded(paste(photo, filled[None])), media_type="image/png")
 
     @app.get("/readyz")
     async def ready() -> None: ...

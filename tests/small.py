@@ -4,9 +4,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from PIL import Image
+from torch import Tensor
 
-from diffusion_lab import recipe
-from diffusion_lab.cascade import Cascade
+from diffusion_lab import photo, recipe
+from diffusion_lab.cascade import Cascade, Model
+from diffusion_lab.data.crops import named
 from diffusion_lab.inpainting import Inpainter
 
 UNET = {
@@ -40,14 +43,24 @@ EITHER = {"_target_": f"{DEGRADATIONS}.either", "_partial_": True, "degradations
 SEVERAL = {**MODEL, "task": {"_target_": "diffusion_lab.tasks.several", "degrade": EITHER}}
 
 
-def small_inpainter(model: Mapping[str, Any] = MODEL) -> Inpainter:
+def small_inpainter(model: Mapping[str, Any] = MODEL, crop: str = "full") -> Inpainter:
     """An inpainter for 16 pixels with random weights, in evaluation mode."""
     torch.manual_seed(0)
     made: Inpainter = recipe.build(model)
     for parameter in made.parameters():
         torch.nn.init.normal_(parameter, std=0.05)
-    made.recipe = {"model": model, "data": {"name": "none", "crop": "full", "image_size": 16}}
+    made.recipe = {"model": model, "data": {"name": "none", "crop": crop, "image_size": 16}}
     return made.eval()
+
+
+def filled(
+    model: Model, picture: Image.Image, mask: Tensor | None, seeds: list[int], feather: int = 0, align: Any = "auto"
+) -> list[Image.Image]:
+    """What `inpaint.py` makes of a picture."""
+    data = model.recipe["data"]
+    crop, eyes = named(data["crop"]), photo.eyes_of(align)
+    cut = photo.cut(picture, mask, int(data["image_size"]), crop, model.task, eyes)
+    return photo.fill(model, cut, seeds, feather=feather)
 
 
 def small_cascade() -> Cascade:

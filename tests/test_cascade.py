@@ -190,8 +190,8 @@ def test_a_refiner_is_shown_what_it_was_trained_on() -> None:
     """A base that fills in the true means gives the refiner the degradation of its training, noise aside."""
     image, mask = to_float(to_uint8(example()[0])), example()[1]
     model = small_cascade()
-    truth = torch.nn.functional.avg_pool2d(image, 2)
-    given, _ = model.asked(1, image, mask, truth)
+    small, hole = reduced(image, mask, 2)
+    given, _ = model.asked(1, image, mask, torch.where(hole, torch.nn.functional.avg_pool2d(image, 2), small))
     trained = to_float(noisy_reduced(to_uint8(image), mask, [0], factor=2))
     assert (given - trained)[mask.expand_as(given)].abs().max() <= 2 / 255 + 1e-6
 
@@ -232,6 +232,35 @@ def test_inpainters_that_were_trained_apart_are_joined(tmp_path: Path, capsys: p
     stage.save(tmp_path / "refiner")
     with pytest.raises(ValueError, match="same crop"):
         joined([tmp_path / "base", tmp_path / "refiner"])
+
+
+def test_a_cascade_is_taken_apart_and_joined_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = small_cascade()
+    model.save(tmp_path / "both")
+    cascade.main([str(tmp_path / "both"), "--output", str(tmp_path / "parts")])
+    assert capsys.readouterr().out.count("an inpainter of") == 2
+    stages = [Inpainter.load(tmp_path / "parts" / number) for number in "01"]
+    assert [stage.recipe["data"]["image_size"] for stage in stages] == [*model.sizes]
+    again = joined([tmp_path / "parts" / number for number in "01"])
+    assert again.recipe["model"] == model.recipe["model"]
+    image, mask = example()
+    assert torch.equal(again(image, mask, seeds=[5]), model(image, mask, seeds=[5]))
+    with pytest.raises(SystemExit):
+        cascade.main([str(tmp_path / "parts" / "0"), "--output", str(tmp_path / "more")])
+    assert "is one inpainter" in capsys.readouterr().err
+
+
+def test_weights_are_stored_in_half_the_bytes_when_asked(tmp_path: Path) -> None:
+    model = small_cascade()
+    model.save(tmp_path / "whole")
+    cascade.main([str(tmp_path / "whole"), "--output", str(tmp_path / "parts")])
+    parts = [str(tmp_path / "parts" / number) for number in "01"]
+    cascade.main([*parts, "--output", str(tmp_path / "half"), "--half"])
+    whole, half = ((tmp_path / name / "model.safetensors").stat().st_size for name in ("whole", "half"))
+    assert half < 0.75 * whole
+    for kept, rounded in zip(model.parameters(), load(tmp_path / "half").parameters(), strict=True):
+        assert rounded.dtype == torch.float32
+        assert torch.equal(kept.half().float(), rounded)
 
 
 @pytest.mark.parametrize("sizes", [[8], [8, 12], [16, 8], [8, 16, 32]])

@@ -1,6 +1,7 @@
 """A frame and its inverse, and what is cut and laid back through it."""
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -111,3 +112,33 @@ def test_what_a_hole_has_not_touched_is_known(angle: float, side: float) -> None
     slack = 2.5 * side / 16 + 1
     assert hole[x >= 50].all()
     assert not hole[x < 50 - slack].any()
+
+
+@given(
+    st.builds(Frame, st.floats(-60, 60), st.floats(-60, 60), st.floats(3, 200), st.sampled_from([0.0, 0.4, -2.0])),
+    st.integers(1, 30),
+    st.integers(1, 30),
+    st.sampled_from([2, 7, 256]),
+)
+@settings(deadline=None)
+def test_beyond_the_edges_their_pixels_are_repeated(frame: Frame, width: int, height: int, strip: int) -> None:
+    """As in a picture that was made larger by them, bit for bit, in strips of any height."""
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    padded = np.pad(pixels, ((400, 400), (400, 400), (0, 0)), mode="edge")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("diffusion_lab.frames.STRIP", strip)
+        cut = frame.cut(pixels, 16)
+    moved = Frame(frame.x + 400, frame.y + 400, frame.side, frame.angle).cut(padded, 16)
+    assert np.abs(cut.astype(int) - moved).max() <= 1  # its place is rounded elsewhere
+
+
+def test_a_square_far_beyond_a_picture_takes_no_more_memory_than_the_picture() -> None:
+    """Eyes that a person points at may be far apart: it is not laid out with all that is repeated."""
+    pixels = np.zeros((1000, 1000, 3), np.uint8)
+    tracemalloc.start()
+    try:
+        Frame(500.0, 500.0, 20_000.0, 0.3).cut(pixels, 64)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 100e6  # as a whole it would be 1.2 GB

@@ -72,10 +72,10 @@ def test_the_picture_is_the_cpus(batch: Batch, sampler: samplers.Sampler) -> Non
 @pytest.mark.parametrize("autocast", [None, torch.bfloat16])
 def test_a_served_picture_depends_on_its_seed_alone(batch: Batch, autocast: torch.dtype | None) -> None:
     async def served(engine: LocalEngine, picture: int, steps: int) -> torch.Tensor:
-        job = Job(batch.image[picture], batch.mask[picture], seeds=(picture,), sampler=samplers.ddpm(steps))
+        job = Job(batch.image[picture, None], batch.mask[picture, None], seeds=(picture,), sampler=samplers.ddpm(steps))
         async for event in engine.submit(job):
             if isinstance(event, Finished):
-                return event.pictures[0]
+                return event.pictures[0, 0]
         raise AssertionError("never finished")
 
     async def everything() -> None:

@@ -28,6 +28,10 @@ def encoded(picture: Image.Image, kind: str, **options: object) -> bytes:
     return stream.getvalue()
 
 
+def picture(width: int, height: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8))
+
+
 def tiff(values: NDArray[np.generic], **options: object) -> bytes:
     return encoded(Image.fromarray(values), "TIFF", **options)
 
@@ -240,3 +244,39 @@ def test_what_is_no_file_is_said_and_waits_for_nobody(odd: dict[str, Path]) -> N
 def test_nothing_there_is_said(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"image=.*/me\.png does not exist: name a PNG/JPEG/WEBP file"):
         opened(tmp_path / "me.png", "image")
+
+
+def test_a_turned_photo_is_set_upright() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees to see it upright
+    content = encoded(picture(30, 20), "JPEG", exif=exif)
+    assert opened(content, "image").size == (20, 30)
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "CMYK", "I;16", "1"])
+def test_every_mode_becomes_rgb(mode: str) -> None:
+    grey = Image.new("L", (8, 8), 200)
+    if mode == "I;16":
+        picture = Image.fromarray(np.full((8, 8), 200 * 257, dtype=np.uint16))
+    elif mode == "LA":
+        picture = grey.convert("LA")
+    else:
+        picture = grey.convert("RGB").convert(mode)
+    pixel = as_rgb(picture).getpixel((3, 3))
+    assert isinstance(pixel, tuple)
+    assert max(abs(value - (255 if mode == "1" else 200)) for value in pixel) <= 60 if mode in ("P", "1") else 2
+    assert as_rgb(picture).mode == "RGB"
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>", encoded(picture(64, 64), "PNG")[:300]])
+def test_what_is_no_picture_is_said(content: bytes) -> None:
+    with pytest.raises(ValueError, match="the image cannot be read"):
+        opened(content, "image")
+
+
+def test_bombs_and_animations_are_refused_before_they_are_decoded() -> None:
+    with pytest.raises(ValueError, match="megapixels"):
+        opened(encoded(Image.new("1", (9000, 9000)), "PNG"), "image")
+    frames = [picture(8, 8).rotate(angle) for angle in (0, 90, 180)]
+    with pytest.raises(ValueError, match="animated"):
+        opened(encoded(frames[0], "WEBP", save_all=True, append_images=frames[1:], lossless=True), "image")

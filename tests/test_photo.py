@@ -19,10 +19,10 @@ from diffusion_lab.data.degradations import unchanged
 from diffusion_lab.frames import Frame
 from diffusion_lab.inpainting import shipped
 from diffusion_lab.metrics.lpips import LPIPS
-from diffusion_lab.photo import BAND, MOST, Photo, cut, divided, erased, fill, hidden, part_seeds, paste
-from diffusion_lab.pictures import from_pil
-from diffusion_lab.restoration import cut_out, paste_back
-from diffusion_lab.tasks import inpainting, refinement, restoration
+from diffusion_lab.parts import BAND
+from diffusion_lab.photo import Photo, cut, erased, eyes_of, feathered, fill, hidden, part_seeds, paste
+from diffusion_lab.pictures import from_pil, to_pil, to_uint8
+from diffusion_lab.tasks import Task, inpainting, refinement, restoration, several
 
 
 class Painter(nn.Module):
@@ -132,37 +132,6 @@ def test_the_eyes_are_where_the_model_expects_them() -> None:
         assert (weight * ys[:, half]).sum() / weight.sum() == pytest.approx(expected[1], abs=0.1)
 
 
-def test_each_connected_part_belongs_to_the_face_that_holds_most_of_it() -> None:
-    pairs = [eyes(100, 100, 43), eyes(300, 100, 43)]  # squares of 148, from 26 and 226
-    mask = hole(500, 200, (150, 90, 240, 110), (260, 60, 280, 80), (100, 100, 110, 110), (430, 150, 440, 160))[
-        0
-    ].numpy()
-    parts = divided(mask, pairs, 16, center148())
-    owned = {}
-    for part in parts:
-        ys, xs = part.mask.nonzero()
-        name = None if part.eyes is None else int(part.eyes[:, 0].mean())
-        owned[name] = {*zip((xs + part.left).tolist(), (ys + part.top).tolist(), strict=True)}
-    assert set(owned) == {100, 300, None}
-    assert {(150, 90), (173, 100), (105, 105)} <= owned[100]  # 23 of 90 columns against 14
-    assert {(265, 65), (239, 109)} <= owned[300]  # the latter since it is too far from the other face
-    assert (435, 155) in owned[None]
-
-
-def test_an_aligned_square_grows_a_little_and_else_is_left_alone() -> None:
-    pair = eyes(500, 500, 43)  # square from 426 to 574
-    (inside,) = divided(hole(1000, 1000, (480, 490, 520, 510))[0].numpy(), [pair], 16, center148())
-    (beyond,) = divided(hole(1000, 1000, (480, 490, 580, 510))[0].numpy(), [pair], 16, center148())
-    assert inside.frame.side == pytest.approx(148)
-    assert beyond.frame.side == pytest.approx(580 - 426)
-    assert (inside.fade, beyond.fade) == (0, 0)
-    *apart, aligned = divided(hole(1000, 1000, (10, 490, 990, 510))[0].numpy(), [pair], 16, center148())
-    assert aligned.frame.side == pytest.approx(148, abs=1)
-    assert aligned.fade == BAND
-    assert 1 <= len(apart) <= MOST
-    assert all(part.eyes is None for part in apart)
-
-
 def test_two_fillings_fade_into_each_other() -> None:
     """Where an aligned square ends within the hole, nothing of what lay there shows, and there is no edge."""
     before = Image.new("RGB", (1000, 400), (0, 255, 0))
@@ -177,28 +146,134 @@ def test_two_fillings_fade_into_each_other() -> None:
         assert (line[0, 0], line[480, 0], line[-1, 0]) == (0, 255, 0)
 
 
-def test_many_specks_outside_are_few_squares() -> None:
-    mask = np.random.default_rng(0).random((700, 900)) < 0.001
-    mask[:] &= np.arange(900) > 300
-    parts = divided(mask, [eyes(100, 100, 20)], 16, center148())
-    assert all(part.eyes is None for part in parts)
-    assert len(parts) <= MOST
-    assert sum(int(part.mask.sum()) for part in parts) == int(mask.sum())
-
-
-def test_without_faces_it_is_the_square_of_before() -> None:
-    """Where nothing is aligned, what the model is shown and where it is pasted are as they were."""
+def test_without_faces_it_is_an_upright_square_around_the_hole() -> None:
+    """Cut and pasted by Pillow alone: the largest square in the picture, moved until it holds the hole."""
     before, mask = picture(150, 90), hole(150, 90, (20, 30, 60, 50))
+    left, box = 20, (20, 0, 110, 90)  # in the middle it would begin at 30
+    known = Image.fromarray(hidden(np.asarray(before), mask[0].numpy()))
+    shown = known.crop(box).resize((16, 16), Image.Resampling.LANCZOS)
     for crop, found in ((center148(), []), (full(), [eyes(40, 40, 10)])):
-        photo, old = cut(before, mask, 16, crop, eyes=found), cut_out(before, mask, 16, crop)
-        assert photo.faces == ()
-        assert torch.equal(photo.holes, old.hole[None])
-        far = ~torch.nn.functional.max_pool2d(old.hole[None].float(), 7, 1, 3).bool()[0]
-        torch.testing.assert_close(photo.images[0][:, far[0]], old.image[:, far[0]])
-        result, expected = (
-            np.asarray(x).astype(int) for x in (paste(photo, photo.images), paste_back(old, photo.images[0]))
-        )
-        assert np.abs(result - expected).max() <= 1
+        made = cut(before, mask, 16, crop, eyes=found)
+        assert made.faces is None
+        assert made.used == ()
+        assert torch.equal(made.images[0], from_pil(shown))
+        ys, xs = made.holes[0, 0].nonzero().T.tolist()
+        wide = 90 / 16  # pixels of the picture in one of the square
+        assert {*xs} == {x for x in range(16) if x * wide < 60 - left and (x + 1) * wide > 20 - left}
+        assert {*ys} == {y for y in range(16) if y * wide < 50 and (y + 1) * wide > 30}
+        filling = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+        large = np.asarray(to_pil(filling[0]).resize((90, 90), Image.Resampling.LANCZOS))
+        wanted = np.array(before)
+        wanted[30:50, 20:60] = large[30:50, :40]
+        assert np.abs(np.asarray(paste(made, filling)).astype(int) - wanted).max() <= 1
+
+
+@pytest.mark.parametrize("enlarged", [1, 3])
+def test_an_aligned_picture_is_shown_as_the_model_knows_it(enlarged: int) -> None:
+    """Not as the largest square of it, in which the face is smaller than any that the model was trained on."""
+    before = picture(178, 218)
+    large = before.resize((178 * enlarged, 218 * enlarged), Image.Resampling.NEAREST)
+    mask = hole(*large.size, tuple(enlarged * edge for edge in (60, 100, 80, 120)))  # type: ignore[arg-type]
+    made = cut(large, mask, 148, center148(), eyes=())
+    frame = made.parts[0].frame
+    assert (frame.x, frame.y, frame.side) == (89 * enlarged, 109 * enlarged, 148 * enlarged)
+    if enlarged == 1:
+        seen, known = center148()(before), ~made.holes[0]
+        assert torch.equal(made.images[0][known.expand(3, -1, -1)], from_pil(seen)[known.expand(3, -1, -1)])
+    turned = cut(large.transpose(Image.Transpose.TRANSPOSE), mask.mT, 148, center148(), eyes=())
+    assert turned.parts[0].frame.side == 178 * enlarged
+
+
+@pytest.mark.parametrize("task", [restoration("colorization", unchanged), several(unchanged)])
+def test_a_whole_picture_is_shown_resampled_as_the_training_s_were(task: Task) -> None:
+    """By Lanczos, which looks at all pixels; the nearest one alone would alias. Nothing of it is hidden."""
+    shown = cut(picture(40, 40), None, 16, full(), task).images[0]
+    assert torch.equal(shown, from_pil(picture(40, 40).resize((16, 16), Image.Resampling.LANCZOS)))
+
+
+def test_the_feather_lies_inside() -> None:
+    mask = hole(21, 21, (5, 5, 16, 16))
+    weight = feathered(mask, 3)
+    assert torch.equal(weight > 0, mask)
+    torch.testing.assert_close(weight[0, 10, 5:16], torch.tensor([1, 2, 3, 4, 4, 4, 4, 4, 3, 2, 1]) / 4)
+    assert torch.equal(feathered(mask, 0), mask.float())
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**31), st.integers(0, 6), st.sampled_from([3, 8, 1000]))
+def test_the_paste_is_the_blend_written_out(seed: int, feather: int, strip: int) -> None:
+    """Of a hole of any shape, at the picture's edges too, in strips of any height."""
+    generator = np.random.default_rng(seed)
+    mask = torch.zeros(1, 20, 24, dtype=torch.bool)
+    for _ in range(3):
+        top, left = generator.integers(0, 18), generator.integers(0, 22)
+        mask[:, top : top + generator.integers(1, 12), left : left + generator.integers(1, 12)] = True
+    if bool(mask.all()):
+        return
+    before, red = picture(24, 20, seed), torch.tensor([1.0, -1.0, -1.0]).view(3, 1, 1).expand(1, 3, 16, 16)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("diffusion_lab.photo.STRIP", strip)
+        result = paste(cut(before, mask, 16, full()), red, feather)
+    weight, known = feathered(mask, feather), from_pil(before)
+    wanted = torch.where(weight > 0, torch.lerp(known, red[0, :, :1, :1].expand_as(known), weight), known)
+    assert np.abs(np.asarray(result).astype(int) - to_uint8(wanted).permute(1, 2, 0).numpy()).max() <= 1
+
+
+@settings(deadline=None)
+@given(st.integers(20, 90), st.integers(20, 90), st.integers(4, 40), st.data())
+def test_a_preview_s_hole_is_that_of_the_photo(width: int, height: int, side: int, data: st.DataObject) -> None:
+    rows = data.draw(st.lists(st.integers(0, height - 1), min_size=1, max_size=3))
+    columns = data.draw(st.lists(st.integers(0, width - 1), min_size=len(rows), max_size=len(rows)))
+    mask = torch.zeros(1, height, width, dtype=torch.bool)
+    mask[:, rows, columns] = True  # single pixels, which a coarser grid steps over
+    pairs = [eyes(width / 2, height / 2, 8)] if data.draw(st.booleans()) else []
+    small = cut(picture(width, height), mask, 16, center148(), eyes=pairs).within(side)
+    wide, high = small.size
+    assert max(wide, high) <= side or (wide, high) == (width, height)
+    for row, column in zip(rows, columns, strict=True):
+        assert small.mask[row * high // height, column * wide // width]  # the pixel that lies over it
+
+
+@pytest.mark.parametrize(
+    "align",
+    [
+        "on",
+        "",
+        None,
+        True,
+        False,
+        7,
+        {},
+        [],
+        [[1, 2]],
+        [[1, 2], [3]],
+        [[1, 2], [3, 4], [5, 6]],
+        [[1, 2], [3, "4"]],
+        [[1, 2], [3, None]],
+        [["1", "2"], ["3", "4"]],
+        [[1, 2], [1, 2]],
+        [[1, 2], [1.5, 2.9]],
+        [[1, 2], [3, math.nan]],
+        [[1, 2], [3, math.inf]],
+        [[1, 2], [3, 10**400]],
+        [[1, 2], [3, 10**30]],
+        [[[1, 2], [3, 4]]],
+        [[1, 2], [True, 4]],
+        ["12", "34"],
+        [[0] * 10**6] * 2,
+    ],
+)
+def test_what_says_nothing_of_eyes_is_said(align: object) -> None:
+    with pytest.raises(ValueError, match=r"must be auto, off, or both eyes as one looks at the picture, in pixels"):
+        eyes_of(align)
+
+
+def test_eyes_may_lie_near_the_picture_and_no_farther() -> None:
+    """Of a face that is half in it: by half of its longer side."""
+    assert eyes_of([[-29, 10], [20, 69]], (60, 40)) is not None
+    for far in ([[-31, 10], [20, 10]], [[10, 10], [91, 10]], [[10, 71], [20, 10]], [[10, -31], [20, 10]]):
+        with pytest.raises(ValueError, match=r"lies far outside of the picture, which is 60x40 pixels"):
+            eyes_of(far, (60, 40))
 
 
 def test_what_lies_in_the_hole_is_never_looked_at_unless_the_task_does() -> None:
@@ -226,13 +301,13 @@ def test_faces_are_looked_for_in_the_hole_and_around_it_where_it_is_erased(monke
     looked: list[np.ndarray] = []
     monkeypatch.setattr(faces, "find", lambda given: looked.append(np.asarray(given)) or [])
     before, mask = picture(200, 160), hole(200, 160, (80, 70, 130, 95))
-    cut(before, mask, 32, center148())
+    assert cut(before, mask, 32, center148()).faces == ()
     assert np.array_equal(looked[0], np.asarray(before))
     before.paste((0, 0, 0), (80, 70, 130, 95))
     cut(before, mask, 32, center148())
     assert np.array_equal(looked[1], hidden(np.asarray(before), mask[0].numpy()))
     for unasked in (cut(before, mask, 32, center148(), eyes=()), cut(before, mask, 32, full())):
-        assert unasked.faces == ()
+        assert unasked.faces is None
     assert len(looked) == 2
 
 
@@ -264,7 +339,7 @@ def test_a_whole_picture_is_one_square_and_a_small_one_made_as_large_as_the_mode
     task = restoration("colorization", unchanged)
     for size, expected in (((40, 30), (40, 30)), ((8, 6), (16, 12)), ((4, 4), (16, 16))):
         photo = cut(picture(*size), None, 16, center148(), task)
-        assert (photo.size, len(photo.parts), photo.faces) == (expected, 1, ())
+        assert (photo.size, len(photo.parts), photo.faces) == (expected, 1, None)
         assert np.asarray(filled(photo)).tolist() == np.full((*expected[::-1], 3), [255, 0, 0]).tolist()
     with pytest.raises(ValueError, match="leave the mask out"):
         cut(picture(40, 30), hole(40, 30, (1, 1, 5, 5)), 16, center148(), task)

@@ -8,7 +8,7 @@ import base64
 import io
 import json
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from os import PathLike
@@ -21,6 +21,8 @@ from PIL import Image
 
 Picture = Image.Image | PathLike[str] | str | bytes
 """A picture, the path of its file, or the file's content."""
+Eyes = tuple[tuple[float, float], tuple[float, float]]
+"""(x, y) of the left and the right eye of a face, as one looks at it upright, in pixels of the upright picture."""
 
 RESUMES = 5
 """How often a broken stream of events is taken up again."""
@@ -56,12 +58,17 @@ class Completion:
         seed: makes it again.
         version: of the model.
         network_calls: that it took.
+        face: "found" if `faces` were set upright for the model, "none" if no face was seen where the hole is, "off" if
+            none was looked for.
+        faces: see there.
     """
 
     picture: Image.Image
     seed: int
     version: str
     network_calls: int
+    face: str
+    faces: tuple[Eyes, ...]
 
 
 @dataclass(frozen=True)
@@ -171,10 +178,7 @@ def _restoring(
     if on_step is None:
         accept = {"Accept": "application/json"}
         said = (yield _Send("POST", "/v1/restore", {**form, "data": given, "headers": accept})).json()
-        return [
-            Completion(_decoded(made["b64_png"]), made["seed"], said["model_version"], said["network_calls"])
-            for made in said["images"]
-        ]
+        return [_completion(_decoded(made["b64_png"]), made["seed"], said) for made in said["images"]]
     job = (yield _Send("POST", "/v1/jobs", {**form, "data": {**given, "previews": str(previews)}})).json()
     events = _Events(on_step)
     try:
@@ -193,8 +197,15 @@ def _restoring(
     completions = []
     for made in job["images"]:
         picture = _picture((yield _Send("GET", made["url"])).content)
-        completions.append(Completion(picture, made["seed"], job["model_version"], job["network_calls"]))
+        completions.append(_completion(picture, made["seed"], job))
     return completions
+
+
+def _completion(picture: Image.Image, seed: int, said: Mapping[str, Any]) -> Completion:
+    """One of those that an answer tells of."""
+    left, right = ([(face[side]["x"], face[side]["y"]) for face in said["faces"]] for side in ("left", "right"))
+    faces = tuple(zip(left, right, strict=True))
+    return Completion(picture, seed, said["model_version"], said["network_calls"], said["face"], faces)
 
 
 class Client:
@@ -249,6 +260,7 @@ class Client:
         seed: int | None = None,
         feather: int = 0,
         mask_mode: str | None = None,
+        align: str | Sequence[Sequence[float]] = "auto",
         previews: int = 0,
         on_step: OnStep | None = None,
     ) -> list[Completion]:
@@ -264,6 +276,8 @@ class Client:
             seed: None is a random one.
             feather: pixels inside the hole over which the filling fades in.
             mask_mode: what of the mask is the hole: "white", "transparent" or "nonzero"; None is seen from what varies.
+            align: "auto", all faces are looked for and set upright for the model; "off", none; or both eyes of one, as
+                one looks at the picture, in its pixels: [[x, y], [x, y]].
             previews: on the way, for `on_step`.
             on_step: told of every step; whatever it raises gives the job up.
 
@@ -272,7 +286,7 @@ class Client:
             ValueError: for a picture of floats.
         """
         fields = {"num_samples": num_samples, "steps": steps, "sampler": sampler, "seed": seed, "feather": feather}
-        fields |= {"mask_mode": mask_mode}
+        fields |= {"mask_mode": mask_mode, "align": align if isinstance(align, str) else json.dumps(align)}
         flow = _restoring(image, mask, fields, previews, on_step)
         try:
             wanted = next(flow)
@@ -359,6 +373,7 @@ class AsyncClient:
         seed: int | None = None,
         feather: int = 0,
         mask_mode: str | None = None,
+        align: str | Sequence[Sequence[float]] = "auto",
         previews: int = 0,
         on_step: OnStep | None = None,
     ) -> list[Completion]:
@@ -369,7 +384,7 @@ class AsyncClient:
             ValueError: for a picture of floats.
         """
         fields = {"num_samples": num_samples, "steps": steps, "sampler": sampler, "seed": seed, "feather": feather}
-        fields |= {"mask_mode": mask_mode}
+        fields |= {"mask_mode": mask_mode, "align": align if isinstance(align, str) else json.dumps(align)}
         flow = _restoring(image, mask, fields, previews, on_step)
         try:
             wanted = next(flow)

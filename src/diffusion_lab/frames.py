@@ -13,6 +13,9 @@ Pixels = NDArray[np.uint8]
 Points = NDArray[np.float64]
 """(n, 2) of x and y; the upper left corner of the upper left pixel is (0, 0), its middle (.5, .5)."""
 
+STRIP = 256
+"""Rows of a picture that are resampled at a time where a square reaches beyond it."""
+
 
 @dataclass(frozen=True)
 class Frame:
@@ -80,13 +83,20 @@ class Frame:
         first_row, first_column = math.floor(top), math.floor(left)
         rows = np.arange(first_row, math.ceil(top + side)).clip(0, height - 1)
         columns = np.arange(first_column, math.ceil(left + side)).clip(0, width - 1)
-        if rows[0] + len(rows) - 1 == rows[-1] and columns[0] + len(columns) - 1 == columns[-1]:
-            region = pixels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]  # no copy of what lies inside
-        else:
-            region = pixels[rows][:, columns]
         left, top = left - first_column, top - first_row
         box = (left, top, min(left + side, len(columns)), min(top + side, len(rows)))
-        upright = Image.fromarray(region).resize((grid, grid), Image.Resampling.LANCZOS, box=box)
+        if rows[0] + len(rows) - 1 == rows[-1] and columns[0] + len(columns) - 1 == columns[-1]:
+            region = pixels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]  # no copy of what lies inside
+            upright = Image.fromarray(region).resize((grid, grid), Image.Resampling.LANCZOS, box=box)
+        else:
+            # One side after the other, as Pillow does it: with all that is repeated it may be many times the picture.
+            narrow = np.empty((rows[-1] + 1 - rows[0], grid, 3), np.uint8)
+            for row in range(0, len(narrow), STRIP):
+                strip = Image.fromarray(pixels[rows[0] :][row : row + STRIP][: len(narrow) - row, columns])
+                sides = (box[0], 0, box[2], strip.height)
+                narrow[row : row + STRIP] = strip.resize((grid, strip.height), Image.Resampling.LANCZOS, box=sides)
+            tall = Image.fromarray(narrow[rows - rows[0]])
+            upright = tall.resize((grid, grid), Image.Resampling.LANCZOS, box=(0, box[1], grid, box[3]))
         return self._turned(np.asarray(upright), size, 1.0)
 
     def cut_hole(self, mask: NDArray[np.bool_], size: int) -> NDArray[np.bool_]:

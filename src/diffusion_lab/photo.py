@@ -3,7 +3,7 @@
 Three steps, so that a service can fill between them: `cut`, any model at its own size, `paste`. `fill` is the model's.
 """
 
-import math
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,54 +13,21 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 
 from diffusion_lab import faces
 from diffusion_lab.cascade import Model
 from diffusion_lab.data.crops import Crop
 from diffusion_lab.diffusion.sampling import Sampler
-from diffusion_lab.frames import Frame, Pixels, Points
+from diffusion_lab.frames import Pixels, Points
+from diffusion_lab.parts import Mask, Part, divided
 from diffusion_lab.pictures import from_pil, to_uint8
-from diffusion_lab.restoration import STRIP, feathered, square_around
 from diffusion_lab.tasks import Task, inpainting
 
-Mask = NDArray[np.bool_]
-"""(H, W), True = hole."""
-
-COARSE = 1024
-"""Pixels of the longer side of the copy on which the hole is divided."""
-GROWTH = 1.1
-"""An aligned square grows to hold what reaches beyond it, up to so many times. If that is not enough it stays as it is,
-and what lies beyond is filled apart: a face that fills less of the square is one that the model does not know."""
-BAND = 0.1
-"""Over such a part of the aligned square, the two fillings then fade into each other."""
-CONTEXT = 2.5
-"""The square of a hole outside all faces is so many times as wide."""
-MOST = 4
-"""Squares for such holes, at most."""
+STRIP = 256
+"""Rows of a picture that are floats at a time: as a whole a phone's photo would be 300 MB."""
 FLAT = 8
 """A hole is erased if nine tenths of it are within so many levels of one colour."""
-
-
-@dataclass(frozen=True)
-class Part:
-    """A part of the hole, and the frame that it is filled in.
-
-    Args:
-        frame: where the model's square lies.
-        eyes: ``(2, 2)``, of the face that it is aligned by, in pixels of the picture; None if it is not aligned.
-        top: of the box around it, in pixels of the picture.
-        left: the same.
-        mask: ``(h, w)``, its own pixels within that box.
-        fade: part of the frame's side over which it fades in from the frame's border, over what the parts before it
-            have filled there.
-    """
-
-    frame: Frame
-    eyes: Points | None
-    top: int
-    left: int
-    mask: Mask
-    fade: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -70,7 +37,7 @@ class Photo:
     Args:
         pixels: ``(H, W, 3)`` uint8, the whole.
         mask: its hole.
-        faces: the eyes of all its faces, each ``(2, 2)``, the most certain first.
+        faces: the eyes of all its faces, each ``(2, 2)``, the most certain first; None if none were looked for.
         parts: of the hole, in the order in which they are pasted; together they are the whole of it.
         images: ``(P, 3, S, S)`` in [-1, 1], each part's square.
         holes: ``(P, 1, S, S)`` bool: the whole hole, as far as it lies in the square.
@@ -78,7 +45,7 @@ class Photo:
 
     pixels: Pixels
     mask: Mask
-    faces: tuple[Points, ...]
+    faces: tuple[Points, ...] | None
     parts: tuple[Part, ...]
     images: Tensor
     holes: Tensor
@@ -87,6 +54,11 @@ class Photo:
     def size(self) -> tuple[int, int]:
         """Width and height."""
         return self.pixels.shape[1], self.pixels.shape[0]
+
+    @property
+    def used(self) -> tuple[Points, ...]:
+        """The eyes of the faces in which something is filled."""
+        return tuple(part.eyes for part in self.parts if part.eyes is not None)
 
     def within(self, side: int) -> "Photo":
         """The same photo, shrunk until its longer side is `side` at most: for previews."""
@@ -101,7 +73,7 @@ class Photo:
             ys, xs = part.mask.nonzero()
             own = np.zeros((height, width), np.bool_)
             own[((ys + part.top) * y).astype(int), ((xs + part.left) * x).astype(int)] = True
-            parts.append(_part(own, part.frame.scaled(scale), part.eyes, part.fade))
+            parts.append(Part.of(own, part.frame.scaled(scale), part.eyes, part.fade))
         mask = np.zeros((height, width), np.bool_)
         for part in parts:
             mask[part.top : part.top + len(part.mask), part.left : part.left + part.mask.shape[1]] |= part.mask
@@ -141,16 +113,17 @@ def cut(
     hole = _checked(picture, mask, task)
     picture = picture.convert("RGB")
     pixels = np.asarray(picture)
-    shown = pixels if task.looks_inside else hidden(pixels, hole)
-    if whole or crop.eyes is None:
-        eyes = ()
-    elif eyes is None:
-        found = faces.find(Image.fromarray(shown) if erased(pixels, hole) else picture)
-        eyes = [face.eyes for face in found]
-    parts = divided(hole, eyes, size, crop)
+    shown = pixels if whole or task.looks_inside else hidden(pixels, hole)
+    found: tuple[Points, ...] | None = None
+    if not whole and crop.eyes is not None and (eyes is None or len(eyes) > 0):
+        if eyes is None:
+            seen = faces.find(Image.fromarray(shown) if erased(pixels, hole) else picture)
+            eyes = [face.eyes for face in seen]
+        found = tuple(eyes)
+    parts = divided(hole, found or (), size, crop)
     images = torch.stack([from_pil(Image.fromarray(part.frame.cut(shown, size))) for part in parts])
     holes = torch.stack([torch.from_numpy(part.frame.cut_hole(hole, size))[None] for part in parts])
-    return Photo(pixels, hole, tuple(eyes), tuple(parts), images, holes)
+    return Photo(pixels, hole, found, tuple(parts), images, holes)
 
 
 def paste(photo: Photo, filled: Tensor, feather: int = 0) -> Image.Image:
@@ -219,6 +192,43 @@ def fill(
     return [paste(photo, filled, feather) for filled in torch.stack(completed, dim=1)]
 
 
+def eyes_of(align: Any, size: tuple[int, int] | None = None) -> Sequence[Points] | None:
+    """What `cut` is told of a setting ``align``: auto, off, or two points [[x, y], [x, y]].
+
+    Args:
+        align: the setting.
+        size: width and height of the picture, if the points are to be in it, or no farther from it than half of its
+            longer side.
+
+    Raises:
+        ValueError: for anything else.
+
+    Examples:
+        >>> eyes_of("auto"), eyes_of("off")
+        (None, ())
+        >>> eyes_of([[30, 40], [50, 40]])[0].tolist()
+        [[30.0, 40.0], [50.0, 40.0]]
+    """
+    if isinstance(align, str) and align in ("auto", "off"):
+        return None if align == "auto" else ()
+    pairs = _is_pair(align) and all(_is_pair(point) for point in align)
+    numbers = [number for point in align for number in point] if pairs else []
+    sound = pairs and all(type(number) in (int, float) and abs(number) < 1e9 for number in numbers)  # and not NaN
+    points = np.array(align, np.float64) if sound else np.zeros((2, 2))
+    if np.ptp(points, axis=0).max() < 1:
+        said = align[:100] if isinstance(align, str) else reprlib.repr(align)
+        raise ValueError(
+            f"align={said} must be auto, off, or both eyes as one looks at the picture, in pixels: [[x,y],[x,y]]"
+        )
+    if size is not None and (np.abs(points - np.array(size) / 2) > np.array(size) / 2 + max(size) / 2).any():
+        raise ValueError(f"align={align} lies far outside of the picture, which is {size[0]}x{size[1]} pixels")
+    return [points]
+
+
+def _is_pair(value: object) -> bool:
+    return isinstance(value, Sequence) and len(value) == 2
+
+
 def part_seeds(seeds: Sequence[int], part: int) -> list[int]:
     """The seeds of a part's noise: the first one's own, and a hash for the others, lest two faces be twins.
 
@@ -230,56 +240,6 @@ def part_seeds(seeds: Sequence[int], part: int) -> list[int]:
         return [*seeds]
     # The second 0 tells it from the seeds of a cascade's stages.
     return [int(np.random.SeedSequence((seed, 0, part)).generate_state(1, np.uint64)[0] >> 1) for seed in seeds]
-
-
-def divided(mask: Mask, eyes: Sequence[Points], size: int, crop: Crop) -> list[Part]:
-    """The parts of a hole, each in the frame of its face; what lies in no face has squares of its own.
-
-    A connected part belongs to the face whose aligned square holds most of it.
-
-    Args:
-        mask: with a hole.
-        eyes: of the faces; without any, the whole hole is one part, in the square that `Crop.seen` names.
-        size: of the model's square.
-        crop: the model's.
-    """
-    height, width = mask.shape
-    if not eyes or crop.eyes is None or crop.side is None:
-        square = square_around(torch.from_numpy(mask)[None], crop.seen(width, height))
-        middle = square.left + square.side / 2, square.top + square.side / 2
-        return [_part(mask, Frame(*middle, square.side), None)]
-    import cv2
-
-    k = math.ceil(max(mask.shape) / COARSE)
-    coarse = _reduced(mask, k)
-    frames = [Frame.of_eyes(pair, np.array(crop.eyes) / crop.side) for pair in eyes]
-    fades = [0.0] * len(frames)
-    which, shared, rest = np.full(coarse.shape, -1), np.zeros_like(coarse), coarse
-    while True:  # what lies too far from the face of its part is a part again
-        _, labels = cv2.connectedComponents(rest.astype(np.uint8))
-        ys, xs = rest.nonzero()
-        points, label = (np.column_stack([xs, ys]) + 0.5) * k, labels[ys, xs]
-        held = [np.bincount(label[_holds(frame, points)], minlength=labels.max() + 1) for frame in frames]
-        owner = np.where(np.max(held, axis=0) > 0, np.argmax(held, axis=0), -1)[label]
-        for number, frame in enumerate(frames):
-            own = owner == number
-            if not _holds(frame, points[own], GROWTH).all():
-                own &= _holds(frame, points)
-                fades[number] = BAND
-                edge = own & ~_holds(frame, points, 1 - 2 * BAND - 4 * k / frame.side)
-                shared[ys[edge], xs[edge]] = True
-            which[ys[own], xs[own]] = number
-        rest = coarse & (which < 0)
-        if (owner < 0).all():
-            break
-    parts = [_part(mask, frame, None, own=own, k=k) for frame, own in _squares(rest | shared, k, size, (width, height))]
-    corners = np.array([[-0.5, -0.5], [0.5, -0.5], [-0.5, 0.5], [0.5, 0.5]]) * k
-    for number in sorted(set(which[which >= 0].tolist())):
-        ys, xs = (which == number).nonzero()
-        points = ((np.column_stack([xs, ys]) + 0.5) * k)[:, None] + corners
-        frame = frames[number].holding(points.reshape(-1, 2))
-        parts.append(_part(mask, frame, eyes[number], fades[number], which == number, k))
-    return parts
 
 
 def hidden(pixels: Pixels, mask: Mask) -> Pixels:
@@ -313,6 +273,22 @@ def erased(pixels: Pixels, mask: Mask) -> bool:
     return bool((np.abs(values - np.median(values, axis=0)).max(1) <= FLAT).mean() >= 0.9)
 
 
+def feathered(mask: Tensor, width: int) -> Tensor:
+    """Weights of the filling, ``(1, H, W)``: 1 deep in the hole, falling towards its border *inside* it, 0 outside.
+
+    Args:
+        mask: ``(1, H, W)`` bool.
+        width: of the fall in pixels; 0 is a hard edge.
+    """
+    inside = mask[None].float()
+    weight = inside.clone()
+    shrunk = inside
+    for step in range(width):
+        weight = torch.where((shrunk > 0), torch.full_like(weight, (step + 1) / (width + 1)), weight)
+        shrunk = -F.max_pool2d(-F.pad(shrunk, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+    return torch.where(shrunk > 0, 1.0, weight)[0] * inside[0]
+
+
 def _checked(picture: Image.Image, mask: Tensor | None, task: Task) -> Mask:
     width, height = picture.size
     hole = task.region(mask, height, width)
@@ -327,31 +303,6 @@ def _checked(picture: Image.Image, mask: Tensor | None, task: Task) -> Mask:
     return hole[0].cpu().numpy()
 
 
-def _part(
-    mask: Mask, frame: Frame, eyes: Points | None, fade: float = 0.0, own: Mask | None = None, k: int = 1
-) -> Part:
-    """The part of a picture's hole, without what is empty around it.
-
-    Args:
-        mask: of the picture.
-        frame: of the part.
-        eyes: see `Part`.
-        fade: see `Part`.
-        own: where the part lies, so many times (k) coarser; None is everywhere.
-        k: see there.
-    """
-    top = left = 0
-    if own is not None:
-        ys, xs = np.flatnonzero(own.any(1)), np.flatnonzero(own.any(0))
-        top, left = int(ys[0]) * k, int(xs[0]) * k
-        mask = mask[top : (int(ys[-1]) + 1) * k, left : (int(xs[-1]) + 1) * k]
-        rows, columns = (np.arange(length) // k for length in mask.shape)
-        mask = mask & own[ys[0] + rows][:, xs[0] + columns]
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    area = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    return Part(frame, eyes, top + int(rows[0]), left + int(columns[0]), area, fade)
-
-
 def _fading(part: Part, row: int, own: Mask) -> NDArray[np.float32]:
     """Weights of a part's filling over some of its rows, ``(h, w, 1)``: 0 at the frame's border, 1 deep in it."""
     ys, xs = np.mgrid[: own.shape[0], : own.shape[1]]
@@ -359,46 +310,3 @@ def _fading(part: Part, row: int, own: Mask) -> NDArray[np.float32]:
     within = part.frame.inside(points)
     depth = np.minimum(within, 1 - within).min(1) / part.fade
     return np.asarray(depth.clip(0, 1).reshape(*own.shape, 1), np.float32)
-
-
-def _reduced(mask: Mask, k: int) -> Mask:
-    """So many times smaller; a pixel is a hole if a part of it is."""
-    rows = np.logical_or.reduceat(mask, np.arange(0, mask.shape[0], k), axis=0)
-    return np.asarray(np.logical_or.reduceat(rows, np.arange(0, mask.shape[1], k), axis=1))
-
-
-def _holds(frame: Frame, points: Points, scale: float = 1.0) -> NDArray[np.bool_]:
-    """Whether points are in a frame that is made so many times larger around its middle."""
-    return np.asarray((np.abs(frame.inside(points) - 0.5) <= scale / 2).all(1))
-
-
-def _squares(hole: Mask, k: int, size: int, whole: tuple[int, int]) -> list[tuple[Frame, Mask]]:
-    """Squares around what is left of a coarse hole, the largest first; each takes all that lies in it.
-
-    Args:
-        hole: so many (k) times smaller than the picture.
-        k: see there.
-        size: of the model's square: no square is smaller.
-        whole: width and height of the picture.
-    """
-    import cv2
-
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(hole.astype(np.uint8))
-    low, high = stats[:, :2] * k, np.minimum((stats[:, :2] + stats[:, 2:4]) * k, whole)
-    left = np.arange(1, len(stats))  # number 0 is what is no hole
-    squares: list[tuple[Frame, Mask]] = []
-    while len(left):
-        first = left[(high - low)[left].max(1).argmax()]
-        held = left if len(squares) == MOST - 1 else [first]  # the last takes all the rest
-        edges = low[held].min(0), high[held].max(0)
-        extent = int((edges[1] - edges[0]).max())
-        side = max(min(max(CONTEXT * extent, size), *(min(whole),) * 2), extent)
-        start = [
-            (length - side) / 2 if side > length else min(max((a + b - side) / 2, 0), length - side)
-            for a, b, length in zip(*edges, whole, strict=True)
-        ]
-        inside = ((low[left] >= start) & (high[left] <= np.add(start, side))).all(1)
-        inside |= left == first
-        squares.append((Frame(start[0] + side / 2, start[1] + side / 2, side), np.isin(labels, left[inside])))
-        left = left[~inside]
-    return squares

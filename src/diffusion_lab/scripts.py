@@ -2,7 +2,6 @@
 
 import re
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,7 +15,6 @@ if TYPE_CHECKING:
 
     from diffusion_lab.cascade import Model
     from diffusion_lab.data.datamodule import FaceData
-    from diffusion_lab.frames import Points
     from diffusion_lab.photo import Photo
 
 
@@ -31,40 +29,12 @@ PICTURE_PATHS = ["image", "mask", "output", "inpainter", "paths.logs"]
 """The settings of `picture_restored` that are paths."""
 
 
-def eyes_of(align: Any) -> "Sequence[Points] | None":
-    """What `photo.cut` is told of a setting `align`: auto, off, or two points [[x, y], [x, y]].
-
-    Raises:
-        ValueError: for anything else.
-
-    Examples:
-        >>> eyes_of("auto"), eyes_of("off"), eyes_of(False)
-        (None, (), ())
-        >>> eyes_of([[30, 40], [50, 40]])[0].tolist()
-        [[30.0, 40.0], [50.0, 40.0]]
-    """
-    import numpy as np
-
-    if align in ("auto", "off", False):  # YAML reads off as False
-        return None if align == "auto" else ()
-    try:
-        points = np.array(align, dtype=np.float64)
-    except (TypeError, ValueError):
-        points = np.empty(0)
-    if points.shape != (2, 2) or not np.isfinite(points).all() or np.ptp(points, axis=0).max() < 1:
-        raise ValueError(
-            f"align={align} must be auto, off, or both eyes as one looks at the picture, in pixels: [[x,y],[x,y]]"
-        )
-    return [points]
-
-
 def told(photo: "Photo", align: Any) -> list[str]:
     """What a person is told of the faces of a photo: one line for each in which something is filled."""
-    found = [part.eyes for part in photo.parts if part.eyes is not None]
-    if found:
-        places = [" and ".join(f"({x:.0f}, {y:.0f})" for x, y in eyes) for eyes in found]
+    if photo.used:
+        places = [" and ".join(f"({x:.0f}, {y:.0f})" for x, y in eyes) for eyes in photo.used]
         return [f"face: {'found' if align == 'auto' else 'given'}, eyes at {place}" for place in places]
-    if align != "auto":
+    if photo.faces is None:
         return ["face: not looked for, filled without alignment"]
     if photo.faces:
         return [f"face: found, but not where the hole is ({len(photo.faces)} in all), filled without alignment"]
@@ -86,8 +56,10 @@ def picture_restored(cfg: DictConfig) -> None:
     if output.suffix.lower() != ".png":
         raise ValueError(f"output={output} must end in .png: another format would change the known pixels")
     align = OmegaConf.to_container(cfg.align) if OmegaConf.is_config(cfg.align) else cfg.align
-    eyes = eyes_of(align)
+    align = "off" if align is False else align  # as YAML reads it
+    photo.eyes_of(align)  # a mistake shows before anything is read
     image = as_rgb(opened(Path(cfg.image), "image"))
+    eyes = photo.eyes_of(align, image.size)
     hole = None if cfg.hole is None else as_mask(opened(Path(cfg.hole), "mask"), cfg.mask_mode)
     folder = chosen(cfg.inpainter, cfg.paths.logs)
     print(f"inpainter: {folder}", flush=True)

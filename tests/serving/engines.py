@@ -16,6 +16,7 @@ from diffusion_lab.diffusion.denoiser import NetworkDenoiser, Velocity
 from diffusion_lab.diffusion.samplers import ddim, ddim_thresholded, ddnm, ddpm, dpm_solver, dps, heun, repaint
 from diffusion_lab.diffusion.sampling import Sampler
 from diffusion_lab.inpainting import Inpainter
+from diffusion_lab.photo import part_seeds
 from diffusion_lab.serving.engine import Event, Finished, Job, JobFailed
 from diffusion_lab.serving.local import LocalEngine
 from patience import PATIENCE
@@ -97,17 +98,20 @@ async def running(model: Model, **settings: Any) -> AsyncIterator[LocalEngine]:
         await engine.drain(0)
 
 
-def job(seed: int, *seeds: int, sampler: Sampler | None = None, size: int = 8, **others: Any) -> Job:
+def job(seed: int, *seeds: int, sampler: Sampler | None = None, size: int = 8, parts: int = 1, **others: Any) -> Job:
     generator = torch.Generator().manual_seed(1000 + seed)
-    image = torch.rand(3, size, size, generator=generator) * 2 - 1
-    mask = torch.rand(1, size, size, generator=generator) < 0.4
+    image = torch.rand(parts, 3, size, size, generator=generator) * 2 - 1
+    mask = torch.rand(parts, 1, size, size, generator=generator) < 0.4
     return Job(image, mask, (seed, *seeds), sampler, **others)
 
 
 def alone(model: Model, asked: Job) -> Tensor:
-    n = len(asked.seeds)
-    image, mask = asked.image.expand(n, -1, -1, -1), asked.mask.expand(n, -1, -1, -1)
-    return model(image, mask, seeds=asked.seeds, sampler=asked.sampler)
+    """What the model makes of each square of a job alone, ``(n, P, 3, S, S)``."""
+    n, made = len(asked.seeds), []
+    for part, (image, mask) in enumerate(zip(asked.image, asked.mask, strict=True)):
+        seeds = part_seeds(asked.seeds, part)
+        made.append(model(image.expand(n, -1, -1, -1), mask.expand(n, -1, -1, -1), seeds=seeds, sampler=asked.sampler))
+    return torch.stack(made, dim=1)
 
 
 async def events_of(engine: LocalEngine, asked: Job) -> list[Event]:

@@ -75,7 +75,7 @@ class FakeEngine:
         self.running += 1
         try:
             count = len(job.seeds)
-            pictures = torch.where(job.mask, RED, job.image[None]).expand(count, -1, -1, -1)
+            pictures = torch.where(job.mask, RED, job.image).expand(count, -1, -1, -1, -1)
             shown = {round(i * self.steps / (job.previews + 1)) for i in range(1, job.previews + 1)}
             yield Queued(0)
             for step in range(1, self.steps + 1):

@@ -30,14 +30,14 @@ CPU = torch.device("cpu")
 def job(seed: int, steps: int = 3, count: int = 1) -> Job:
     generator = torch.Generator().manual_seed(seed)
     image, mask = torch.rand(3, 16, 16, generator=generator) * 2 - 1, torch.rand(1, 16, 16, generator=generator) < 0.4
-    return Job(image, mask, seeds=tuple(range(seed, seed + count)), sampler=ddim(steps=steps))
+    return Job(image[None], mask[None], seeds=tuple(range(seed, seed + count)), sampler=ddim(steps=steps))
 
 
 def levels_between(inpainter: Inpainter, asked: Job, result: Finished) -> int:
     """How many 8-bit levels lie between a result and what the inpainter makes alone."""
     rows = (len(asked.seeds), -1, -1, -1)
     alone = inpainter(asked.image.expand(rows), asked.mask.expand(rows), seeds=asked.seeds, sampler=asked.sampler)
-    return int((to_uint8(result.pictures).int() - to_uint8(alone).int()).abs().max())
+    return int((to_uint8(result.pictures[:, 0]).int() - to_uint8(alone).int()).abs().max())
 
 
 def other(inpainter: Inpainter) -> Inpainter:
@@ -61,7 +61,7 @@ def version(inpainter: Inpainter, folder: Path) -> Path:
     """A version of a registry, with its golden picture and its manifest."""
     inpainter.save(folder)
     asked = job(99)
-    image, mask = asked.image[None], asked.mask[None]
+    image, mask = asked.image, asked.mask
     save_file(
         {"image": image, "mask": mask, "output": inpainter(image, mask, seeds=[0])}, folder / "golden.safetensors"
     )

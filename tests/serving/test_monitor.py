@@ -71,7 +71,7 @@ def test_visitors_like_training_are_said_to_be(
     assert main([service.url, "--inputs", str(inputs)]) == 0
     out = capsys.readouterr().out
     assert out.count("as in training") == 2
-    assert "of 200 requests" in out
+    assert "of 200 squares" in out
 
 
 def test_larger_holes_are_drift(service: Service, inputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -88,7 +88,7 @@ def test_a_sentence_can_be_checked_by_hand() -> None:
     verdict = compare("mask fraction", live, sorted([0.1, 0.2, 0.3, 0.6] * 100), bound=0.2, least=100)
     assert verdict.drifted
     assert verdict.sentence == (
-        "mask fraction: DRIFTED, distance 0.45 (0.20 is allowed): 30% of 200 requests are at or below 0.5, "
+        "mask fraction: DRIFTED, distance 0.45 (0.20 is allowed): 30% of 200 squares are at or below 0.5, "
         "of training 75%"
     )
 
@@ -108,7 +108,7 @@ def test_chance_is_no_drift() -> None:
 def test_too_few_visitors_are_not_judged(service: Service, inputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     service.visit([0.95] * 9)
     assert main([service.url, "--inputs", str(inputs)]) == 0
-    assert "mask fraction: 9 requests, too few to tell (100 are needed)" in capsys.readouterr().out
+    assert "mask fraction: 9 squares, too few to tell (100 are needed)" in capsys.readouterr().out
     assert main([service.url, "--inputs", str(inputs), "--least", "5", "--bound", "0.3"]) == 1
 
 

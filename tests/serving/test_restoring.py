@@ -17,13 +17,12 @@ from diffusion_lab.client import AsyncClient, Client, Completion, Progress, Serv
 from diffusion_lab.data.degradations import luma
 from diffusion_lab.holes import as_mask
 from diffusion_lab.inpainting import Inpainter
-from diffusion_lab.restoration import restore
 from diffusion_lab.serving.api import create_app
 from diffusion_lab.serving.local import LocalEngine
 from diffusion_lab.serving.settings import offered
 from diffusion_lab.tasks import Task, inpainting, restoration, several
 from patience import PATIENCE
-from small import MODEL, RESTORER, SEVERAL, small_inpainter
+from small import MODEL, RESTORER, SEVERAL, filled, small_inpainter
 
 TASKS = {"needed": inpainting(), "none": restoration("colorization", luma), "optional": several(luma)}
 WHOLE = "this model restores whole pictures (task colorization): leave the mask out"
@@ -143,7 +142,7 @@ def test_the_picture_is_what_restore_py_makes(real: tuple[Inpainter, httpx.Clien
     model, client = real
     answer = client.post("/v1/restore", files={"image": encoded(photo(*size))}, data={"seed": "5"})
     assert (answer.status_code, answer.headers["x-seed"]) == (200, "5")
-    (wanted,) = restore(model, photo(*size), None, [5])
+    (wanted,) = filled(model, photo(*size), None, [5])
     made = decoded(answer.content)
     assert made.shape == np.asarray(wanted).shape
     assert np.abs(made.astype(int) - np.asarray(wanted)).max() <= 1
@@ -169,7 +168,7 @@ def test_a_part_alone_is_made_anew_where_a_mask_says_so() -> None:
     with serving(LocalEngine(model, "tiny@1")) as client:
         files = {"image": encoded(photo()), "mask": encoded(hole())}
         answer = client.post("/v1/restore", files=files, data={"seed": "5"})
-    (wanted,) = restore(model, photo(), as_mask(hole()), [5])
+    (wanted,) = filled(model, photo(), as_mask(hole()), [5])
     made, inside = decoded(answer.content), np.asarray(hole()) > 127
     assert np.array_equal(made[~inside], np.asarray(photo())[~inside])
     assert np.abs(made.astype(int) - np.asarray(wanted)).max() <= 1
@@ -192,7 +191,7 @@ def test_the_clients_restore(real: tuple[Inpainter, httpx.Client], kind: str, wa
             return client.restore(photo(), seed=5, on_step=on_step)
 
     (made,) = asyncio.run(main()) if kind == "async" else plain()
-    (wanted,) = restore(model, photo(), None, [5])
+    (wanted,) = filled(model, photo(), None, [5])
     assert np.abs(np.asarray(made.picture).astype(int) - np.asarray(wanted)).max() <= 1
     assert bool(told) == watched
 

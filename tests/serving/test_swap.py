@@ -28,7 +28,7 @@ CPU = torch.device("cpu")
 
 def picture(seed: int) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    return torch.rand(3, 16, 16, generator=generator) * 2 - 1, torch.rand(1, 16, 16, generator=generator) < 0.4
+    return torch.rand(1, 3, 16, 16, generator=generator) * 2 - 1, torch.rand(1, 1, 16, 16, generator=generator) < 0.4
 
 
 def job(seed: int, steps: int = 3) -> Job:
@@ -36,7 +36,7 @@ def job(seed: int, steps: int = 3) -> Job:
 
 
 def alone(inpainter: Inpainter, asked: Job) -> Tensor:
-    return inpainter(asked.image[None], asked.mask[None], seeds=asked.seeds, sampler=asked.sampler)
+    return inpainter(asked.image, asked.mask, seeds=asked.seeds, sampler=asked.sampler)[:, None]
 
 
 def sign(folder: Path) -> None:
@@ -56,7 +56,7 @@ def candidate(inpainter: Inpainter, tmp_path: Path) -> Path:
     other.recipe = inpainter.recipe
     folder = tmp_path / "faces" / "2"
     other.eval().save(folder)
-    image, mask = (tensor[None] for tensor in picture(99))
+    image, mask = picture(99)
     golden = {"image": image, "mask": mask, "output": other(image, mask, seeds=[0])}
     save_file(golden, folder / "golden.safetensors")
     sign(folder)

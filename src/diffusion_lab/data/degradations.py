@@ -12,7 +12,6 @@ import torch
 from PIL import Image
 from torch import Generator, Tensor
 from torch.nn import functional as F
-from torchvision.transforms.functional import gaussian_blur
 
 Degrade = Callable[[Tensor, Tensor, Sequence[int]], Tensor]
 """(pictures uint8 (B, 3, H, W), region bool (B, 1, H, W), a key >= 0 each) -> what is given, shaped as the pictures.
@@ -115,7 +114,7 @@ def noisy_reduced(
         generator = drawing(key ^ 2)
         deviation = blur * float(torch.rand((), generator=generator))
         if deviation > 0.1:  # less is none between pixels
-            row[:] = gaussian_blur(row, [7, 7], [deviation, deviation])
+            row[:] = blurred(row, deviation)
         row += 127.5 * shade * torch.randn(3, 1, 1, generator=generator)
     coarse = enlarged(torch.where(share == 0, filling, known).round().clamp(0, 255).to(torch.uint8), factor)
     if noise > 0:
@@ -176,6 +175,13 @@ def enlarged(pixels: Tensor, factor: int) -> Tensor:
     """`factor` times larger, bicubic as Pillow has it, uint8."""
     large = F.interpolate(pixels.float(), scale_factor=factor, mode="bicubic", antialias=True)
     return large.round().clamp(0, 255).to(torch.uint8)
+
+
+def blurred(picture: Tensor, deviation: float) -> Tensor:
+    """A float picture (3, H, W) after a Gaussian of that deviation in pixels, 7 pixels wide."""
+    import cv2
+
+    return torch.from_numpy(cv2.GaussianBlur(picture.permute(1, 2, 0).numpy(), (7, 7), deviation)).permute(2, 0, 1)
 
 
 def noised(pixels: Tensor, keys: Sequence[int], deviation: tuple[float, float]) -> Tensor:

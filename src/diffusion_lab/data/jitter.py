@@ -43,17 +43,17 @@ class Jitter:
     def around(self, crop: Crop) -> Wider:
         """What must be kept of a picture; a frame that reaches farther repeats its edges.
 
-        Raises:
-            ValueError: for a crop whose side depends on the picture.
+        Around a crop of no fixed side, which is the largest square, nothing is kept.
         """
-        if crop.side is None:
-            raise ValueError(f"data.jitter needs a crop of a fixed side, as center148 is, and got {crop.name}")
-        return Wider(crop, max(0, math.ceil(crop.side * (self.scale[1] - 1) / 2)))
+        return Wider(crop, math.ceil((crop.side or 0) * max(0.0, self.scale[1] - 1) / 2))
+
+    def wider(self, crop: Crop) -> float:
+        """Sides of the crop that are one side of what is kept."""
+        return 1 + 2 * self.around(crop).rim / crop.side if crop.side else 1.0
 
     def kept(self, crop: Crop, size: int) -> int:
-        """Side of what is kept of a picture for a model of so many pixels."""
-        assert crop.side is not None
-        return round(size * self.detail * (1 + 2 * self.around(crop).rim / crop.side))
+        """Side of what is kept of a picture, in pixels, for a model of so many."""
+        return round(size * self.detail * self.wider(crop))
 
     def frame(self, side: float, key: int, window: float = 1.0) -> Frame:
         """The frame that a key draws, around the middle of the crop as (0, 0).
@@ -84,9 +84,8 @@ class Jitter:
         Returns:
             uint8 ``(B, 3, size, size)``, or as large as the window.
         """
-        assert crop.side is not None
         middle, window = pixels.shape[-1] / 2, window or size
-        side = pixels.shape[-1] * crop.side / (crop.side + 2 * self.around(crop).rim)
+        side = pixels.shape[-1] / self.wider(crop)
         cut = []
         for picture, key in zip(pixels.permute(0, 2, 3, 1).numpy(), keys, strict=True):
             drawn = self.frame(side, key, window / size)

@@ -12,11 +12,12 @@ from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel
 
-from diffusion_lab.serving import errors, eyes, jobs, openai
+from diffusion_lab.serving import errors, faces, jobs, openai
 from diffusion_lab.serving.described import described
-from diffusion_lab.serving.desk import Desk, Filled
+from diffusion_lab.serving.desk import Desk, Filled, Order
 from diffusion_lab.serving.engine import Engine
 from diffusion_lab.serving.errors import Mistake, declared
+from diffusion_lab.serving.faces import Alignment
 from diffusion_lab.serving.measures import Measures
 from diffusion_lab.serving.requests import read_form, unless_gone
 from diffusion_lab.serving.security import Guard, Keys, everybody
@@ -45,7 +46,7 @@ class FilledImage(BaseModel):
     b64_png: str
 
 
-class Completions(BaseModel):
+class Completions(Alignment):
     """What `/v1/inpaint` answers as JSON."""
 
     images: list[FilledImage]
@@ -90,7 +91,6 @@ class Info(BaseModel):
     samplers: dict[str, SamplerInfo]
     default_sampler: str
     limits: LimitsInfo
-    finds_eyes: bool
 
 
 class Version(BaseModel):
@@ -132,7 +132,6 @@ def create_app(
     shut = keys is not None and bool(keys.hashes)
     holder = Depends(keys if shut else everybody)
     locks = [holder] if shut else []
-    find = eyes.finder()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -162,9 +161,8 @@ def create_app(
         measures=measures,
     )
     errors.install(app)
-    app.include_router(restoring(desk, trained_on, locks, finds_eyes=find is not None))
-    if find is not None:
-        app.include_router(eyes.router(desk, find, described(eyes.Nothing, files=("image",)), locks))
+    app.include_router(restoring(desk, trained_on, locks))
+    app.include_router(faces.router(desk, locks))
     app.include_router(openai.router(desk, locks))
     app.include_router(
         jobs.router(desk, store, described(desk.bounded(JobSettings), desk.files, desk.needed), locks, holder)
@@ -174,7 +172,7 @@ def create_app(
     return app
 
 
-def restoring(desk: Desk, trained_on: str, locks: list[Any], finds_eyes: bool) -> APIRouter:
+def restoring(desk: Desk, trained_on: str, locks: list[Any]) -> APIRouter:
     """`/v1/restore`, `/v1/inpaint`, `/v1/masks` and `/v1/info`."""
     routes = APIRouter(prefix="/v1", tags=["inpainting"], dependencies=locks)
     settings = desk.bounded(Settings)
@@ -183,6 +181,7 @@ def restoring(desk: Desk, trained_on: str, locks: list[Any], finds_eyes: bool) -
         "X-Seed": {"schema": {"type": "integer"}},
         "X-Model-Version": {"schema": {"type": "string"}},
         "X-Network-Calls": {"schema": {"type": "integer"}},
+        "X-Face": {"schema": {"type": "string"}},
     }
     answers: dict[int | str, dict[str, Any]] = {
         200: {
@@ -195,38 +194,27 @@ def restoring(desk: Desk, trained_on: str, locks: list[Any], finds_eyes: bool) -
     }
 
     async def restored(request: Request) -> Response:
+        """Does what the model is for; `task` of `/v1/info` says what, and whether a mask is needed: white is the hole.
+
+        One completion comes as PNG unless `Accept` asks for JSON; several come as JSON. `X-Face`, or `face` and `faces`
+        in JSON, say which faces were set upright. A client that leaves gives its place up.
+        """
         form = await read_form(request, ("image", "mask"))
         asked = form.validated(settings)
         as_json = wants_json(request.headers.get("accept", "*/*"), asked.num_samples)
         order = await desk.take(form.needed("image"), form.files.get("mask"), asked)
         filled = await unless_gone(request, desk.fill(order))
-        return as_completions(filled) if as_json else as_png(filled)
+        return as_completions(order, filled) if as_json else as_png(order, filled)
 
-    @routes.post(
-        "/restore",
-        response_class=Response,
-        responses=answers,
-        openapi_extra=described(settings, desk.files, desk.needed),
-        summary="Restore a picture",
-    )
-    async def restore(request: Request) -> Response:
-        """Does what the model is for; `task` of `/v1/info` says what, and whether a mask is needed: white is the hole.
-
-        One completion comes as PNG unless `Accept` asks for JSON; several come as JSON. A client that leaves gives its
-        place up.
-        """
-        return await restored(request)
-
-    @routes.post(
-        "/inpaint",
-        response_class=Response,
-        responses=answers,
-        openapi_extra=described(settings, desk.files, desk.needed),
-        summary="Fill the hole of a picture",
-    )
-    async def inpaint(request: Request) -> Response:
-        """The same as `/v1/restore`, under the name that it had while all models filled holes."""
-        return await restored(request)
+    # The second is its name from when all models filled holes.
+    for path, summary in (("/restore", "Restore a picture"), ("/inpaint", "Fill the hole of a picture")):
+        routes.post(
+            path,
+            response_class=Response,
+            responses=answers,
+            openapi_extra=described(settings, desk.files, desk.needed),
+            summary=summary,
+        )(restored)
 
     @routes.post(
         "/masks",
@@ -263,7 +251,6 @@ def restoring(desk: Desk, trained_on: str, locks: list[Any], finds_eyes: bool) -
             },
             default_sampler=next(iter(desk.offers)),
             limits=LimitsInfo(**{name: getattr(desk.limits, name) for name in LimitsInfo.model_fields}),
-            finds_eyes=finds_eyes,
         )
 
     return routes
@@ -350,17 +337,18 @@ def wants_json(accept: str, count: int) -> bool:
     return json > png
 
 
-def as_png(filled: Filled) -> Response:
+def as_png(order: Order, filled: Filled) -> Response:
     """The only picture, as a PNG."""
     headers = {
         "X-Seed": str(filled.seeds[0]),
         "X-Model-Version": filled.finished.version,
         "X-Network-Calls": str(filled.finished.network_calls),
+        "X-Face": Alignment.of(order.photo).header(),
     }
     return Response(filled.pictures[0], media_type="image/png", headers=headers)
 
 
-def as_completions(filled: Filled) -> Response:
+def as_completions(order: Order, filled: Filled) -> Response:
     """All pictures, as JSON."""
     images = [
         FilledImage(seed=seed, b64_png=base64.b64encode(content).decode())
@@ -371,5 +359,6 @@ def as_completions(filled: Filled) -> Response:
         model_version=filled.finished.version,
         network_calls=filled.finished.network_calls,
         seconds=round(filled.finished.seconds, 3),
+        **vars(Alignment.of(order.photo)),
     )
     return JSONResponse(done.model_dump(), headers={"X-Model-Version": filled.finished.version})

@@ -13,6 +13,7 @@ from diffusion_lab.cascade import Model, stage_seeds
 from diffusion_lab.diffusion.denoiser import Condition, Denoiser, Prediction
 from diffusion_lab.diffusion.noise import ExampleNoise
 from diffusion_lab.diffusion.sampling import Rows, Sampler, Wrap, advance, start
+from diffusion_lab.photo import part_seeds
 from diffusion_lab.pictures import to_uint8
 
 log = logging.getLogger(__name__)
@@ -24,12 +25,12 @@ class Walk:
 
     Args:
         model: whose rules hold.
-        image: ``(n, 3, S, S)``, the same n times.
-        mask: ``(n, 1, S, S)`` bool.
-        seeds: one per completion.
+        image: ``(n P, 3, S, S)``, a job's P squares one after the other, n times.
+        mask: ``(n P, 1, S, S)`` bool.
+        seeds: one per row.
         stage: where it is.
-        given: ``(n, 3, s, s)``, what the stage was given.
-        hole: ``(n, 1, s, s)`` bool, what the stage fills.
+        given: ``(n P, 3, s, s)``, what the stage was given.
+        hole: ``(n P, 1, s, s)`` bool, what the stage fills.
         wrap: what the stage's sampler puts around its network.
         rows: where it stands.
         step: how often a network was asked.
@@ -67,18 +68,18 @@ class Walk:
         return entered(self.model, self.image, self.mask, self.seeds, self.stage + 1, None, self)
 
     def preview(self) -> Tensor:
-        """``(n, 3, S, S)`` uint8: what the model sees in the holes."""
+        """``(n P, 3, S, S)`` uint8: what the model sees in the holes."""
         filled = self.given if self.seen is None else torch.where(self.hole, self.seen.x_0, self.given)
         side = self.image.shape[-1]
         large = filled if filled.shape[-1] == side else F.interpolate(filled.clamp(-1, 1), side, mode="bicubic")
         return to_uint8(torch.where(self.mask, large, self.image)).cpu()
 
     def filled(self) -> Tensor:
-        """``(n, 3, s, s)``: where the stage ended."""
+        """``(n P, 3, s, s)``: where the stage ended."""
         return torch.where(self.hole, self.rows.x.clamp(-1, 1), self.given)
 
     def pictures(self) -> Tensor:
-        """``(n, 3, S, S)``: where it ended; known pixels are the image's."""
+        """``(n P, 3, S, S)``: where it ended; known pixels are the image's."""
         return torch.where(self.mask, self.filled(), self.image).cpu()
 
 
@@ -87,13 +88,14 @@ def begin(model: Model, image: Tensor, mask: Tensor, seeds: Sequence[int], sampl
 
     Args:
         model: whose rules hold.
-        image: ``(3, S, S)``.
-        mask: ``(1, S, S)`` bool.
-        seeds: one per completion.
+        image: ``(P, 3, S, S)``, the squares of a picture.
+        mask: ``(P, 1, S, S)`` bool.
+        seeds: n, one per completion.
         sampler: of the first stage; None is its own.
     """
-    image, mask = image.expand(len(seeds), -1, -1, -1), mask.expand(len(seeds), -1, -1, -1)
-    return entered(model, image, mask, tuple(seeds), 0, sampler, None)
+    drawn = [seed for row in zip(*(part_seeds(seeds, part) for part in range(len(image))), strict=True) for seed in row]
+    image, mask = (x.expand(len(seeds), *x.shape).flatten(0, 1) for x in (image, mask))
+    return entered(model, image, mask, tuple(drawn), 0, sampler, None)
 
 
 def entered(

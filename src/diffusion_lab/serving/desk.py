@@ -19,8 +19,8 @@ from torch import Tensor
 from diffusion_lab.diffusion.sampling import Sampler
 from diffusion_lab.holes import Ambiguous, MaskMode, as_mask
 from diffusion_lab.opening import TooLarge, as_rgb, opened
+from diffusion_lab.photo import Photo, cut, eyes_of, paste
 from diffusion_lab.pictures import png, to_float
-from diffusion_lab.restoration import Cut, cut_out, paste_back
 from diffusion_lab.serving.engine import Engine, Event, Finished, Job, JobFailed, QueueFull, Refused
 from diffusion_lab.serving.errors import Mistake
 from diffusion_lab.serving.measures import Measures
@@ -44,20 +44,20 @@ class Order:
     """A request that was found good.
 
     Args:
-        cut: of its picture.
+        photo: its picture, cut for the model.
         job: for the engine.
         feather: of the paste.
-        small: the same picture for previews.
+        small: the same photo for previews.
     """
 
-    cut: Cut
+    photo: Photo = field(repr=False)
     job: Job
     feather: int
-    small: Cut = field(repr=False)
+    small: Photo = field(repr=False)
 
     @property
     def pixels(self) -> int:
-        return self.cut.size[0] * self.cut.size[1]
+        return self.photo.size[0] * self.photo.size[1]
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class Desk:
 
         Raises:
             Mistake: if a picture cannot be read, or is too large, or the mask does not fit, or is missing, or of no use
-                for the model's task.
+                for the model's task, or the eyes lie outside, or the hole is in too many faces for so many completions.
         """
         task = self.engine.task
         try:
@@ -135,9 +135,15 @@ class Desk:
         sampler = self._sampler(settings)
         seed = secrets.randbits(32) if settings.seed is None else settings.seed
         seeds = tuple(range(seed, seed + settings.num_samples))
-        cut, small = await self._beside(self._read, image, mask, transparent, settings.mask_mode)
-        job = Job(cut.image, cut.hole, seeds, sampler, previews)
-        order = Order(cut, job, settings.feather, small)
+        photo, small = await self._beside(self._read, image, mask, transparent, settings)
+        job = Job(photo.images, photo.holes, seeds, sampler, previews)
+        if job.rows > self.limits.squares:
+            message = (
+                f"num_samples: the hole lies in {len(photo.parts)} faces and places, each filled {len(seeds)} times, "
+                f"and {self.limits.squares} squares may be filled at once: ask for less, or fill a part of it first"
+            )
+            raise Mistake(422, "invalid_request", message, "num_samples")
+        order = Order(photo, job, settings.feather, small)
         if self._held + order.pixels > self.limits.held:
             self.measures.rejected("memory")
             raise Mistake(429, "queue_full", "too many large pictures wait already", retry_after=5)
@@ -174,7 +180,8 @@ class Desk:
             async with aclosing(self.engine.submit(order.job)) as events:
                 async for event in events:
                     if not taken:
-                        self.measures.seen(order.job.image, order.job.mask)
+                        for image, mask in zip(order.job.image, order.job.mask, strict=True):
+                            self.measures.seen(image, mask)
                         taken = True
                     yield event
         except Refused as refused:
@@ -192,22 +199,22 @@ class Desk:
     async def finish(self, order: Order, finished: Finished, encode: Callable[[Image.Image], bytes] = png) -> Filled:
         """Pastes the fillings back into the picture."""
 
-        def paste(filled: Tensor) -> bytes:
-            return encode(paste_back(order.cut, filled, order.feather))
+        def pasted(filled: Tensor) -> bytes:
+            return encode(paste(order.photo, filled, order.feather))
 
-        pictures = [await self._beside(paste, filled) for filled in finished.pictures.cpu()]
+        pictures = [await self._beside(pasted, filled) for filled in finished.pictures.cpu()]
         return Filled(pictures, order.job.seeds, finished)
 
     async def preview(
         self, order: Order, preview: Tensor, encode: Callable[[Image.Image], bytes], small: bool = True
     ) -> list[bytes]:
-        """Pastes what the model sees on the way, ``(n, 3, S, S)`` uint8, into the picture or its small copy."""
-        cut = order.small if small else order.cut
+        """Pastes what the model sees on the way, ``(n, P, 3, S, S)`` uint8, into the photo or its small copy."""
+        photo = order.small if small else order.photo
 
-        def paste() -> list[bytes]:
-            return [encode(paste_back(cut, to_float(seen.cpu()))) for seen in preview]
+        def pasted() -> list[bytes]:
+            return [encode(paste(photo, to_float(seen.cpu()))) for seen in preview]
 
-        return await self._beside(paste)
+        return await self._beside(pasted)
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -241,20 +248,24 @@ class Desk:
             raise Mistake(422, "invalid_request", f"steps: {name} takes {offer.least} at least", "steps")
         return offer.make(steps)
 
-    def _read(self, image: bytes, mask: bytes | None, transparent: bool, mask_mode: MaskMode | None) -> tuple[Cut, Cut]:
-        """The picture around its hole, and a small copy of it."""
+    def _read(self, image: bytes, mask: bytes | None, transparent: bool, settings: Settings) -> tuple[Photo, Photo]:
+        """The photo, cut for the model, and a small copy of it."""
         picture = self._opened(image, "image")
         hole = None
         if mask is None and self.engine.task.holes:
             hole = alpha_mask(picture, "image")
         elif mask is not None:
             shape = self._opened(mask, "mask")
-            hole = alpha_mask(shape, "mask") if transparent else hole_of(shape, mask_mode)
+            hole = alpha_mask(shape, "mask") if transparent else hole_of(shape, settings.mask_mode)
         try:
-            cut = cut_out(as_rgb(picture), hole, self.engine.image_size, self.engine.crop, self.engine.task)
+            eyes = eyes_of(settings.align, picture.size)
+        except ValueError as error:
+            raise Mistake(422, "invalid_request", f"align: {error}", "align") from None
+        try:
+            photo = cut(as_rgb(picture), hole, self.engine.image_size, self.engine.crop, self.engine.task, eyes)
         except ValueError as error:
             raise Mistake(400, "invalid_mask", str(error), "mask") from None
-        return cut, cut.within(PREVIEW)
+        return photo, photo.within(PREVIEW)
 
     def _plain(self, mask: bytes, mask_mode: MaskMode | None) -> bytes:
         stream = io.BytesIO()

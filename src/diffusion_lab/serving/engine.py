@@ -17,12 +17,12 @@ Stage = Literal["queued", "running"]
 
 @dataclass(frozen=True)
 class Job:
-    """One request at the model's size, checked already.
+    """One request at the model's size, checked already: the squares of a picture, each filled once per seed.
 
     Args:
-        image: ``(3, S, S)`` float32 in [-1, 1]; what the task shows of a hole is all that is looked at in it.
-        mask: ``(1, S, S)`` bool, True = what is made anew: the hole, or all of it.
-        seeds: one per completion.
+        image: ``(P, 3, S, S)`` float32 in [-1, 1]; what the task shows of a hole is all that is looked at in it.
+        mask: ``(P, 1, S, S)`` bool, True = what is made anew: the hole, or all of it.
+        seeds: one per completion, n of them; `photo.part_seeds` makes those of the squares.
         sampler: None is the inpainter's own.
         previews: how many are wanted on the way, evenly spread.
         seconds: until the job is given up, from its submission; None is the engine's own limit.
@@ -34,6 +34,27 @@ class Job:
     sampler: Sampler | None = None
     previews: int = 0
     seconds: float | None = None
+
+    @property
+    def rows(self) -> int:
+        """Of a network call: n P."""
+        return len(self.seeds) * len(self.image)
+
+    def check(self, size: int) -> None:
+        """Says it where a program has made a job that is none.
+
+        Args:
+            size: S, of the model in service.
+
+        Raises:
+            ValueError: in that case.
+        """
+        parts = len(self.image)
+        if self.image.shape != (parts, 3, size, size) or self.mask.shape != (parts, 1, size, size) or not self.rows:
+            raise ValueError(
+                f"a job needs images of 3x{size}x{size}, as many masks of 1x{size}x{size} and a seed, got "
+                f"{tuple(self.image.shape)}, {tuple(self.mask.shape)} and {len(self.seeds)} seeds"
+            )
 
 
 @dataclass(frozen=True)
@@ -54,7 +75,7 @@ class Stepped:
     Args:
         step: how often by now, from 1.
         steps: how often in all.
-        preview: ``(n, 3, S, S)`` uint8, what the model sees in the holes now; None between previews.
+        preview: ``(n, P, 3, S, S)`` uint8, what the model sees in the holes now; None between previews.
     """
 
     step: int
@@ -67,9 +88,9 @@ class Finished:
     """The holes are filled.
 
     Args:
-        pictures: ``(n, 3, S, S)`` float32 in [-1, 1] on the CPU, equal to the image outside the hole.
+        pictures: ``(n, P, 3, S, S)`` float32 in [-1, 1] on the CPU, equal to the image outside the holes.
         version: of the model that filled them.
-        network_calls: that each picture took.
+        network_calls: that each square took.
         seconds: since the submission.
     """
 

@@ -78,7 +78,10 @@ def invalid(errors: Sequence[Any]) -> Mistake:
         ".".join(str(part) for part in error["loc"] if part not in ("body", "query", "path", "header"))
         for error in errors
     ]
-    sentences = [f"{place or 'the body'}: {error['msg']}" for place, error in zip(places, errors, strict=True)]
+    sentences = [
+        f"{place or 'the body'}: {error['msg'].removeprefix('Value error, ')}"
+        for place, error in zip(places, errors, strict=True)
+    ]
     return Mistake(422, "invalid_request", "; ".join(sentences[:5]), places[0] or None)
 
 

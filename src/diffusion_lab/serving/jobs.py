@@ -11,11 +11,12 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Header, Request, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from diffusion_lab.serving.desk import Desk, Order, data_uri, webp
 from diffusion_lab.serving.engine import Event, Finished, Queued, Stepped
 from diffusion_lab.serving.errors import Error, Mistake, declared, understood
+from diffusion_lab.serving.faces import Alignment
 from diffusion_lab.serving.requests import read_form
 from diffusion_lab.serving.settings import JobSettings
 
@@ -32,7 +33,7 @@ class JobImage(BaseModel):
     url: str
 
 
-class JobState(BaseModel):
+class JobState(Alignment):
     """How a job stands."""
 
     id: str
@@ -45,7 +46,7 @@ class JobState(BaseModel):
     network_calls: int | None = None
     seconds: float | None = None
     error: Error | None = None
-    images: list[JobImage] = []
+    images: list[JobImage] = Field(default_factory=list)
 
 
 @dataclass(eq=False)
@@ -137,6 +138,7 @@ class Jobs:
             status="starting",
             seeds=list(order.job.seeds),
             model_version=self.desk.engine.version,
+            **vars(Alignment.of(order.photo)),
         )
         work = self._works[state.id] = Work(state, holder)
         work.task = asyncio.create_task(self._work(work, order, first, events))
@@ -280,8 +282,12 @@ def router(desk: Desk, jobs: Jobs, body: dict[str, Any], dependencies: Sequence[
             known = "has ended without one" if work.ended is not None else "has none yet"
             message = f"there is no picture {number}" if work.pictures else f"the job {known}"
             raise Mistake(404, "no_such_image", message, "number")
-        seed, version = work.state.seeds[number], work.state.model_version
-        headers = {"X-Seed": str(seed), "X-Model-Version": version, "Cache-Control": "private, max-age=600, immutable"}
+        headers = {
+            "X-Seed": str(work.state.seeds[number]),
+            "X-Model-Version": work.state.model_version,
+            "X-Face": work.state.header(),
+            "Cache-Control": "private, max-age=600, immutable",
+        }
         return Response(work.pictures[number], media_type="image/png", headers=headers)
 
     # Their bodies are JSON here as well, and not the stream's type.

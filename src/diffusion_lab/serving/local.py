@@ -65,7 +65,7 @@ class LocalEngine:
     """Fills holes for many at once: their rows share the network calls, whatever their samplers and steps.
 
     Jobs start in the order of their coming, as soon as their rows fit beside those that run, between two steps. One
-    with more seeds than `max_batch` waits until it is alone. Jobs that are given up, or too late, leave between two
+    with more rows than `max_batch` waits until it is alone. Jobs that are given up, or too late, leave between two
     steps. A picture depends on its seeds, not on its company, but for kernels that round by batch size.
 
     Args:
@@ -186,12 +186,7 @@ class LocalEngine:
         """A place in the queue."""
         if not self.stats().ready:
             raise NotReady("the engine ends" if self._until is not None else "the engine warms up", retry_after=5)
-        size = self.image_size
-        if job.image.shape != (3, size, size) or job.mask.shape != (1, size, size) or not job.seeds:
-            raise ValueError(
-                f"a job needs an image of 3x{size}x{size}, a mask of 1x{size}x{size} and a seed, got "
-                f"{tuple(job.image.shape)}, {tuple(job.mask.shape)} and {len(job.seeds)} seeds"
-            )
+        job.check(self.image_size)
         now = time.monotonic()
         calls = self.inpainter.network_calls(job.sampler)
         deadline = now + (self._seconds if job.seconds is None else job.seconds)
@@ -255,7 +250,7 @@ class LocalEngine:
     def _warm_up(self) -> None:
         """A network call of each stage with one row, which is timed, and with a full batch: does it fit?"""
         size, device = self._model.image_size, self._model.device
-        image, mask = torch.zeros(3, size, size, device=device), torch.ones(1, size, size, dtype=torch.bool)
+        image, mask = torch.zeros(1, 3, size, size, device=device), torch.ones(1, 1, size, size, dtype=torch.bool)
         for rows in (1, self._calls.most):
             walk = begin(self._model.inpainter, image, mask.to(device), range(rows), None)
             stages, seconds = len(self._model.inpainter.stages), 0.0
@@ -349,11 +344,13 @@ class LocalEngine:
                 continue
             parts = ticket.job.previews + 1
             shown = not walk.done and walk.step in {round(i * walk.steps / parts) for i in range(1, parts)}
-            events.append((ticket, Stepped(walk.step, walk.steps, walk.preview() if shown else None)))
+            preview = ticket.by_seed(walk.preview()) if shown else None
+            events.append((ticket, Stepped(walk.step, walk.steps, preview)))
             if walk.done:
                 ticket.gone = True
                 seconds = time.monotonic() - ticket.submitted
-                events.append((ticket, Finished(walk.pictures(), run.model.version, walk.steps, seconds)))
+                pictures = ticket.by_seed(walk.pictures())
+                events.append((ticket, Finished(pictures, run.model.version, walk.steps, seconds)))
         return events
 
     @contextlib.contextmanager

@@ -14,8 +14,8 @@ diffusion_lab_step_seconds          one step of all running jobs; its count is t
 diffusion_lab_ready                 1 if jobs are taken
 diffusion_lab_heartbeat_seconds     since the model's thread last came round
 diffusion_lab_model_info            1, labelled with the version in service
-diffusion_lab_mask_fraction         share of the hole in what the model sees, of every job taken
-diffusion_lab_input_brightness      mean of the known pixels in [0, 1], of every job taken
+diffusion_lab_mask_fraction         share of the hole in what the model sees, of every square of a job
+diffusion_lab_input_brightness      mean of the known pixels in [0, 1], of every square of a job
 ==================================  =====================================================================
 
 Nothing is labelled by request, and no picture leaves through here.
@@ -110,7 +110,7 @@ class Measures:
         self._rejected.labels(reason).inc()
 
     def seen(self, image: Tensor, mask: Tensor) -> None:
-        """A job was taken: ``(3, S, S)`` in [-1, 1] and ``(1, S, S)``."""
+        """A square of a job that was taken: ``(3, S, S)`` in [-1, 1] and ``(1, S, S)``."""
         self._mask_fraction.observe(mask_fraction(mask))
         self._brightness.observe(brightness(image, mask))
 

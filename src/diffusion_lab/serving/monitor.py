@@ -90,7 +90,7 @@ def compare(name: str, live: Histogram, trained: Sequence[float], bound: float, 
         least: visitors that are needed to tell.
     """
     if live.total < least:
-        return Verdict(False, f"{name}: {live.total:g} requests, too few to tell ({least} are needed)")
+        return Verdict(False, f"{name}: {live.total:g} squares, too few to tell ({least} are needed)")
     apart = [
         (count / live.total, bisect.bisect_right(trained, end) / len(trained), end)
         for end, count in zip(live.bounds, live.counts, strict=True)
@@ -102,7 +102,7 @@ def compare(name: str, live: Histogram, trained: Sequence[float], bound: float, 
     return Verdict(
         drifted,
         f"{name}: {'DRIFTED' if drifted else 'as in training'}, distance {distance:.2f} ({max(bound, chance):.2f} is "
-        f"allowed): {here:.0%} of {live.total:g} requests are at or below {end:g}, of training {there:.0%}",
+        f"allowed): {here:.0%} of {live.total:g} squares are at or below {end:g}, of training {there:.0%}",
     )
 
 

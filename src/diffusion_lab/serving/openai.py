@@ -23,8 +23,9 @@ from diffusion_lab.pictures import png
 from diffusion_lab.serving.desk import Desk, Order
 from diffusion_lab.serving.engine import Event, Finished, Stepped
 from diffusion_lab.serving.errors import Mistake, content, declared, invalid
+from diffusion_lab.serving.faces import Alignment
 from diffusion_lab.serving.requests import Form, in_a_form, read_form, unless_gone
-from diffusion_lab.serving.settings import Settings
+from diffusion_lab.serving.settings import ALIGN, Align, Settings
 
 FILES = {"image": "image", "image[]": "image", "mask": "mask", "mask_image": "mask"}
 """What clients call the two files."""
@@ -70,6 +71,7 @@ class Edit(BaseModel):
     sampler: str | None = Field(None, description="null: the model's own")
     seed: int | None = Field(None, ge=0, description="the same one makes the same pictures")
     feather: int = Field(0, ge=0, description="pixels inside the hole over which the filling fades in")
+    align: Align = Field("auto", description=ALIGN)
 
     @field_validator("output_format", "partial_images", "n", "stream", "mask_mode", mode="before")
     @classmethod
@@ -92,6 +94,7 @@ class Edit(BaseModel):
                 sampler=self.sampler,
                 seed=self.seed,
                 feather=self.feather,
+                align=self.align,
                 mask_mode=self.mask_mode,
             )
         except ValidationError as error:
@@ -157,7 +160,11 @@ def router(desk: Desk, dependencies: Sequence[Any]) -> APIRouter:
         )
         size = size_of(order, asked.size)
         encode = partial(encoded, kind=asked.output_format, quality=asked.output_compression)
-        headers = {"X-Seed": str(order.job.seeds[0]), "X-Model-Version": desk.engine.version}
+        headers = {
+            "X-Seed": str(order.job.seeds[0]),
+            "X-Model-Version": desk.engine.version,
+            "X-Face": Alignment.of(order.photo).header(),
+        }
         if asked.prompt:
             headers["Warning"] = '299 diffusion_lab "the prompt is not followed: this model only completes faces"'
         if not asked.stream:
@@ -245,7 +252,7 @@ def size_of(order: Order, asked: str | None) -> str:
     Raises:
         Mistake: if another one is asked for.
     """
-    width, height = order.cut.size
+    width, height = order.photo.size
     size = f"{width}x{height}"
     if asked not in (None, "auto", size):
         raise Mistake(400, "invalid_size", f"size must be auto or {size}, which the result has", "size")

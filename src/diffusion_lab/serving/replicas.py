@@ -218,12 +218,7 @@ class ReplicatedEngine:
         stats = self.stats()
         if not stats.ready:
             raise NotReady("the engine ends" if self._draining else "no replica is ready", retry_after=5)
-        size = self.image_size
-        if job.image.shape != (3, size, size) or job.mask.shape != (1, size, size) or not job.seeds:
-            raise ValueError(
-                f"a job needs an image of 3x{size}x{size}, a mask of 1x{size}x{size} and a seed, got "
-                f"{tuple(job.image.shape)}, {tuple(job.mask.shape)} and {len(job.seeds)} seeds"
-            )
+        job.check(self.image_size)
         if stats.queued >= self._max_queue * len(self._standings):
             raise QueueFull(f"{stats.queued} jobs wait already", math.ceil(self._wait))
         now = asyncio.get_running_loop().time()

@@ -123,7 +123,7 @@ def decoded(value: object, name: str) -> bytes:
 
 
 def in_a_form(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of a JSON schema as a form has them, where nothing is null: what is not meant is left out.
+    """Fields of a JSON schema as a form has them: nothing is null, and what is of several kinds is text.
 
     Example:
         >>> in_a_form({"seed": {"anyOf": [{"type": "integer"}, {"type": "null"}], "title": "Seed"}})
@@ -132,8 +132,8 @@ def in_a_form(fields: Mapping[str, Any]) -> dict[str, Any]:
     found = {}
     for name, field in fields.items():
         kinds = [kind for kind in field.get("anyOf", ()) if kind != {"type": "null"}]
-        rest = {key: value for key, value in field.items() if (key, value) != ("default", None)}
-        found[name] = {**{k: v for k, v in rest.items() if k != "anyOf"}, **kinds[0]} if len(kinds) == 1 else rest
+        rest = {key: value for key, value in field.items() if key != "anyOf" and (key, value) != ("default", None)}
+        found[name] = {**rest, **(kinds[0] if len(kinds) == 1 else {"type": "string"} if kinds else {})}
     return found
 
 

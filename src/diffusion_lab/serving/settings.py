@@ -1,15 +1,18 @@
 """What a request may ask for: samplers, steps, seeds, how a mask is read, and how much of it all."""
 
+import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationInfo, WithJsonSchema, field_validator
 
 from diffusion_lab import recipe
 from diffusion_lab.diffusion import samplers
 from diffusion_lab.diffusion.sampling import Sampler
 from diffusion_lab.holes import MaskMode
+from diffusion_lab.photo import eyes_of
 
 MOST_SEED = 2**53 - 1024
 """Seeds and their successors are exact in JSON, whose readers often keep numbers as doubles."""
@@ -23,6 +26,7 @@ class Limits:
         bytes: of a body.
         pixels: of a picture, looked at before it is decoded.
         num_samples: completions.
+        squares: of all completions together: several, where the hole lies in several faces.
         steps: of a sampler.
         feather: pixels.
         previews: of a job.
@@ -37,6 +41,7 @@ class Limits:
     bytes: int = 32 * 2**20
     pixels: int = 25_000_000
     num_samples: int = 8
+    squares: int = 64
     steps: int = 1000
     feather: int = 64
     previews: int = 50
@@ -98,6 +103,28 @@ class Reading(BaseModel):
     )
 
 
+def _align(value: object, info: ValidationInfo) -> object:
+    """As `eyes_of` reads it; in a form, where all is text, points are JSON."""
+    if (info.context or {}).get("text", False) and isinstance(value, str) and value[:200].startswith("["):
+        with suppress(ValueError):  # what is cut off is none
+            value = json.loads(value[:200])
+    eyes_of(value)
+    return value
+
+
+PAIR = {"type": "array", "minItems": 2, "maxItems": 2}
+Align = Annotated[
+    Any,
+    PlainValidator(_align),
+    WithJsonSchema({"anyOf": [{"enum": ["auto", "off"]}, {**PAIR, "items": {**PAIR, "items": {"type": "number"}}}]}),
+]
+"""Which faces are set upright: see `diffusion_lab.photo.eyes_of`, which reads it."""
+ALIGN = (
+    "auto: all faces are looked for, and set upright for the model; off: none; or both eyes of one as one looks at the "
+    "picture, in its pixels: [[x, y], [x, y]]"
+)
+
+
 class Settings(Reading):
     """How a picture is to be restored."""
 
@@ -108,6 +135,7 @@ class Settings(Reading):
         None, ge=0, le=MOST_SEED, description="the same one makes the same pictures; null: a random one"
     )
     feather: int = Field(0, ge=0, description="pixels inside the hole over which the filling fades in from its border")
+    align: Align = Field("auto", description=ALIGN)
 
     @field_validator("num_samples", "steps", "seed", "feather", "previews", mode="before", check_fields=False)
     @classmethod

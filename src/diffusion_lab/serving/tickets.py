@@ -5,6 +5,8 @@ import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from torch import Tensor
+
 from diffusion_lab.serving.engine import Event, Job
 
 
@@ -34,7 +36,11 @@ class Ticket:
 
     @property
     def rows(self) -> int:
-        return len(self.job.seeds)
+        return self.job.rows
+
+    def by_seed(self, rows: Tensor) -> Tensor:
+        """``(n P, ...)`` as ``(n, P, ...)``."""
+        return rows.reshape(len(self.job.seeds), -1, *rows.shape[1:])
 
 
 def post(events: Sequence[tuple[Ticket, Event | Exception]]) -> None:

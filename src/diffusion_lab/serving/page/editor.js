@@ -49,6 +49,19 @@ export class Mask {
     return count / this.#now.length;
   }
 
+  /** The middle of the hole as parts of width and height, or null if there is none. */
+  get middle() {
+    const { width, height } = this.canvas;
+    let [count, x, y] = [0, 0, 0];
+    for (const [i, alpha] of this.#now.entries()) {
+      if (alpha <= 127) continue;
+      count++;
+      x += i % width;
+      y += Math.floor(i / width);
+    }
+    return count ? { x: x / count / width, y: y / count / height } : null;
+  }
+
   /** A round line from one place to another. */
   line(from, to, size, erase) {
     const c = this.context;
@@ -257,10 +270,15 @@ export class Editor extends EventTarget {
     this.refresh();
   }
 
+  #lift() {
+    this.#from = this.#to = this.#pointer = null;
+    this.ring.classList.remove("down");
+  }
+
   #finish() {
     if (this.#from === null) return;
     if (this.#to !== null) this.#mask.rectangle(this.#from, this.#to);
-    this.#from = this.#to = this.#pointer = null;
+    this.#lift();
     if (this.#mask.commit()) this.#changed();
     else this.refresh();
   }
@@ -268,7 +286,7 @@ export class Editor extends EventTarget {
   /** Gives up the stroke that is being drawn. */
   cancel() {
     if (this.#from === null) return false;
-    this.#from = this.#to = this.#pointer = null;
+    this.#lift();
     this.#mask.revert();
     this.refresh();
     return true;

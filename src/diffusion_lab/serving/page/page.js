@@ -1,7 +1,7 @@
 /** The page: a picture, a hole if the model fills holes, a run, its results. Everything that a person sees is one of five views. */
 
-import { aligned, EyePicker, pastedBack } from "./align.js";
 import { Editor, Mask, noise } from "./editor.js";
+import { aligns, FaceLayer, told } from "./faces.js";
 import { explain, hush, notify, say } from "./notices.js";
 import * as service from "./service.js";
 import * as settings from "./settings.js";
@@ -16,8 +16,7 @@ const calm = matchMedia("(prefers-reduced-motion: reduce)");
 const dark = matchMedia("(prefers-color-scheme: dark)");
 
 let about = null; // what the service is
-let picture = null;
-let original = null; // the photo that `picture` was aligned from
+let picture = null; // with its `faces`, once the service has found them, and the `align` that it is told
 let run = null; // the one in progress
 let shown = null; // the run whose results are on the stage
 let chosen = 0; // which of its completions
@@ -35,7 +34,7 @@ function setView(view) {
   for (const button of document.querySelectorAll("#history button")) button.disabled = view === "running";
   describe();
   if (held !== document.body && held?.closest("[inert]")) {
-    const next = { empty: "choose", painting: stage(), aligning: "eyes", running: "cancel", done: "fill" }[view];
+    const next = { empty: "choose", painting: stage(), correcting: "eye", running: "cancel", done: "fill" }[view];
     $(next).focus({ preventScroll: true });
   }
 }
@@ -49,40 +48,46 @@ const stage = () => (words.paints() ? "hole" : "fill");
 
 const stem = (name) => name.replace(/\.[^.]*$/, "") || "picture";
 
-/** Opens a file; faces that are `known` to be aligned are not to be aligned again. */
-async function take(blob, name, known = false) {
+/** Opens a file. */
+async function take(blob, name) {
   try {
     if (!about) throw new service.Unreachable();
     const fresh = await sources.opened(blob, stem(name), about.limits);
-    original = null;
-    show({ ...fresh, aligned: known });
+    show(fresh);
     if (fresh.note) notify(fresh.note, { kind: "note" });
     else hush();
   } catch (error) {
-    explain(error, error instanceof service.Unreachable ? () => connect().then(() => take(blob, name, known)) : null);
+    explain(error, error instanceof service.Unreachable ? () => connect().then(() => take(blob, name)) : null);
   }
 }
 
 /** Puts a picture on the stage, with a hole to paint. */
 function show(fresh, mask = null) {
   if (view() === "empty") scrollTo(0, 0); // what was chosen may lie far down the page
-  picture = fresh;
   shown = null;
   for (const button of document.querySelectorAll("#history button")) button.removeAttribute("aria-current");
-  $("frame").style.setProperty("--width", fresh.width);
-  $("frame").style.setProperty("--height", fresh.height);
-  $("before").src = fresh.image.src;
+  stand(fresh, mask ?? new Mask(fresh.width, fresh.height));
   $("after").hidden = true;
-  editor.open(mask ?? new Mask(fresh.width, fresh.height));
-  $("align-reset").hidden = original === null;
   setView("painting");
   changed();
+}
+
+/** Makes a picture and its hole the current ones. */
+function stand(fresh, mask) {
+  picture = fresh;
+  picture.align ??= "auto";
+  $("frame").style.setProperty("--width", picture.width);
+  $("frame").style.setProperty("--height", picture.height);
+  $("before").src = picture.image.src;
+  editor.open(mask);
+  faces.open(picture);
+  if (!picture.faces && words.paints()) look(picture);
 }
 
 async function takeSample(file) {
   try {
     const answer = await fetch(new URL(`page/samples/${file}`, document.baseURI));
-    await take(await answer.blob(), "face.jpg", true);
+    await take(await answer.blob(), "face.jpg");
   } catch {
     explain(new service.Unreachable(), () => takeSample(file));
   }
@@ -105,51 +110,45 @@ function closeCamera() {
   $("camera-dialog").close();
 }
 
-async function align(left, right) {
-  const from = original ?? picture;
-  const place = (eye) => ({ x: eye.x * from.width, y: eye.y * from.height });
-  if (Math.hypot((right.x - left.x) * from.width, (right.y - left.y) * from.height) < 4) {
-    explain(new Error("The two eyes are the same place: click one, then the other."), null);
+// -------------------------------------------------------------------------------------------------------- the faces
+
+let looking = new AbortController();
+
+/** Asks for a picture's faces while a person goes on; unanswered, the service still looks for them when it fills. */
+async function look(fresh) {
+  looking.abort();
+  looking = new AbortController();
+  try {
+    fresh.faces = await service.faces(fresh.blob, looking.signal);
+  } catch {
     return;
   }
-  const canvas = aligned(sources.pixels(from), place(left), place(right), 2 * about.image_size);
-  const fresh = await sources.fromCanvas(canvas, from.name, about.limits);
-  original = from;
-  show({ ...fresh, aligned: true, eyes: [place(left), place(right)] });
-  say("The face is aligned.");
-  focusStage();
+  if (fresh !== picture) return;
+  if (view() === "correcting" && picture.align === "auto") faces.correct(editor.mask.middle);
+  else faces.refresh();
+  describe();
+  if (view() === "painting") say(words.face(picture)[0]);
 }
 
-function startAligning() {
-  const whole = original ?? picture; // eyes are always marked on the whole photo
-  $("frame").style.setProperty("--width", whole.width);
-  $("frame").style.setProperty("--height", whole.height);
-  $("before").src = whole.image.src;
-  $("align-side").textContent = "left";
-  eyes.start();
-  setView("aligning");
-  $("eyes").focus({ preventScroll: true });
+let former = "auto"; // what `align` was before it was corrected
+
+function startCorrecting() {
+  former = picture.align;
+  faces.correct(editor.mask.middle);
+  setView("correcting");
+  $("eye").focus({ preventScroll: true });
 }
 
-/** Aligns by the eyes that the service finds; where it finds none, the clicks are still open. */
-async function findEyes() {
-  const from = original ?? picture;
-  $("align-find").disabled = true;
-  try {
-    const found = await service.eyes(from.blob);
-    if (view() !== "aligning" || (original ?? picture) !== from) return;
-    if (!found) throw new Error("No face was found in this photo: click its eyes.");
-    await align(...[found.left, found.right].map(({ x, y }) => ({ x: x / from.width, y: y / from.height })));
-  } catch (error) {
-    explain(error, null);
-  } finally {
-    $("align-find").disabled = false;
-  }
+function stopCorrecting() {
+  faces.open(picture);
+  setView("painting");
+  $("face").focus({ preventScroll: true });
 }
 
-function stopAligning() {
-  show(picture, editor.mask);
-  focusStage();
+/** Tells the service something else about the face. */
+function align(how) {
+  picture.align = how;
+  stopCorrecting();
 }
 
 const focusStage = () => $(stage()).focus({ preventScroll: true });
@@ -157,15 +156,7 @@ const focusStage = () => $(stage()).focus({ preventScroll: true });
 // --------------------------------------------------------------------------------------------------------- the hole
 
 const editor = new Editor($("hole"), $("ring"));
-const eyes = new EyePicker(
-  $("eyes"),
-  () => {
-    $("align-side").textContent = "right";
-    say("Now the eye on the right.");
-  },
-  align,
-  stopAligning,
-);
+const faces = new FaceLayer($("outlines"), $("eyes"));
 
 function changed() {
   const { mask } = editor;
@@ -179,12 +170,15 @@ function changed() {
 /** Says what to do next, and lets the button be pressed when there is something to do. */
 function describe() {
   const part = editor.mask?.area ?? 0;
-  const aligning = view() === "aligning";
-  $("hint").textContent = aligning
-    ? "The face is turned and cropped so that the model sees it as it learned faces."
-    : words.hint(part, picture?.aligned !== false);
-  $("fill").disabled = aligning || !words.canStart(part);
+  const correcting = view() === "correcting";
+  $("fill").disabled = correcting || !words.canStart(part);
   $("fill").textContent = words.goes(part, view() === "done");
+  if (picture === null) return;
+  $("hint").textContent = correcting ? words.HANDLES : words.hint(part, picture);
+  [$("face-text").textContent, $("face-act").textContent] = words.face(picture);
+  $("face").hidden = !words.paints() || !aligns(picture.faces);
+  $("face-auto").disabled = picture.align === "auto";
+  $("face-off").disabled = picture.align === "off";
 }
 
 /** Takes a mask of a file; the service says what is the hole in it, or a person does where the file does not. */
@@ -257,10 +251,11 @@ function choose(k) {
     $("after").hidden = false;
   }
   if (shown) {
-    $("whole").hidden = !(original && picture.eyes);
-    const { settings: s, results, seconds, version } = shown;
+    const { settings: s, results, seconds, version, face } = shown;
     $("result-text").textContent =
-      `Seed ${results[k].seed} · ${settings.nameOf(s.sampler)}, ${s.steps} steps` + (seconds ? ` · ${seconds.toFixed(1)} s` : "");
+      `Seed ${results[k].seed} · ${settings.nameOf(s.sampler)}, ${s.steps} steps` +
+      (seconds ? ` · ${seconds.toFixed(1)} s` : "") +
+      (face === "none" ? " · no face found there" : "");
     $("result-text").title = `Model ${version}`;
   }
 }
@@ -288,10 +283,10 @@ const unlessAborted = (promise, signal) =>
 async function fill(anew) {
   hush();
   if (anew) settings.redraw();
-  const wanted = settings.read(picture);
+  const wanted = { ...settings.read(picture), align: told(picture.align) };
   const masked = words.isHole(editor.mask.area);
   const control = new AbortController();
-  const mine = { picture, mask: editor.mask, original, settings: wanted, control, id: null, previews: [] };
+  const mine = { picture, align: picture.align, mask: editor.mask, settings: wanted, control, id: null, previews: [] };
   run = mine;
   shown = null;
   chosen = 0;
@@ -340,7 +335,7 @@ async function finish(mine, job) {
   progress("Fetching", 1);
   const blobs = await Promise.all(job.images.map((_, k) => service.result(mine.id, k, mine.control.signal)));
   const results = blobs.map((blob, k) => ({ blob, seed: job.images[k].seed, url: URL.createObjectURL(blob) }));
-  const kept = { ...mine, results, seconds: job.seconds, version: job.model_version };
+  const kept = { ...mine, results, seconds: job.seconds, version: job.model_version, face: job.face };
   runs.unshift(kept);
   for (const old of runs.splice(MOST_RUNS)) for (const { url } of old.results) URL.revokeObjectURL(url);
   listRuns();
@@ -356,12 +351,9 @@ async function finish(mine, job) {
 
 /** Shows the results of a run, and makes its picture, hole and settings the current ones. */
 function present(kept) {
-  ({ picture, original } = kept);
   shown = kept;
-  $("frame").style.setProperty("--width", picture.width);
-  $("frame").style.setProperty("--height", picture.height);
-  $("before").src = picture.image.src;
-  editor.open(kept.mask);
+  kept.picture.align = kept.align;
+  stand(kept.picture, kept.mask);
   settings.write(kept.settings);
   tiles(kept.results.map(({ seed }) => seed));
   for (const [k, { url }] of kept.results.entries()) $("completions").children[k].firstChild.src = url;
@@ -455,8 +447,7 @@ on("camera-dialog", "close", () => stopCamera && closeCamera());
 click("shoot", async () => {
   const canvas = sources.shot($("video"));
   closeCamera();
-  original = null;
-  show({ ...(await sources.fromCanvas(canvas, "camera", about.limits)), aligned: false });
+  show(await sources.fromCanvas(canvas, "camera", about.limits));
 });
 
 document.addEventListener("paste", (event) => {
@@ -508,15 +499,13 @@ document.addEventListener("keydown", (event) => {
   editor.change((mask) => mask[name]());
 });
 
-click("align", startAligning);
-click("align-find", findEyes);
-click("align-cancel", stopAligning);
-click("align-reset", () => {
-  const whole = original;
-  original = null;
-  show(whole);
-  focusStage();
-});
+click("face", startCorrecting);
+click("face-auto", () => align("auto"));
+click("face-off", () => align("off"));
+click("face-done", stopCorrecting);
+faces.addEventListener("change", describe);
+faces.addEventListener("done", stopCorrecting);
+faces.addEventListener("cancel", () => align(former));
 
 on("form", "submit", (event) => {
   event.preventDefault();
@@ -532,19 +521,8 @@ click("edit", () => {
   changed();
 });
 click("download", () => save(shown.results[chosen].blob, resultName()));
-click("whole", async () => {
-  const { blob } = shown.results[chosen];
-  const filled = await sources.decoded(blob);
-  const part = shown.maskBlob ? shown.mask.canvas : sources.pixels(picture); // without a hole all of it is new
-  const photo = pastedBack(sources.pixels(original), filled, part, ...picture.eyes);
-  URL.revokeObjectURL(filled.src);
-  save(await sources.asPng(photo, blob), `whole-${resultName()}`);
-});
 click("continue", async () => {
-  const { blob } = shown.results[chosen];
-  const { aligned: known } = picture;
-  original = null;
-  show({ ...(await sources.opened(blob, picture.name, about.limits)), aligned: known });
+  show(await sources.opened(shown.results[chosen].blob, picture.name, about.limits));
 });
 click("curl", showCurl);
 click("curl-copy", copyCurl);
@@ -586,7 +564,6 @@ async function connect() {
     about = await service.info();
     settings.offer(about);
     words.speak(about.task);
-    $("align-find").hidden = !about.finds_eyes;
     showModel();
     hush();
   } catch (error) {

@@ -55,12 +55,11 @@ async function request(path, { headers = {}, ...options } = {}) {
 /** What the service is: version, size, samplers, limits. */
 export const info = async () => (await request("v1/info")).json();
 
-/** Both eyes of the face in a picture, in its pixels, or null if the service sees none. */
-export async function eyes(picture) {
+/** All faces in a picture: eyes and outline of what the model sees, in pixels of the picture. */
+export async function faces(picture, signal) {
   const body = new FormData();
   body.set("image", picture, "picture");
-  const { faces } = await (await request("v1/eyes", { method: "POST", body })).json();
-  return faces[0] ?? null;
+  return (await (await request("v1/faces", { method: "POST", body, signal })).json()).faces;
 }
 
 /** A mask of any kind in black and white, white = hole; `mode` says what is the hole where the mask itself does not. */
@@ -71,10 +70,11 @@ export async function mask(picture, mode) {
   return (await request("v1/masks", { method: "POST", body })).blob();
 }
 
-/** The fields of a request; without a hole there is no edge to soften. */
-const fields = ({ feather, ...others }, masked) => Object.entries(masked ? { ...others, feather } : others);
+/** The fields of a request; without a hole there is no edge to soften and no face to align. */
+const fields = ({ feather, align, ...others }, masked) =>
+  Object.entries({ ...others, ...(masked && { feather }), ...(masked && align !== "auto" && { align }) });
 
-/** Hands a picture and its hole over, null for the whole picture; `settings` holds num_samples, steps, sampler and seed. */
+/** Hands a picture and its hole over, null for the whole picture; `settings` are the other fields. */
 export async function submit(picture, mask, settings, previews) {
   const body = new FormData();
   body.set("image", picture, "picture");
@@ -147,7 +147,7 @@ export function curl(pictureName, masked, settings) {
   lines.push(`-H 'Accept: ${one ? "image/png" : "application/json"}'`);
   lines.push(`-F image=@${pictureName}`);
   if (masked) lines.push("-F mask=@mask.png");
-  for (const [name, value] of fields(settings, masked)) lines.push(`-F ${name}=${value}`);
+  for (const [name, value] of fields(settings, masked)) lines.push(name === "align" ? `-F '${name}=${value}'` : `-F ${name}=${value}`);
   lines.push(one ? "-o filled.png" : "-o filled.json");
   return lines.join(" \\\n  ");
 }

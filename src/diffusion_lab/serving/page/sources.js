@@ -68,30 +68,6 @@ export async function readable(blob) {
 export const fromCanvas = async (canvas, name, limits) =>
   opened(await encoded(canvas, "image/png"), name, limits);
 
-/** The chunks of a PNG, each with its length and checksum. */
-function* chunks(bytes) {
-  const view = new DataView(bytes.buffer);
-  for (let at = 8; at < bytes.length; ) {
-    const end = at + 12 + view.getUint32(at);
-    yield { type: String.fromCharCode(...bytes.subarray(at + 4, at + 8)), content: bytes.subarray(at, end) };
-    at = end;
-  }
-}
-
-/** A canvas as a PNG that says what another one says of itself, such as that it is synthetic. */
-export async function asPng(canvas, said) {
-  const read = async (blob) => new Uint8Array(await blob.arrayBuffer());
-  const bytes = await read(await encoded(canvas, "image/png"));
-  const words = [...chunks(await read(said))].filter(({ type }) => ["tEXt", "iTXt", "zTXt"].includes(type));
-  const head = 33; // signature and IHDR, which comes first
-  return new Blob([bytes.subarray(0, head), ...words.map(({ content }) => content), bytes.subarray(head)], {
-    type: "image/png",
-  });
-}
-
-/** A picture's pixels. */
-export const pixels = (picture) => drawn(picture.image, picture.width, picture.height);
-
 /** The first picture among what was dropped or pasted. */
 export const pictureIn = (transfer) =>
   [...(transfer?.files ?? [])].find((file) => file.type.startsWith("image/")) ?? null;

@@ -39,16 +39,29 @@ export function goes(part, again) {
 }
 
 /** What there is to do next. */
-export function hint(part, aligned) {
-  const first = aligned ? "" : "Align the face if it is turned or small";
-  if (!paints()) return first ? `${first}.` : "The whole picture is made anew.";
-  if (isHole(part)) {
-    const percent = part < 0.01 ? "less than 1" : Math.round(100 * part);
-    return `The hole is ${percent} % of the picture.`;
-  }
+function task(part) {
+  if (!paints()) return "The whole picture is made anew.";
+  if (isHole(part)) return `The hole is ${part < 0.01 ? "less than 1" : Math.round(100 * part)} % of the picture.`;
   if (wanted === "optional") return "Paint over what should be made anew; without a hole the whole picture is.";
-  if (part === 1) return "Leave some of the face to go by.";
-  return first ? `${first}, then paint.` : "Paint over what should be made anew.";
+  return part === 1 ? "Leave some of the face to go by." : "Paint over what should be made anew.";
+}
+
+/** The same, and what stands in the way of a good filling. */
+export const hint = (part, { align, faces }) =>
+  paints() && align === "auto" && faces?.length === 0
+    ? `${task(part)} No face found: it may look worse.`
+    : task(part);
+
+/** What the handles are for. */
+export const HANDLES = "So the model sees the face upright.";
+
+/** How the face stands, and what a person may do about it; `faces` are there once the service has found them. */
+export function face({ align, faces }) {
+  if (align === "off") return ["Face: off", "change"];
+  if (align !== "auto") return ["Face: set by you", "change"];
+  if (!faces) return ["Face", "correct"];
+  if (faces.length === 0) return ["Face: not found", "show it"];
+  return [faces.length > 1 ? `Faces: ${faces.length} found` : "Face: found", "correct"];
 }
 
 /** What is kept while the service does not answer. */

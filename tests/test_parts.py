@@ -1,0 +1,99 @@
+"""Which part of a hole belongs to which face, and the squares that they are filled in."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from diffusion_lab.data.crops import center148
+from diffusion_lab.parts import BAND, MOST, divided, square_around
+
+
+def eyes(x: float, y: float, between: float, turn: float = 0.0) -> np.ndarray:
+    """Of a face around (x, y), turned clockwise by radians."""
+    half = between / 2 * np.array([math.cos(turn), math.sin(turn)])
+    middle = np.array([x, y])
+    return np.array([middle - half, middle + half])
+
+
+def hole(width: int, height: int, *boxes: tuple[int, int, int, int]) -> np.ndarray:
+    mask = np.zeros((height, width), np.bool_)
+    for left, top, right, bottom in boxes:
+        mask[top:bottom, left:right] = True
+    return mask
+
+
+def test_each_connected_part_belongs_to_the_face_that_holds_most_of_it() -> None:
+    pairs = [eyes(100, 100, 43), eyes(300, 100, 43)]  # squares of 148, from 26 and 226
+    mask = hole(500, 200, (150, 90, 240, 110), (260, 60, 280, 80), (100, 100, 110, 110), (430, 150, 440, 160))
+    parts = divided(mask, pairs, 16, center148())
+    owned = {}
+    for part in parts:
+        ys, xs = part.mask.nonzero()
+        name = None if part.eyes is None else int(part.eyes[:, 0].mean())
+        owned[name] = {*zip((xs + part.left).tolist(), (ys + part.top).tolist(), strict=True)}
+    assert set(owned) == {100, 300, None}
+    assert {(150, 90), (173, 100), (105, 105)} <= owned[100]  # 23 of 90 columns against 14
+    assert {(265, 65), (239, 109)} <= owned[300]  # the latter since it is too far from the other face
+    assert (435, 155) in owned[None]
+
+
+def test_an_aligned_square_grows_a_little_and_else_is_left_alone() -> None:
+    pair = eyes(500, 500, 43)  # square from 426 to 574
+    (inside,) = divided(hole(1000, 1000, (480, 490, 520, 510)), [pair], 16, center148())
+    (beyond,) = divided(hole(1000, 1000, (480, 490, 580, 510)), [pair], 16, center148())
+    assert inside.frame.side == pytest.approx(148)
+    assert beyond.frame.side == pytest.approx(580 - 426)
+    assert (inside.fade, beyond.fade) == (0, 0)
+    *apart, aligned = divided(hole(1000, 1000, (10, 490, 990, 510)), [pair], 16, center148())
+    assert aligned.frame.side == pytest.approx(148, abs=1)
+    assert aligned.fade == BAND
+    assert 1 <= len(apart) <= MOST
+    assert all(part.eyes is None for part in apart)
+
+
+def test_many_specks_outside_are_few_squares() -> None:
+    mask = np.random.default_rng(0).random((700, 900)) < 0.001
+    mask[:] &= np.arange(900) > 300
+    parts = divided(mask, [eyes(100, 100, 20)], 16, center148())
+    assert all(part.eyes is None for part in parts)
+    assert len(parts) <= MOST
+    assert sum(int(part.mask.sum()) for part in parts) == int(mask.sum())
+
+
+def test_the_square_stays_where_it_holds_the_hole() -> None:
+    mask = hole(60, 100, (10, 40, 20, 50))
+    square = square_around(mask, (0, 20, 60, 80))
+    assert (square.x, square.y, square.side, square.angle) == (30, 50, 60, 0)
+    mask[95:100] = True
+    moved = square_around(mask, (0, 20, 60, 80))
+    assert (moved.x, moved.y, moved.side) == (30, 70, 60)
+
+
+@given(st.integers(1, 60), st.integers(1, 60), st.data())
+def test_the_square_holds_the_hole_and_is_no_larger_than_it_must_be(
+    width: int, height: int, data: st.DataObject
+) -> None:
+    """A hole of any shape, and any preferred square within the picture."""
+    mask = np.zeros((height, width), np.bool_)
+    for _ in range(data.draw(st.integers(1, 3))):
+        top, left = data.draw(st.integers(0, height - 1)), data.draw(st.integers(0, width - 1))
+        mask[top : data.draw(st.integers(top + 1, height)), left : data.draw(st.integers(left + 1, width))] = True
+    wanted = data.draw(st.integers(1, min(width, height)))
+    x, y = data.draw(st.integers(0, width - wanted)), data.draw(st.integers(0, height - wanted))
+    square = square_around(mask, (x, y, x + wanted, y + wanted))
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    assert square.side == max(wanted, rows[-1] - rows[0] + 1, columns[-1] - columns[0] + 1)
+    for start, length, found, preferred in (
+        (square.x - square.side / 2, width, columns, x),
+        (square.y - square.side / 2, height, rows, y),
+    ):
+        assert start == int(start)
+        assert start <= found[0]
+        assert found[-1] < start + square.side
+        if square.side <= length:
+            assert 0 <= start <= length - square.side  # nothing beyond the picture is shown
+        if square.side == wanted and preferred <= found[0] and found[-1] < preferred + wanted:
+            assert start == preferred
