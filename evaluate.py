@@ -37,10 +37,15 @@ def main(cfg: DictConfig) -> None:
         reference=data.pictures(cfg.fid.reference) if cfg.fid.reference else None,
         cache=Path(cfg.paths.cache).expanduser() / "features",
         measures=instantiate(cfg.measures, _convert_="all"),
+        sets=instantiate(cfg.sets, _convert_="all"),
+        crops=cfg.crops,
         protocol={
             **protocol,
             "task": task.name,
+            "fid_reference_split": cfg.fid.reference or cfg.split,
             "attributes": dict(wanted or {}),
+            "measures": OmegaConf.to_container(cfg.measures, resolve=True),
+            "sets": OmegaConf.to_container(cfg.sets, resolve=True),
             "samplers": {
                 name: OmegaConf.to_container(sampler, resolve=True) if sampler else inpainter.recipe["model"]["sampler"]
                 for name, sampler in cfg.methods.items()

@@ -24,7 +24,7 @@ from diffusion_lab.data.celeba import CelebA, built_in_faces
 from diffusion_lab.data.crops import center148
 from diffusion_lab.data.labels import Measured
 from diffusion_lab.diffusion.samplers import classifier_free
-from diffusion_lab.evaluation.loop import example_seeds
+from diffusion_lab.evaluation.bench import example_seeds
 from diffusion_lab.inpainting import Inpainter
 from diffusion_lab.metrics import FrechetDistance, inception
 from diffusion_lab.pictures import sheet, to_uint8

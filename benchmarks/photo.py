@@ -28,7 +28,7 @@ from diffusion_lab.data.celeba import built_in_faces
 from diffusion_lab.data.crops import named
 from diffusion_lab.frames import Frame, Pixels, Points
 from diffusion_lab.inpainting import shipped
-from diffusion_lab.metrics.lpips import LPIPS
+from diffusion_lab.metrics import LPIPS, seam
 from diffusion_lab.pictures import from_pil, sheet
 
 EYES = np.array([[0.368, 0.477], [0.625, 0.477]])
@@ -168,22 +168,14 @@ def sharpness(pixels: Pixels, mask: NDArray[np.bool_]) -> float:
     return float(cv2.Laplacian(grey(pixels), cv2.CV_64F)[mask].var())
 
 
-def jump(pixels: Pixels, mask: NDArray[np.bool_]) -> float:
-    """Mean difference of neighbours of which one alone is in the hole."""
-    values, jumps = grey(pixels), []
-    for axis in (0, 1):
-        crosses = np.diff(mask, axis=axis)
-        jumps.append(np.abs(np.diff(values, axis=axis))[crosses])
-    return float(np.concatenate(jumps).mean())
-
-
 def measured(example: Scene, result: Image.Image, lpips: LPIPS) -> tuple[float, float, float]:
     """Sharp, LPIPS and seam; of the first and the last 1 is right."""
     truth, made, mask = np.asarray(example.picture), np.asarray(result), example.hole[0].numpy()
     assert np.array_equal(truth[~mask], made[~mask]), "a known pixel has changed"
     squares = [from_pil(Image.fromarray(example.frame.cut(x, SHOWN)))[None] for x in (made, truth)]
     apart = float(lpips(*squares))
-    return sharpness(made, mask) / sharpness(truth, mask), apart, jump(made, mask) / jump(truth, mask)
+    whole = (torch.from_numpy(x).permute(2, 0, 1)[None] for x in (made, truth))
+    return sharpness(made, mask) / sharpness(truth, mask), apart, float(seam(*whole, example.hole[None]))
 
 
 def holed(example: Scene) -> Pixels:

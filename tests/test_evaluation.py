@@ -1,10 +1,13 @@
+import hashlib
 import io
 import json
 import math
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lightning.fabric import Fabric
@@ -12,12 +15,38 @@ from PIL import Image
 from rich.console import Console
 from torch import Tensor, nn
 
-from diffusion_lab.data.masks import center, evaluation_mask, rectangle
-from diffusion_lab.evaluation import Method, Report, evaluate, loop, mean_fill, navier_stokes, problems, telea
-from diffusion_lab.evaluation.loop import example_seeds
-from diffusion_lab.metrics import FrechetDistance, frechet_distance, l1_hole, psnr
+from diffusion_lab.bootstrap import interval
+from diffusion_lab.data.degradations import jpeg
+from diffusion_lab.data.masks import center, evaluation_mask, everything, half, rectangle
+from diffusion_lab.evaluation import (
+    Method,
+    Problem,
+    Report,
+    evaluate,
+    kernel,
+    loop,
+    mean_fill,
+    navier_stokes,
+    problems,
+    reference,
+    telea,
+)
+from diffusion_lab.evaluation.bench import example_seeds
+from diffusion_lab.evaluation.uncertainty import by_area
+from diffusion_lab.metrics import (
+    FrechetDistance,
+    frechet_distance,
+    hole_crop,
+    inception_discriminative_score,
+    kernel_shares,
+    l1_hole,
+    precision_recall,
+    psnr,
+    seam,
+)
 from diffusion_lab.pictures import to_float, to_uint8
-from diffusion_lab.tasks import inpainting
+from diffusion_lab.protocol import canonical
+from diffusion_lab.tasks import inpainting, restoration
 
 KEYS = ["method", "mask", "n", "fid", "lpips", "psnr", "ssim", "l1_hole", "seconds_per_image", "network_calls"]
 PROBLEMS = problems(inpainting(), {"center": center, "box": rectangle})
@@ -131,6 +160,126 @@ def test_the_protocol_knows_the_pictures_by_their_pixels() -> None:
     assert digest(other, 5) != digest(Faces(), 5)
 
 
+def test_the_protocol_is_what_was_really_asked() -> None:
+    """Another hole, degradation, seed or number of pictures is another protocol; batches and machines are not."""
+
+    def name(problem: Problem, **options: Any) -> str:
+        return evaluate([mean_fill()], Faces(), {"hole": problem}, extractor=Pixels(), **options).protocol_sha256
+
+    whole = Problem(partial(center), inpainting())
+    first = name(whole)
+    assert name(whole, batch_size=3, protocol={"versions": "others", "inpainter": "elsewhere"}) == first
+    others = [
+        name(Problem(rectangle, inpainting())),
+        name(Problem(everything, restoration("jpeg", jpeg))),
+        name(Problem(everything, restoration("jpeg", partial(jpeg, quality=(5, 5))))),
+        name(whole, seed=1),
+        name(whole, num_images=7),
+        name(whole, reference=Faces(5)),
+        name(whole, protocol={"samplers": {"diffusion": {"steps": 3}}}),
+    ]
+    assert len({first, *others}) == 8
+
+
+def test_the_report_names_its_protocol(report: Report) -> None:
+    assert report.protocol["name"] == "faces-inpainting-v1"
+    assert f"Protocol faces-inpainting-v1, sha256 {report.protocol_sha256[:16]}." in report.notes()
+    assert f"| sha256 | {report.protocol_sha256} |" in report.markdown()
+
+
+def test_every_mean_has_an_interval_and_a_difference_from_the_first_method(report: Report) -> None:
+    for row, each, found in zip(report.rows, report.pictures, report.uncertainty, strict=True):
+        assert (found["mask"], found["method"]) == (row["mask"], row["method"])
+        assert set(found["intervals"]) == set(FIGURES)
+        first = next(other for other in report.pictures if other["mask"] == row["mask"])
+        assert found["against"] == (None if each is first else first["method"])
+        for figure, ends in found["intervals"].items():
+            assert ends == pytest.approx(interval(np.array(each[figure])), rel=1e-5, abs=1e-12)
+            assert ends[0] <= row[figure] + 1e-4 * abs(row[figure])
+            assert row[figure] <= ends[1] + 1e-4 * abs(row[figure])
+        for figure, difference in found["differences"].items():
+            apart = np.array(each[figure]) - np.array(first[figure])
+            assert difference["interval"] == pytest.approx(interval(apart), rel=1e-5, abs=1e-12)
+            assert difference["mean"] == pytest.approx(apart.mean(), rel=1e-5, abs=1e-9)
+    mean = report.uncertainty[1]["differences"]
+    assert {figure: mean[figure]["verdict"] for figure in FIGURES} == dict.fromkeys(FIGURES, "worse")
+
+
+def test_a_method_against_itself_is_inconclusive(tmp_path: Path) -> None:
+    twice = [mean_fill(), Method("again", mean_fill().fill), Method("noise", noise)]
+    report = evaluate(twice, Faces(), CENTER, extractor=Pixels(), sets={"kid": kernel, "prdc": precision_recall})
+    verdicts = [{entry["verdict"] for entry in row["differences"].values()} for row in report.uncertainty]
+    assert verdicts[1] == {"inconclusive"}
+    assert "worse" in verdicts[2]
+    text = report.markdown()
+    assert "## Against mean fill, on the same pictures" in text
+    assert "+0.0000 (+0.0000 to +0.0000): inconclusive" in text
+    assert "≈: inconclusive" in "".join(report.notes())
+
+
+def test_figures_of_the_set(report: Report) -> None:
+    """They are those of the features of all pictures, whatever the batches."""
+    faces = Faces(40)
+    sets = {
+        "kid": kernel,
+        "prdc": precision_recall,
+        "ids": partial(inception_discriminative_score, least=20),
+    }
+    methods = [oracle(faces), mean_fill(), Method("noise", noise)]
+    found = evaluate(methods, faces, CENTER, extractor=Pixels(), batch_size=7, sets=sets, crops=True)
+    perfect, mean, random = found.rows
+    assert (perfect["kid"], perfect["fid"], perfect["fid_hole"]) == pytest.approx((0, 0, 0), abs=1e-9)
+    assert (perfect["precision"], perfect["coverage"], perfect["p_ids"]) == (1, 1, 0)
+    assert perfect["u_ids"] == pytest.approx(0.5)
+    assert perfect["kid"] < mean["kid"] < random["kid"]
+    assert mean["fid_hole"] > mean["fid"]  # nothing that is known dilutes it
+    holes = torch.stack([evaluation_mask(center, 32, i) for i in range(40)])
+    images = to_uint8(mean_fill().fill(to_float(faces.images).masked_fill(holes, 0), holes, torch.zeros(40).long()))
+    real, fake = Pixels()(faces.images), Pixels()(images)
+    assert mean["fid"] == pytest.approx(frechet_distance(real, fake).item(), rel=1e-5)
+    assert mean["kid"] == pytest.approx(kernel_shares(real, fake, paired=True).mean().item(), rel=1e-4)
+    for name, values in precision_recall(real, fake, paired=True).items():
+        assert mean[name] == pytest.approx(values.mean().item())
+    crops = [Pixels()(hole_crop(x, holes)) for x in (faces.images, images)]
+    assert mean["fid_hole"] == pytest.approx(frechet_distance(*crops).item(), rel=1e-5)
+    assert len(found.pictures[1]["kid"]) == 40
+
+
+def test_too_few_pictures_have_no_figures_of_a_set(tmp_path: Path) -> None:
+    sets = {"kid": kernel, "prdc": precision_recall, "ids": inception_discriminative_score}
+    report = evaluate([mean_fill()], Faces(), CENTER, extractor=Pixels(), num_images=3, sets=sets)
+    assert [report.rows[0][name] for name in ("kid", "precision", "coverage", "p_ids", "u_ids")] == [None] * 5
+    report.save(tmp_path)
+    assert "KID" not in (tmp_path / "results.md").read_text(encoding="utf-8")
+
+
+def test_by_the_area_of_the_hole() -> None:
+    """A quarter of the picture in one kind and a half in the other; a picture that has both is in both bins."""
+    report = evaluate([mean_fill()], Faces(), {**CENTER, **problems(inpainting(), {"half": half})}, extractor=Pixels())
+    first, second = report.pictures
+    assert set(second["hole_area"]) == {0.5}
+    share = evaluation_mask(center, 32, 0).double().mean().item()
+    assert first["hole_area"] == [pytest.approx(share, rel=1e-5)] * 8
+    quarter, fifth = report.areas
+    assert (quarter["from"], quarter["to"], quarter["n"]) == (int(share * 10) / 10, int(share * 10 + 1) / 10, 8)
+    assert (fifth["from"], fifth["to"], fifth["n"]) == (0.5, 0.6, 8)
+    for entry, each in ((quarter, first), (fifth, second)):
+        assert entry["psnr"] == pytest.approx(np.mean(each["psnr"]), rel=1e-5)
+        assert entry["intervals"]["psnr"] == pytest.approx(interval(np.array(each["psnr"])), rel=1e-5)
+    assert "| 50% to 60% | mean fill | 8 |" in report.markdown()
+
+
+def test_holes_of_a_picture_in_one_bin_are_drawn_together() -> None:
+    rows = [
+        {"mask": mask, "method": "a", "hole_area": [0.15, 0.15, 0.45], "lpips": values}
+        for mask, values in (("x", [1.0, 3.0, 9.0]), ("y", [2.0, 4.0, 8.0]))
+    ]
+    few, many = by_area(rows, ["lpips"])
+    assert (few["n"], few["lpips"]) == (4, 2.5)
+    assert few["intervals"]["lpips"] == [1.5, 3.5]  # the one picture's mean and the other's
+    assert (many["n"], many["lpips"], many["intervals"]) == (2, 8.5, {})  # of one picture
+
+
 def test_batch_size_does_not_change_the_figures(report: Report) -> None:
     again = evaluate([mean_fill(), Method("noise", noise)], Faces(), PROBLEMS, extractor=Pixels(), batch_size=8)
     expected = [row for i, row in enumerate(figures(report)) if i % 5 in (1, 4)]
@@ -161,12 +310,13 @@ def test_files(report: Report, tmp_path: Path) -> None:
     folder = tmp_path / "deep" / "résultats, [1]=a"
     assert sorted(file.name for file in folder.iterdir()) == ["grid.png", "results.json", "results.md"]
     saved = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    assert list(saved) == ["rows", "protocol", "pictures"]
+    assert list(saved) == ["rows", "protocol", "protocol_sha256", "uncertainty", "areas", "pictures"]
+    assert saved["protocol_sha256"] == hashlib.sha256(canonical(saved["protocol"]).encode()).hexdigest()
     for row, each in zip(saved["rows"], saved["pictures"], strict=True):
         assert (each["mask"], each["method"]) == (row["mask"], row["method"])
-        for figure in FIGURES[1:]:
+        for figure in FIGURES:
             assert len(each[figure]) == 8
-            assert sum(each[figure]) / 8 == pytest.approx(row[figure], rel=1e-5)
+            assert sum(each[figure]) / 8 == pytest.approx(row[figure], rel=1e-5, abs=1e-9)
     assert saved["rows"] == [dict(row) for row in report.rows]
     facts = saved["protocol"]
     assert (facts["n"], facts["fid_biased"], facts["mask_set"], facts["extractor"]) == (8, True, 1, "pixels")
@@ -208,7 +358,13 @@ def test_a_failed_save_leaves_what_was_there(report: Report, tmp_path: Path) -> 
     report.save(tmp_path)
     before = (tmp_path / "results.json").read_text()
     broken = Report(
-        report.rows, {**report.protocol, "data": object()}, report.examples, report.methods, report.pictures
+        report.rows,
+        {**report.protocol, "data": object()},
+        report.examples,
+        report.methods,
+        report.pictures,
+        report.uncertainty,
+        report.areas,
     )
     with pytest.raises(TypeError):
         broken.save(tmp_path)
@@ -263,17 +419,32 @@ def test_real_features_are_kept_on_disk(tmp_path: Path) -> None:
     evaluate([mean_fill()], Faces(), PROBLEMS, extractor=Pixels(), cache=tmp_path)
 
 
-def test_many_real_pictures_are_kept_as_sums(tmp_path: Path) -> None:
+@pytest.mark.parametrize("most", [100, 20, 5])
+def test_many_pictures_are_kept_as_sums(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    """Both sets kept, the real one summed, both summed: the same FID; what needs features themselves is left out."""
+    monkeypatch.setattr(reference, "KEPT", most)
     fids = []
     for _ in range(2):
         extractor = Pixels()
         result = evaluate(
-            [mean_fill()], Faces(), PROBLEMS, extractor=extractor, cache=tmp_path, reference=Faces(50)
-        )  # more than the 12 features
+            [mean_fill()],
+            Faces(),
+            PROBLEMS,
+            extractor=extractor,
+            cache=tmp_path,
+            reference=Faces(50),
+            sets={"kid": kernel},
+        )
         fids.append([row["fid"] for row in result.rows])
     assert extractor.seen == 16
     assert fids[0] == pytest.approx(fids[1], rel=1e-9)
     assert result.protocol["fid_reference_n"] == 50
+    holes = torch.stack([evaluation_mask(center, 32, i) for i in range(8)])
+    truth = Faces().images
+    images = to_uint8(mean_fill().fill(to_float(truth).masked_fill(holes, 0), holes, torch.zeros(8).long()))
+    assert fids[0][0] == pytest.approx(frechet_distance(Pixels()(Faces(50).images), Pixels()(images)).item(), rel=1e-4)
+    assert ("kid" in result.rows[0]) == (most == 100)
+    assert ("fid" in result.uncertainty[0]["intervals"]) == (most >= 8)
 
 
 def test_one_picture_has_no_fid(tmp_path: Path) -> None:
@@ -315,29 +486,62 @@ def test_baselines_leave_known_pixels_alone_and_bear_any_mask() -> None:
         assert filled[3].std() == 0  # of an unknown picture nothing is known, and nothing leaks
 
 
-def _on_devices(fabric: Fabric) -> list[dict[str, Any]]:
-    torch.set_num_threads(1)
-    report = evaluate(
-        [mean_fill(), Method("noise", noise)], Faces(7), PROBLEMS, extractor=Pixels(), fabric=fabric, batch_size=2
+def everything_of_seven(fabric: Fabric | None = None) -> Report:
+    return evaluate(
+        [mean_fill(), Method("noise", noise)],
+        Faces(7),
+        PROBLEMS,
+        extractor=Pixels(),
+        fabric=fabric,
+        batch_size=2,
+        completions=2,
+        measures={"seam": seam},
+        sets={"kid": kernel, "prdc": precision_recall, "ids": partial(inception_discriminative_score, least=3)},
+        crops=True,
     )
+
+
+def numbers(report: Report) -> list[list[float | None]]:
+    """All figures but the time."""
+    return [[x for key, x in row.items() if key not in ("method", "mask", "seconds_per_image")] for row in report.rows]
+
+
+def leaves(tree: Any) -> list[float]:
+    """All numbers of nested lists and mappings, in order."""
+    if isinstance(tree, Mapping):
+        tree = list(tree.values())
+    if isinstance(tree, list):
+        return [x for part in tree for x in leaves(part)]
+    return [float(tree)] if isinstance(tree, int | float) else []
+
+
+def _on_devices(fabric: Fabric) -> tuple[Any, ...]:
+    torch.set_num_threads(1)
+    report = everything_of_seven(fabric)
     many = FrechetDistance(Pixels())  # of more pictures than features only sums are kept
     many.update(Faces(37).images[fabric.global_rank :: 2], real=True)
     many.update(Faces(37).images[fabric.global_rank :: 2] // 2, real=False)
     everyone: list[Any] = [None] * fabric.world_size
-    mine = (figures(report), report.examples[3][1][3].tolist(), many.compute().item())
+    parts = (report.uncertainty, report.areas, report.protocol_sha256)
+    grid = to_uint8(report.examples[3][1][3]).tolist()
+    mine = (numbers(report), parts, grid, many.compute().item())
     torch.distributed.all_gather_object(everyone, mine)
     torch.distributed.destroy_process_group()  # its threads end before the interpreter does
-    return everyone
+    # What comes back has to fit into a pipe, 64 KB: nobody reads it before this process has ended.
+    return *mine, everyone[0] == everyone[1]
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_two_devices_give_the_figures_of_one() -> None:
     """Seven pictures on two processes: none twice, none missing."""
     fabric = Fabric(accelerator="cpu", devices=2, strategy="ddp_spawn")
-    (first, grid, many), second = fabric.launch(_on_devices)
-    assert second == (first, grid, many)
-    alone = evaluate([mean_fill(), Method("noise", noise)], Faces(7), PROBLEMS, extractor=Pixels(), batch_size=2)
-    torch.testing.assert_close(torch.tensor(first), torch.tensor(figures(alone)), rtol=1e-6, atol=1e-7)
-    assert grid == alone.examples[3][1][3].tolist()  # a picture that the second process made
+    first, parts, grid, many, alike = fabric.launch(_on_devices)
+    assert alike  # both processes have the same
+    alone = everything_of_seven()
+    assert len(first[0]) == 17
+    assert parts[2] == alone.protocol_sha256
+    # LPIPS is float32, and rounds otherwise when pictures come in other batches.
+    assert leaves([first, *parts[:2]]) == pytest.approx(leaves([numbers(alone), alone.uncertainty, alone.areas]), 1e-5)
+    assert grid == to_uint8(alone.examples[3][1][3]).tolist()  # a picture that the second process made
     images = Faces(37).images
     assert many == pytest.approx(frechet_distance(Pixels()(images), Pixels()(images // 2)).item(), rel=1e-6)

@@ -90,18 +90,22 @@ def test_works_in_a_collection() -> None:
             "fid": FrechetDistance(Pixels()),
             "psnr": PictureMean(psnr),
             "l1": PictureMean(l1_hole),
+            "squared": PictureMean(lambda images, target, mask: l1_hole(images, target, mask) ** 2),
             "seam": PictureMean(seam),
         }
     )
     target, mask = pictures(4, 0), torch.ones(4, 1, 8, 8, dtype=torch.bool)
     mask[..., :4] = False
     metrics["fid"].update(target, real=True)
-    metrics.update(images=target, target=target, mask=mask, real=False)  # l1 and seam are both 0: not the same metric
+    metrics.update(
+        images=target, target=target, mask=mask, real=False
+    )  # l1 and squared are both 0: not the same metric
     other = pictures(4, 1)
     metrics.update(images=other, target=target, mask=mask, real=False)
     values = metrics.compute()
     assert values["l1"].item() == pytest.approx(l1_hole(other, target, mask).mean().item() / 2)
-    assert values["seam"].item() == pytest.approx(seam(other, target, mask).mean().item() / 2)
+    assert values["squared"].item() == pytest.approx((l1_hole(other, target, mask) ** 2).mean().item() / 2)
+    assert values["seam"].item() == pytest.approx((1 + seam(other, target, mask).mean().item()) / 2)
     assert values["psnr"].isinf()
     fakes = torch.cat([target, other])
     assert values["fid"].item() == pytest.approx(frechet_distance(Pixels()(target), Pixels()(fakes)).item(), rel=1e-9)

@@ -4,23 +4,16 @@ import scipy.linalg
 import torch
 from torch import Tensor
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
-from torchmetrics.image.kid import poly_mmd
 
 from diffusion_lab.metrics import (
     frechet_distance,
     frechet_distance_from_moments,
     frechet_distance_mixed,
-    kernel_distance,
+    frechet_shares,
+    frechet_shares_mixed,
     moments,
 )
-
-
-def features(n: int, d: int, seed: int, shift: float = 0.0, scale: float = 1.0) -> Tensor:
-    """Positive, correlated, skewed: like those of a network's last ReLU."""
-    generator = torch.Generator().manual_seed(seed)
-    mix = torch.randn(d, d, generator=torch.Generator().manual_seed(99), dtype=torch.float64) / d**0.5
-    x = torch.randn(n, d, generator=generator, dtype=torch.float64) @ mix
-    return (x * scale + shift).relu() + 0.01 * x
+from features import features
 
 
 def all_forms(real: Tensor, fake: Tensor) -> list[float]:
@@ -80,41 +73,52 @@ def test_moments_of_parts_add_up() -> None:
     torch.testing.assert_close(moments(x[:33]) + moments(x[33:]), moments(x), rtol=1e-12, atol=1e-12)
 
 
-def test_kernel_distance_is_the_unbiased_mmd() -> None:
-    real, fake = features(60, 32, seed=0), features(60, 32, seed=1, shift=0.5)
-    gram = [(a @ b.T / 32 + 1) ** 3 for a, b in ((real, real), (real, fake), (fake, fake))]
-    value, _ = kernel_distance(real, fake)
-    n = 60
-    off = [(g.sum() - g.diagonal().sum()) / (n * (n - 1)) for g in (gram[0], gram[2])]
-    assert value.item() == pytest.approx((off[0] + off[1] - 2 * gram[1].mean()).item(), rel=1e-12)
-    assert value.item() == pytest.approx(poly_mmd(real, fake).item(), rel=1e-6)
+@pytest.mark.parametrize(("n", "m", "d"), [(60, 60, 8), (40, 90, 8), (20, 30, 48)])
+def test_shares_are_the_distance_and_its_derivative(n: int, m: int, d: int) -> None:
+    """A picture that weighs a little more than the others moves the distance by its share's excess."""
+    real, fake = features(m, d, seed=0), features(n, d, seed=1, shift=0.3, scale=1.2)
+    distance = frechet_distance(real, fake)
+    for paired in {False, n == m}:
+        shares = frechet_shares(real, fake, paired)
+        assert shares.shape == (n,)
+        assert shares.mean().item() == pytest.approx(distance.item(), rel=1e-9)
+        for i in (0, n // 2, n - 1):
+            more = 1e-4
+
+            def heavier(x: Tensor, i: int = i, more: float = more) -> Tensor:
+                return (moments(x) + more * moments(x[i : i + 1])) * len(x) / (len(x) + more)
+
+            moved = frechet_distance_from_moments(heavier(real) if paired else moments(real), heavier(fake))
+            derivative = n * (moved - distance).item() / more
+            assert (shares[i] - distance).item() == pytest.approx(derivative, rel=2e-2, abs=2e-2 * distance.item())
+    torch.testing.assert_close(frechet_shares_mixed(moments(real), fake), frechet_shares(real, fake), rtol=1e-6, atol=0)
 
 
-def test_kernel_distance_has_no_bias_and_knows_its_error() -> None:
-    draws = [kernel_distance(features(12, 16, seed=2 * i), features(12, 16, seed=2 * i + 1)) for i in range(300)]
-    values = torch.stack([value for value, _ in draws])
-    assert abs(values.mean()) < 4 * values.std() / 300**0.5
-    # Jackknife variances are too large on average, never much too small (Efron and Stein 1981).
-    assert 0.9 < torch.stack([error for _, error in draws]).square().mean().sqrt() / values.std() < 2
+def test_a_perfect_method_has_no_share() -> None:
+    real = features(30, 48, seed=0)
+    torch.testing.assert_close(frechet_shares(real, real, paired=True), torch.zeros(30, dtype=torch.float64))
 
 
-def test_kernel_distances_error_is_the_jackknifes() -> None:
-    """Each picture of either set left out in turn (Efron and Stein 1981)."""
-    real, fake = features(9, 8, seed=0), features(7, 8, seed=1, shift=0.5)
+def test_shares_know_the_spread_where_the_plain_bootstrap_is_biased_and_too_wide() -> None:
+    """Forty pictures with 64 features, completions of half known pictures, 150 times."""
+    n, d = 40, 64
 
-    def variance(values: list[float]) -> float:
-        mean = sum(values) / len(values)
-        return (len(values) - 1) / len(values) * sum((value - mean) ** 2 for value in values)
+    def once(seed: int) -> tuple[Tensor, Tensor]:
+        real, other = features(n, d, seed=2 * seed), features(n, d, seed=2 * seed + 1)
+        return real, 0.7 * real + 0.3 * other
 
-    def without(x: torch.Tensor, i: int) -> torch.Tensor:
-        return torch.cat([x[:i], x[i + 1 :]])
-
-    of_real = [kernel_distance(without(real, i), fake)[0].item() for i in range(len(real))]
-    of_fake = [kernel_distance(real, without(fake, i))[0].item() for i in range(len(fake))]
-    error = (variance(of_real) + variance(of_fake)) ** 0.5
-    assert kernel_distance(real, fake)[1].item() == pytest.approx(error, rel=1e-9)
-
-
-def test_kernel_distance_of_one_picture_is_an_error() -> None:
-    with pytest.raises(ValueError, match="at least 2"):
-        kernel_distance(torch.ones(1, 4), torch.ones(3, 4))
+    values, errors, plain = [], [], []
+    generator = torch.Generator().manual_seed(0)
+    for seed in range(150):
+        real, fake = once(seed)
+        shares = frechet_shares(real, fake, paired=True)
+        values.append(shares.mean())
+        errors.append(shares.var(correction=0) / n)
+        if seed < 20:
+            drawn = torch.randint(n, (30, n), generator=generator)
+            plain.append(torch.stack([frechet_distance(real[i], fake[i]) for i in drawn]))
+    spread = torch.stack(values).std()
+    resampled = torch.stack(plain)
+    assert 0.8 < torch.stack(errors).mean().sqrt() / spread < 1.3
+    assert resampled.std(dim=1).mean() > torch.stack(errors).mean().sqrt()
+    assert (resampled.mean(dim=1) / torch.stack(values[:20])).min() > 1.03

@@ -4,7 +4,7 @@ import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
 
-from diffusion_lab.metrics import l1_hole, psnr, seam, ssim
+from diffusion_lab.metrics import hole_crop, l1_hole, psnr, seam, ssim
 
 
 def pair(size: int = 24) -> tuple[Tensor, Tensor]:
@@ -44,7 +44,7 @@ def test_equal_pictures() -> None:
     assert psnr(images, images).isposinf().all()
     torch.testing.assert_close(ssim(images, images), torch.ones(4, dtype=torch.float64))
     assert l1_hole(images, images, mask).tolist() == [0] * 4
-    assert seam(images, images, mask).tolist() == [0] * 4
+    assert seam(images, images, mask).tolist() == [1] * 4
 
 
 def test_l1_counts_the_hole_only() -> None:
@@ -56,25 +56,54 @@ def test_l1_counts_the_hole_only() -> None:
     assert l1_hole(images, target, mask).tolist() == pytest.approx([0.2, 0.0])
 
 
-def test_seam_sees_the_border_and_nothing_else() -> None:
+def test_seam_is_the_jump_over_the_border_over_the_true_one() -> None:
     target = torch.full((3, 3, 8, 8), 100, dtype=torch.uint8)
+    target[:, :, :, 4:] = 110  # a step of 10 through the middle
     mask = torch.zeros(3, 1, 8, 8, dtype=torch.bool)
-    mask[:, :, 2:6, 2:6] = True
+    mask[:, :, :, 4:] = True
     images = target.clone()
-    images[0, :, 2:6, 2:6] = 151  # a step of 0.2 all around
-    images[1, :, 3:5, 3:5] = 255  # inside the hole, away from its border
-    images[2, :, :2] = 0  # known pixels above: a step of 100 on one side of four
-    assert seam(images, target, mask).tolist() == pytest.approx([0.2, 0.0, 100 / 255 / 4])
+    images[0, :, :, 4:] = 130  # three times as much
+    images[1, :, :, 5:] = 255  # inside the hole, away from its border
+    images[2, :, :, 4:] = 105
+    assert seam(images, target, mask).tolist() == pytest.approx([3.0, 1.0, 0.5])
+    assert seam(images.mT, target.mT, mask.mT).tolist() == pytest.approx([3.0, 1.0, 0.5])
 
 
-def test_a_seam_of_the_truth_is_none() -> None:
-    target = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
-    target[..., 4:] = 255
+def test_seam_is_of_the_luma() -> None:
+    target = torch.full((3, 3, 8, 8), 100, dtype=torch.uint8)
+    target[..., 4:] = 110
+    mask = torch.zeros(3, 1, 8, 8, dtype=torch.bool)
+    mask[..., 4:] = True
+    images = target.clone()
+    for i in range(3):
+        images[i, i, :, 4:] = 120  # one channel jumps 20, the others 10
+    assert seam(images, target, mask).tolist() == pytest.approx([1.299, 1.587, 1.114])
+
+
+def test_a_seam_where_the_truth_has_none() -> None:
+    """Half a grey level is the least that counts, on either side."""
+    flat = torch.full((1, 3, 8, 8), 100, dtype=torch.uint8)
     mask = torch.zeros(1, 1, 8, 8, dtype=torch.bool)
     mask[..., 4:] = True
-    assert seam(target, target, mask).item() == 0
-    assert seam(torch.zeros_like(target), target, mask).item() == -1  # smeared over
-    assert seam(target, target, torch.ones_like(mask)).item() == 0  # no border
+    images = torch.where(mask, torch.tensor(103, dtype=torch.uint8), flat)
+    assert seam(flat, flat, mask).item() == 1
+    assert seam(images, flat, mask).item() == pytest.approx(6)
+    assert seam(images, flat, torch.ones_like(mask)).item() == 1  # no border
+    stepped = torch.where(mask, torch.tensor(255, dtype=torch.uint8), flat)
+    assert seam(flat, stepped, mask).item() == pytest.approx(0.5 / 155)  # smeared over
+
+
+def test_the_crop_is_the_square_around_the_hole() -> None:
+    images = torch.arange(64, dtype=torch.uint8).view(1, 1, 8, 8).expand(4, 3, 8, 8)
+    mask = torch.zeros(4, 1, 8, 8, dtype=torch.bool)
+    mask[0, 0, 2:5, 3:6] = True  # a square
+    mask[1, 0, 7, 2:6] = True  # a line at the lower edge: the square above it
+    mask[2, 0, :, 0] = True  # as high as the picture
+    assert torch.equal(hole_crop(images[:1], mask[:1], side=3), images[:1, :, 2:5, 3:6])
+    assert torch.equal(hole_crop(images[1:2], mask[1:2], side=4), images[:1, :, 4:, 2:6])
+    assert torch.equal(hole_crop(images[2:], mask[2:], side=8), images[:2])  # of no hole too
+    enlarged = hole_crop(images, mask)
+    assert (enlarged.shape, enlarged.dtype) == ((4, 3, 299, 299), torch.uint8)
 
 
 @pytest.mark.parametrize("measure", [psnr, ssim])

@@ -15,7 +15,7 @@ from torch import Tensor
 from diffusion_lab.diffusion.samplers import ddim
 from diffusion_lab.inpainting import Inpainter
 from diffusion_lab.registry import Candidate, Decision, gate, judge
-from diffusion_lab.registry.gate import by_hand, interval, protocol
+from diffusion_lab.registry.gate import by_hand, protocol
 from diffusion_lab.registry.probes import MASKS, probes, seconds_per_picture
 from evaluated import N, results
 
@@ -222,16 +222,6 @@ def test_a_lost_champion_stops_the_gate(candidate: Candidate, tmp_path: Path) ->
     shutil.copytree(candidate.folder, champion.folder)
     (champion.folder / "model.safetensors").write_bytes(b"half")
     assert refusals(judge(candidate, champion)) == ["sound"]
-
-
-def test_the_interval_covers_the_mean_as_often_as_it_says() -> None:
-    """The percentile bootstrap of 100 normal values: 95 % within four standard errors of 200 draws."""
-    generator = np.random.default_rng(0)
-    hits = 0
-    for _ in range(200):
-        low, high = interval(generator.normal(0.3, 1, 100), 0.95)
-        hits += low <= 0.3 <= high
-    assert abs(hits / 200 - 0.95) < 4 * (0.05 * 0.95 / 200) ** 0.5
 
 
 def test_a_person_needs_a_reason() -> None:

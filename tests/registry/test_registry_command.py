@@ -30,6 +30,17 @@ def command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pyt
     return run
 
 
+def test_figures_of_two_protocols_do_not_share_a_table_in_silence(command: Command, trained: Trained) -> None:
+    for seed, figures in enumerate((results(), results(mask_set=2), results(device="a GPU", batch_size=7))):
+        assert command("register", "faces", trained(seed, figures))[0] == 0
+    _, out, _ = command("list")
+    assert "FID and LPIPS are of 2 protocols: they compare within one only" in out
+    first, second, third = (line.split() for line in out.splitlines() if "faces@" in line)
+    at = next(i for i, (one, other) in enumerate(zip(first, second, strict=True)) if i and one != other)
+    assert len(first[at]) == 8
+    assert third[at] == first[at]
+
+
 def test_register_promote_list_rollback_verify(command: Command, trained: Trained, tmp_path: Path) -> None:
     code, out, _ = command("list")
     assert (code, "no versions" in out) == (0, True)
@@ -54,6 +65,7 @@ def test_register_promote_list_rollback_verify(command: Command, trained: Traine
     assert [row[0] for row in rows] == ["faces@1", "faces@2"]
     assert "production" in rows[1]
     assert "0.1500" in rows[1]
+    assert "protocols" not in out  # both are of the same
 
     assert command("verify")[:2] == (0, f"{tmp_path / 'registry'}: every byte is as it was registered\n")
     assert command("rollback", "faces")[:2] == (0, "faces@production is version 1 again\n")

@@ -16,3 +16,5 @@ from diffusion_lab.evaluation.methods import diffusion as diffusion
 from diffusion_lab.evaluation.problems import Problem as Problem
 from diffusion_lab.evaluation.problems import problems as problems
 from diffusion_lab.evaluation.report import Report as Report
+from diffusion_lab.evaluation.sets import SetMeasure as SetMeasure
+from diffusion_lab.evaluation.sets import kernel as kernel

@@ -26,7 +26,7 @@ from diffusion_lab.diffusion.noise import ExampleNoise
 from diffusion_lab.diffusion.paths import Path as Levels
 from diffusion_lab.diffusion.sampling import Around, Wrap, untouched
 from diffusion_lab.diffusion.schedule import NoiseSchedule
-from diffusion_lab.evaluation.loop import example_seeds
+from diffusion_lab.evaluation.bench import example_seeds
 from diffusion_lab.evaluation.reference import PictureSet
 from diffusion_lab.evaluation.report import machine
 from diffusion_lab.files import replacing

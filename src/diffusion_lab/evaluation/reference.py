@@ -1,11 +1,11 @@
-"""The real pictures' side of FID: computed once, kept on disk."""
+"""Features of pictures on one device or many, and the real pictures' side of FID: computed once, kept on disk."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from lightning.fabric import Fabric
@@ -14,7 +14,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from diffusion_lab.files import replacing
-from diffusion_lab.metrics import FrechetDistance
+from diffusion_lab.metrics import moments
+
+KEPT = 20_000  # pictures whose features are kept, 164 MB of Inception's; of more their sums alone
 
 
 class Extractor(Protocol):
@@ -44,8 +46,60 @@ class PictureSet(Protocol):
         """Pictures of those indices, uint8 (n, 3, S, S)."""
 
 
-def add_reference(
-    fid: FrechetDistance,
+class Features(NamedTuple):
+    """Those of a set of pictures, the same on every rank; one of the two is None.
+
+    Args:
+        each: float32 (n, d), in the order of the pictures.
+        sums: `diffusion_lab.metrics.moments` of them, where they are too many to be kept.
+    """
+
+    each: Tensor | None
+    sums: Tensor | None
+
+
+class Collected:
+    """The features of a set of n pictures while they are made, some on each rank."""
+
+    def __init__(self, n: int, fabric: Fabric, device: torch.device):
+        self._n, self._fabric, self._device = n, fabric, device
+        self._indices: list[Tensor] = []
+        self._each: list[Tensor] = []
+        self._sums: Tensor | None = None
+
+    def add(self, indices: Tensor, features: Tensor) -> None:
+        """Take features (B, d) of the pictures of those indices; ValueError if they are not finite."""
+        if not features.isfinite().all():
+            raise ValueError("The extractor returned features that are not finite; look at the pictures it was given.")
+        features = features.detach().to(self._device)
+        if self._n > KEPT:
+            sums = moments(features)
+            self._sums = sums if self._sums is None else self._sums + sums
+        else:
+            self._indices.append(indices.to(self._device))
+            self._each.append(features.float())
+
+    def joined(self) -> Features:
+        """All ranks' features; every rank must ask."""
+        held = self._each[0].shape[1] if self._each else 0 if self._sums is None else len(self._sums) - 1
+        width = int(reduced(torch.tensor(held, device=self._device), self._fabric, "max"))  # a rank may have none
+        if self._n > KEPT:
+            nothing = torch.zeros(width + 1, width + 1, dtype=torch.float64, device=self._device)
+            return Features(None, reduced(nothing if self._sums is None else self._sums, self._fabric))
+        each = torch.zeros(self._n, width, device=self._device)
+        if self._each:
+            each[torch.cat(self._indices)] = torch.cat(self._each)
+        return Features(reduced(each, self._fabric), None)
+
+
+def reduced(values: Tensor, fabric: Fabric, by: str = "sum") -> Tensor:
+    """The sum of what the ranks hold, or their maximum."""
+    total = fabric.all_reduce(values, reduce_op=by)
+    assert isinstance(total, Tensor)
+    return total
+
+
+def reference_features(
     extractor: Extractor,
     pictures: PictureSet,
     n: int,
@@ -55,12 +109,11 @@ def add_reference(
     batch_size: int,
     cache: Path | None,
     advance: Callable[[int], None],
-) -> None:
-    """Add the first n real pictures to a Frechet distance: from the cache, or else computed by all ranks.
+) -> Features:
+    """Those of the first n real pictures: from the cache, or else computed by all ranks.
 
     Args:
-        fid: what they are added to; over all ranks together every picture counts once.
-        extractor: the one of `fid`; its name, digest and resize key the cache.
+        extractor: its name, digest and resize key the cache.
         pictures: the real ones; their digest keys the cache.
         n: how many.
         fabric: the devices.
@@ -69,27 +122,24 @@ def add_reference(
         cache: folder of cached features; None computes them anew.
         advance: told how many pictures were dealt with.
     """
-    key = repr((pictures.digest, n, extractor.name, extractor.digest, extractor.resize))
+    key = repr((pictures.digest, n, extractor.name, extractor.digest, extractor.resize, "in order"))
     file = cache / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.safetensors" if cache else None
-    kept = _read(file) if file and fabric.is_global_zero else {}
-    if fabric.broadcast(bool(kept)):
-        if "features" in kept:
-            fid.add_features(kept["features"].to(device), real=True)
-        elif "moments" in kept:
-            fid.add_moments(kept["moments"].to(device), real=True)
+    kept: dict[str, Tensor] = fabric.broadcast(_read(file) if file and fabric.is_global_zero else {})
+    if kept:
         advance(len(range(fabric.global_rank, n, fabric.world_size)))
-        return
+        return Features(*(kept[name].to(device) if name in kept else None for name in ("features", "moments")))
     mine = torch.arange(fabric.global_rank, n, fabric.world_size)
+    collected = Collected(n, fabric, device)
     for start in range(0, len(mine), batch_size):
         indices = mine[start : start + batch_size]
-        fid.update(pictures[indices].to(device), real=True)
+        collected.add(indices, extractor(pictures[indices].to(device)))
         advance(len(indices))
-    with fid.sync_context():
-        features, sums = fid.side(real=True)
+    features = collected.joined()
     if file and fabric.is_global_zero:
-        held = {"features": features.float()} if features is not None else {"moments": sums} if sums is not None else {}
+        held = {"features": features.each, "moments": features.sums}
         with replacing(file) as fresh:
-            save_file({name: tensor.cpu().contiguous() for name, tensor in held.items()}, fresh)
+            save_file({name: x.cpu().contiguous() for name, x in held.items() if x is not None}, fresh)
+    return features
 
 
 def _read(file: Path) -> dict[str, Tensor]:

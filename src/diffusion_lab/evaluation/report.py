@@ -20,20 +20,37 @@ from torch import Tensor
 
 from diffusion_lab.files import replacing
 from diffusion_lab.pictures import save_png, sheet
+from diffusion_lab.protocol import digest
 from diffusion_lab.recipe import flat
 
-_COLUMNS = (  # key, heading, format, whether more is better (None: neither)
-    ("fid", "FID ↓", ".2f", False),
-    ("lpips", "LPIPS ↓", ".4f", False),
-    ("psnr", "PSNR ↑", ".2f", True),
-    ("ssim", "SSIM ↑", ".3f", True),
-    ("l1_hole", "L1 hole ↓", ".4f", False),
-    ("colourfulness", "colour", ".1f", None),
-    ("true_colourfulness", "true colour", ".1f", None),
-    ("diversity", "diversity", ".4f", None),
-    ("seconds_per_image", "s/pic", ".3f", None),
-    ("network_calls", "calls", "d", None),
+_Column = tuple[str, str, str, bool | None]  # key, heading, format, whether more is better (None: neither)
+_COLUMNS: tuple[tuple[_Column, ...], ...] = (  # a table of each
+    (
+        ("fid", "FID ↓", ".2f", False),
+        ("lpips", "LPIPS ↓", ".4f", False),
+        ("psnr", "PSNR ↑", ".2f", True),
+        ("ssim", "SSIM ↑", ".3f", True),
+        ("l1_hole", "L1 hole ↓", ".4f", False),
+        ("colourfulness", "colour", ".1f", None),
+        ("true_colourfulness", "true colour", ".1f", None),
+        ("seconds_per_image", "s/pic", ".3f", None),
+        ("network_calls", "calls", "d", None),
+    ),
+    (
+        ("kid", "KID ↓", ".4f", False),
+        ("fid_hole", "FID hole ↓", ".2f", False),
+        ("precision", "prec. ↑", ".2f", True),
+        ("recall", "recall ↑", ".2f", True),
+        ("density", "dens. ↑", ".2f", True),
+        ("coverage", "cover. ↑", ".2f", True),
+        ("p_ids", "P-IDS ↑", ".3f", True),
+        ("u_ids", "U-IDS ↑", ".3f", True),
+        ("seam", "seam", ".2f", None),
+        ("diversity", "diversity", ".4f", None),
+    ),
 )
+MORE_IS_BETTER = {key: more for table in _COLUMNS for key, _, _, more in table}
+_UNCERTAIN = "≈"
 
 
 @dataclass(frozen=True)
@@ -47,6 +64,8 @@ class Report:
         examples: caption and pictures of each row of the grid: (3, H, W) in [-1, 1], truth, given, then the methods'.
         methods: names of the methods, in the order of those pictures.
         pictures: the figures of each picture, one entry per row, for comparisons in pairs.
+        uncertainty: of each row, as `diffusion_lab.evaluation.uncertainty.uncertainties` has it.
+        areas: figures by the area of the hole, as `diffusion_lab.evaluation.uncertainty.by_area` has them.
     """
 
     rows: Sequence[Mapping[str, Any]]
@@ -54,44 +73,67 @@ class Report:
     examples: Sequence[tuple[str, Sequence[Tensor]]]
     methods: Sequence[str]
     pictures: Sequence[Mapping[str, Any]]
+    uncertainty: Sequence[Mapping[str, Any]]
+    areas: Sequence[Mapping[str, Any]]
+
+    @property
+    def protocol_sha256(self) -> str:
+        """Names the protocol: figures of two names do not compare."""
+        return digest(self.protocol)
 
     def save(self, folder: Path) -> None:
         """Write grid.png, results.md and results.json, each whole or not at all; call it on one rank only."""
         save_png(self.grid(), folder / "grid.png")
         with replacing(folder / "results.md") as fresh:
             fresh.write_text(self.markdown(), encoding="utf-8")
-        facts = {"rows": [dict(row) for row in self.rows], "protocol": dict(self.protocol)}
+        facts = {
+            "rows": [dict(row) for row in self.rows],
+            "protocol": dict(self.protocol),
+            "protocol_sha256": self.protocol_sha256,
+        }
         head = json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False).removesuffix("\n}")
-        lines = ",\n".join(
-            "    " + json.dumps(dict(each), ensure_ascii=False, allow_nan=False) for each in self.pictures
-        )
-        with replacing(folder / "results.json") as fresh:  # a line per row, not per number
-            fresh.write_text(f'{head},\n  "pictures": [\n{lines}\n  ]\n}}\n', encoding="utf-8")
+        parts = [head]
+        for name, entries in (("uncertainty", self.uncertainty), ("areas", self.areas), ("pictures", self.pictures)):
+            lines = (json.dumps(dict(entry), ensure_ascii=False, allow_nan=False) for entry in entries)
+            parts.append(f'  "{name}": [\n    ' + ",\n    ".join(lines) + "\n  ]")  # a line per entry, not per number
+        with replacing(folder / "results.json") as fresh:
+            fresh.write_text(",\n".join(parts) + "\n}\n", encoding="utf-8")
 
     def markdown(self) -> str:
-        """The table, the best of each mask kind in bold, and everything that has to stand beside it."""
-        headings = ["mask", "method", *(self._heading(key, heading) for key, heading, _, _ in self._columns())]
-        lines = [f"# {self.title()}", "", _line(headings), _line(["---", "---", *["---:"] * len(self._columns())])]
-        lines += [_line(cells) for cells in self._cells("**{}**")]
-        lines += ["", *(note + "\n" for note in self.notes()), "![truth, given and completed pictures](grid.png)", ""]
-        lines += ["| protocol | |", "|---|---|"]
+        """The tables, the best of each mask kind in bold, and everything that has to stand beside them."""
+        lines = [f"# {self.title()}", ""]
+        for columns in self._tables():
+            headings = ["mask", "method", *(self._heading(key, heading) for key, heading, _, _ in columns)]
+            lines += [_line(headings), _line(["---", "---", *["---:"] * len(columns)])]
+            for row, cells in zip(self.rows, self._cells(columns, "**{}**"), strict=True):
+                lines.append(_line([row["mask"], row["method"], *(" ".join(filter(None, cell)) for cell in cells)]))
+            lines.append("")
+        lines += [note + "\n" for note in self.notes()]
+        lines += self._against()
+        lines += self._by_area()
+        lines += ["![truth, given and completed pictures](grid.png)", "", "| protocol | |", "|---|---|"]
+        lines.append(_line(["sha256", self.protocol_sha256]))
         lines += [_line([key, str(value)]) for key, value in flat(self.protocol).items()]
         return "\n".join(lines) + "\n"
 
     def show(self, console: Console) -> None:
-        """Print the table and its notes."""
-        table = Table(title=self.title(), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))  # 80 columns
-        table.add_column("mask", no_wrap=True)
-        table.add_column("method", no_wrap=True)
-        for key, heading, _, _ in self._columns():
-            table.add_column(
-                self._heading(key, heading).replace(" ↓", "↓").replace(" ↑", "↑"), justify="right", no_wrap=True
-            )
+        """Print the tables and their notes."""
         kinds = [row["mask"] for row in self.rows]
-        for i, (_, *cells) in enumerate(self._cells("[bold]{}[/bold]")):
-            begins, ends = kinds[:i][-1:] != [kinds[i]], kinds[i + 1 : i + 2] != [kinds[i]]
-            table.add_row(kinds[i] if begins else "", *cells, end_section=ends)
-        console.print(table)
+        for number, columns in enumerate(self._tables()):
+            title = self.title() if number == 0 else None
+            table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))  # 80 columns
+            table.add_column("mask", no_wrap=True)
+            table.add_column("method", no_wrap=True)
+            for key, heading, _, _ in columns:
+                heading = self._heading(key, heading).replace(" ↓", "↓").replace(" ↑", "↑")
+                table.add_column(heading, justify="right", no_wrap=True)
+            for i, cells in enumerate(self._cells(columns, "[bold]{}[/bold]")):
+                begins, ends = kinds[:i][-1:] != [kinds[i]], kinds[i + 1 : i + 2] != [kinds[i]]
+                stacked = [
+                    "\n".join(filter(None, (value, around and f"[dim]{around}[/dim]"))) for value, around in cells
+                ]
+                table.add_row(kinds[i] if begins else "", self.rows[i]["method"], *stacked, end_section=ends)
+            console.print(table)
         for note in self.notes():
             console.print(note, style="dim", markup=False)
 
@@ -117,6 +159,17 @@ class Report:
             f"FID against {facts['fid_reference_n']} real pictures ({facts['fid_reference']}); "
             f"{facts['extractor']}, {facts['resize']}. Mask set {facts['mask_set']}, seed {facts['seed']}."
         )
+        if any(entry["intervals"] for entry in self.uncertainty):
+            notes.append(
+                f"±: half of the 95 % interval of a bootstrap over the {facts['n']} pictures, of this one training. "
+                + (
+                    f"{_UNCERTAIN}: inconclusive, no difference from {self.methods[0]} on the same pictures beyond "
+                    "chance."
+                    if len(self.methods) > 1
+                    else ""
+                )
+            )
+        notes.append(f"Protocol {facts['name']}, sha256 {self.protocol_sha256[:16]}.")
         changed = facts["known_pixels_changed"]
         touched = "; ".join(f"{name} in {count} pictures" for name, count in changed.items())
         notes.append(
@@ -139,28 +192,79 @@ class Report:
             draw.text((margin - 6, middle), caption, fill="black", font=ImageFont.load_default(12), anchor="rm")
         return canvas
 
-    def _columns(self) -> list[tuple[str, str, str, bool | None]]:
-        """Those that the rows have: diversity was perhaps not asked for."""
-        return [column for column in _COLUMNS if column[0] in self.rows[0]]
+    def _tables(self) -> list[list[_Column]]:
+        """The columns of each table: those of which a row has a value, for some were perhaps not asked for."""
+        first = {key for key, *_ in _COLUMNS[0] if key in self.rows[0]}
+        known = first | {key for row in self.rows for key, value in row.items() if value is not None}
+        tables = [[column for column in columns if column[0] in known] for columns in _COLUMNS]
+        return [columns for columns in tables if columns]
 
     def _heading(self, key: str, heading: str) -> str:
         biased = key == "fid" and self.protocol["fid_biased"] and self.protocol["n"] > 1
         return heading.replace("FID", "FID*") if biased else heading
 
-    def _cells(self, best: str) -> list[list[str]]:
-        """The rows as text, the best value of each mask kind wrapped in `best`."""
+    def _cells(self, columns: Sequence[_Column], best: str) -> list[list[tuple[str, str]]]:
+        """Each row's values, the best of its mask kind wrapped in `best`, and each one's error."""
         table = []
-        for row in self.rows:
+        for row, uncertainty in zip(self.rows, self.uncertainty, strict=True):
             rivals = [each for each in self.rows if each["mask"] == row["mask"]]
-            cells = [str(row["mask"]), str(row["method"])]
-            for key, _, form, more in self._columns():
+            cells = []
+            for key, _, form, more in columns:
                 value = row[key]
                 text = "-" if value is None else format(value, form)
                 values = [each[key] for each in rivals if each[key] is not None]
                 wins = more is not None and len(rivals) > 1 and values and value == (max if more else min)(values)
-                cells.append(best.format(text) if wins else text)
+                cells.append((best.format(text) if wins else text, _around(uncertainty, key, form)))
             table.append(cells)
         return table
+
+    def _against(self) -> list[str]:
+        """How each method differs from the first on the same pictures, with what that says."""
+        entries = [entry for entry in self.uncertainty if entry["differences"]]
+        lines = [f"## Against {self.methods[0]}, on the same pictures", ""] if entries else []
+        for columns in self._tables():
+            known = [column for column in columns if any(column[0] in entry["differences"] for entry in entries)]
+            if not known:
+                continue
+            lines += [_line(["mask", "method", *(heading for _, heading, _, _ in known)])]
+            lines += [_line(["---"] * (2 + len(known)))]
+            for entry in entries:
+                cells = [_difference(entry["differences"].get(key), form) for key, _, form, _ in known]
+                lines.append(_line([entry["mask"], entry["method"], *cells]))
+            lines.append("")
+        return lines
+
+    def _by_area(self) -> list[str]:
+        """The figures by the area of the hole, if holes differ in it."""
+        if len({entry["from"] for entry in self.areas}) < 2:
+            return []
+        known = [column for columns in self._tables() for column in columns if column[0] in self.areas[0]]
+        lines = ["## By the area of the hole, all kinds together", ""]
+        lines += [_line(["hole", "method", "holes", *(heading for _, heading, _, _ in known)])]
+        lines += [_line(["---", "---", *["---:"] * (1 + len(known))])]
+        for entry in sorted(self.areas, key=lambda entry: float(entry["from"])):
+            figures = [
+                " ".join(filter(None, (f"{entry[key]:{form}}", _around(entry, key, form)))) for key, _, form, _ in known
+            ]
+            share = f"{entry['from']:.0%} to {entry['to']:.0%}"
+            lines.append(_line([share, entry["method"], str(entry["n"]), *figures]))
+        return [*lines, ""]
+
+
+def _difference(found: Mapping[str, Any] | None, form: str) -> str:
+    if found is None:
+        return "-"
+    mean, low, high = (f"{value:+{form}}" for value in (found["mean"], *found["interval"]))
+    return f"{mean} ({low} to {high}): {found['verdict']}"
+
+
+def _around(entry: Mapping[str, Any], key: str, form: str) -> str:
+    """Half of an interval, and whether the value is no other than the first method's beyond chance."""
+    if key not in entry["intervals"]:
+        return ""
+    low, high = entry["intervals"][key]
+    said = entry.get("differences", {}).get(key, {}).get("verdict")
+    return f"±{(high - low) / 2:{form}}" + (_UNCERTAIN if said == "inconclusive" else "")
 
 
 def machine(fabric: Fabric) -> dict[str, Any]:

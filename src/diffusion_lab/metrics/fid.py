@@ -70,14 +70,6 @@ class FrechetDistance(Metric):
         self._computed = None
         self._update_count += 1
 
-    def add_moments(self, sums: Tensor, real: bool) -> None:
-        """Add a set of which only `moments` (d + 1, d + 1) are known."""
-        kept, held = self._side(real)
-        held.append(sums.double())
-        _fold(kept, held)
-        self._computed = None
-        self._update_count += 1
-
     def compute(self) -> Tensor:
         """The distance over all devices, the same number on each; NaN with fewer than two pictures on a side."""
         value = torch.full((), torch.nan, dtype=torch.float64)

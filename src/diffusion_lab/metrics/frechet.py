@@ -1,4 +1,4 @@
-"""The Frechet distance between two sets of features, and its small-sample companion, the kernel distance.
+"""The Frechet distance between two sets of features.
 
 ``FID = |mu_1 - mu_2|^2 + tr(S_1) + tr(S_2) - 2 tr((S_1 S_2)^(1/2))`` in float64 (Heusel et al. 2017, eq. 6). Only the
 last term costs anything. With ``S_i = R_i^T R_i`` it is the sum of the singular values of ``R_1 R_2^T``:
@@ -68,32 +68,48 @@ def frechet_distance_mixed(features: Tensor, sums: Tensor) -> Tensor:
     return _assemble(mean_1 - mean_2, root.square().sum() + covariance.trace(), trace)
 
 
-def kernel_distance(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
-    """KID and its standard error, float64 (), of features (n, d) and (m, d): unbiased at any n, m >= 2.
+def frechet_shares(real: Tensor, fake: Tensor, paired: bool = False) -> Tensor:
+    """What each fake picture adds to the squared Frechet distance: float64 (n,), with the distance as their mean.
 
-    The squared maximum mean discrepancy (Binkowski et al. 2018) with the kernel ``(x . y / d + 1)^3``, over all pairs
-    and without subsets. The standard error is the jackknife's over the pictures of both sets, NaN below 3 of them.
+    The distance plus its influence function at each picture: the bootstrap of this mean is that of the distance to
+    first order. The plain bootstrap draws some pictures twice, which makes FID larger, by a tenth or more, and its
+    spread too wide; this one is not biased. Of picture i, with ``R_1 R_2^T = U diag(s) V^T`` and n pictures a set,
+    ``2 (mu_1 - mu_2) . (x_i - mu_1) + n |R_1i|^2 - n sum_k s_k U_ik^2``, centred.
+
+    Args:
+        real: features (m, d), m >= 2.
+        fake: features (n, d), n >= 2.
+        paired: row i of both is of the same picture, so that drawing it draws both; else the real set is a fixed ruler.
     """
-    x, y = real.double(), fake.double()
-    n, m, d = len(x), len(y), x.shape[1]
-    if min(n, m) < 2:
-        raise ValueError(f"The kernel distance needs at least 2 pictures on each side, got {n} and {m}.")
-    xx, yy, xy = ((a @ b.T / d + 1) ** 3 for a, b in ((x, x), (y, y), (x, y)))
-    rows_x, rows_y = xx.sum(dim=1) - xx.diagonal(), yy.sum(dim=1) - yy.diagonal()
-    total_x, total_y, total_xy = rows_x.sum(), rows_y.sum(), xy.sum()
-    value = total_x / (n * (n - 1)) + total_y / (m * (m - 1)) - 2 * total_xy / (n * m)
-    if min(n, m) < 3:
-        return value, torch.full_like(value, torch.nan)
-    without_x = (total_x - 2 * rows_x) / ((n - 1) * (n - 2)) + total_y / (m * (m - 1))
-    without_x = without_x - 2 * (total_xy - xy.sum(dim=1)) / ((n - 1) * m)
-    without_y = (total_y - 2 * rows_y) / ((m - 1) * (m - 2)) + total_x / (n * (n - 1))
-    without_y = without_y - 2 * (total_xy - xy.sum(dim=0)) / (n * (m - 1))
-    variance = sum((len(w) - 1) * w.var(correction=0) for w in (without_x, without_y))
-    return value, torch.as_tensor(variance).sqrt()
+    (mean_1, root_1), (mean_2, root_2) = _centred(fake), _centred(real)
+    values, of_fake, of_real = _influences(mean_1, root_1, mean_2, root_2)
+    return values + (of_fake + of_real if paired else of_fake)
+
+
+def frechet_shares_mixed(sums: Tensor, fake: Tensor) -> Tensor:
+    """`frechet_shares` of fake pictures (n, d) against a real set of which only its `moments` are known."""
+    mean, covariance = mean_and_covariance(sums)
+    value, of_fake, _ = _influences(*_centred(fake), mean, _root(covariance))
+    return value + of_fake
 
 
 def _assemble(difference: Tensor, traces: Tensor, trace_of_root: Tensor) -> Tensor:
     return (difference.square().sum() + traces - 2 * trace_of_root).clamp(min=0)  # rounding may leave -1e-12
+
+
+def _influences(mean_1: Tensor, root_1: Tensor, mean_2: Tensor, root_2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The distance (), and the influence on it of each row of either root, both with mean 0."""
+    # Beyond d rows a set, both roots are turned into triangles: the singular values stay, and rows come back by Q.
+    (q_1, r_1), (q_2, r_2) = (torch.linalg.qr(x) if len(x) > x.shape[1] else (None, x) for x in (root_1, root_2))
+    u, s, vh = torch.linalg.svd(r_1 @ r_2.T, full_matrices=False)
+    distance = _assemble(mean_1 - mean_2, root_1.square().sum() + root_2.square().sum(), s.sum())
+    influences = []
+    for root, q, vectors, towards in ((root_1, q_1, u, mean_1 - mean_2), (root_2, q_2, vh.T, mean_2 - mean_1)):
+        n = len(root)
+        rows = vectors if q is None else q @ vectors
+        each = 2 * (n - 1) ** 0.5 * root @ towards + n * root.square().sum(dim=1) - n * rows.square() @ s
+        influences.append(each - each.mean())
+    return distance, *influences
 
 
 def _centred(features: Tensor) -> tuple[Tensor, Tensor]:

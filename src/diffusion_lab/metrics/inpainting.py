@@ -78,24 +78,47 @@ def l1_hole(images: Tensor, target: Tensor, mask: Tensor) -> Tensor:
 
 
 def seam(images: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """How much harder the hole's border jumps than it does in truth, float64 (B,), with pictures in [0, 1].
+    """How hard the hole's border jumps, over how hard it does in truth: float64 (B,), right at 1.
 
-    The mean absolute step between neighbours of which one lies in the hole, minus the same of the true picture. 0: no
-    seam; positive: a visible one; negative: smeared over. 0 where the hole has no border.
+    The mean absolute step of the luma between neighbours of which one lies in the hole. Above 1: a visible seam; below:
+    smeared over. Half a grey level is the least that a step counts, so that it is 1 too where the hole has no border.
 
     Args:
         images: uint8 (B, 3, H, W).
         target: uint8 (B, 3, H, W), the true pictures.
         mask: bool (B, 1, H, W), True in the hole.
     """
-    x, y = _exact(images) / 255, _exact(target) / 255
-    excess = torch.zeros(len(x), dtype=x.dtype, device=x.device)
-    pairs = torch.zeros_like(excess)
+    luma = torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64, device=images.device).view(1, 3, 1, 1)
+    made, true = ((_exact(x) * luma).sum(dim=1, keepdim=True) for x in (images, target))
+    steps, pairs = made.new_zeros(2, len(made)), made.new_zeros(len(made))
     for dim in (-2, -1):
         border = mask.int().diff(dim=dim) != 0  # (B, 1, ...) True between a known pixel and the hole
-        excess += ((x.diff(dim=dim).abs() - y.diff(dim=dim).abs()) * border).sum(dim=(1, 2, 3))
-        pairs += x.shape[1] * border.sum(dim=(1, 2, 3))
-    return excess / pairs.clamp(min=1)
+        steps += torch.stack([(x.diff(dim=dim).abs() * border).sum(dim=(1, 2, 3)) for x in (made, true)])
+        pairs += border.sum(dim=(1, 2, 3))
+    made_step, true_step = (steps / pairs.clamp(min=1)).clamp(min=0.5).unbind()
+    return made_step / true_step
+
+
+def hole_crop(images: Tensor, mask: Tensor, side: int = 299) -> Tensor:
+    """The smallest square around each hole, cut out and enlarged bilinearly: uint8 (B, 3, side, side).
+
+    The whole picture where there is no hole.
+
+    Args:
+        images: uint8 (B, 3, S, S).
+        mask: bool (B, 1, S, S), True in the hole.
+        side: in pixels; that of Inception's own pictures spares it another resizing.
+    """
+    crops = []
+    for image, hole in zip(images, mask[:, 0], strict=True):
+        rows, columns = (hole.any(dim=dim).nonzero().flatten().tolist() or [0, hole.shape[0] - 1] for dim in (1, 0))
+        width = max(rows[-1] - rows[0], columns[-1] - columns[0]) + 1
+        top, left = (
+            min(max((ends[0] + ends[-1] + 1 - width) // 2, 0), hole.shape[0] - width) for ends in (rows, columns)
+        )
+        cut = image[None, :, top : top + width, left : left + width].float()
+        crops.append(F.interpolate(cut, (side, side), mode="bilinear", antialias=True))
+    return torch.cat(crops).round().clamp(0, 255).to(torch.uint8)
 
 
 def colourfulness(images: Tensor, target: Tensor | None = None, mask: Tensor | None = None) -> Tensor:

@@ -12,8 +12,9 @@ from rich.console import Console
 from rich.table import Table
 
 from diffusion_lab import recipe
+from diffusion_lab.protocol import digest
 from diffusion_lab.registry.card import card
-from diffusion_lab.registry.gate import Decision, by_hand, judge
+from diffusion_lab.registry.gate import Candidate, Decision, by_hand, judge, protocol
 from diffusion_lab.registry.versions import PRODUCTION, Registry, Version
 
 
@@ -114,11 +115,15 @@ def _list(asked: argparse.Namespace, registry: Registry) -> int:
         print(f"no versions in '{registry.root}' yet: register one with `python -m diffusion_lab.registry register`")
         return 0
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for heading in ("version", "aliases", "trained on", "px", "n", "FID↓", "LPIPS↓", "MB", "registered"):
+    for heading in ("version", "aliases", "trained on", "px", "n", "FID↓", "LPIPS↓", "protocol", "MB", "registered"):
         table.add_column(heading, justify="right" if heading in ("px", "n", "FID↓", "LPIPS↓", "MB") else "left")
-    for version in versions:
-        table.add_row(*_row(version))
+    rows = [_row(version) for version in versions]
+    for row in rows:
+        table.add_row(*row)
     Console().print(table)
+    names = {row[7] for row in rows} - {"-"}
+    if len(names) > 1:
+        print(f"FID and LPIPS are of {len(names)} protocols: they compare within one only. The gate says what differs.")
     return 0
 
 
@@ -141,6 +146,7 @@ def _row(version: Version) -> list[str]:
         str(results.get("protocol", {}).get("n", "-")),
         mean("fid", ".2f"),
         mean("lpips", ".4f"),
+        digest(protocol(Candidate(version.label, version.folder, results, "")))[:8] if rows else "-",
         f"{weights.stat().st_size / 1e6:.1f}" if weights.is_file() else "-",
         str(_read(version.folder / "manifest.json").get("registered", "-"))[:16].replace("T", " "),
     ]

@@ -1,6 +1,5 @@
 """The gate: whether a model may take the place of another, and every reason for the answer."""
 
-import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,16 +12,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from diffusion_lab.bootstrap import interval
 from diffusion_lab.cascade import Model, load
+from diffusion_lab.protocol import differences, digest, essential
 from diffusion_lab.registry.probes import image_size, probes, seconds_per_picture
 
-ACCIDENTAL = frozenset(
-    ("inpainter", "trained_on", "known_pixels_changed", "batch_size", "device", "devices", "threads", "versions")
-)
-"""What an evaluation notes that does not bear on its figures, or is the model's own."""
-
 MORE_IS_BETTER = frozenset(("psnr", "ssim"))
-RESAMPLES = 10_000
 
 
 @dataclass(frozen=True)
@@ -157,7 +152,7 @@ def judge(
     except (OSError, ValueError) as error:  # an answer too: this candidate is not fit
         checks.append(Check("sound", False, str(error)))
     label = champion.label if champion is not None else None
-    return Decision(candidate.label, label, digest(protocol(candidate)), tuple(checks), now())
+    return Decision(candidate.label, label, digest(protocol(candidate))[:16], tuple(checks), now())
 
 
 def protocol(candidate: Candidate) -> dict[str, Any]:
@@ -165,7 +160,7 @@ def protocol(candidate: Candidate) -> dict[str, Any]:
 
     A sampler that is the model's own belongs to the model: another model may have another.
     """
-    facts = {key: value for key, value in candidate.results.get("protocol", {}).items() if key not in ACCIDENTAL}
+    facts = essential(candidate.results.get("protocol", {}))
     try:
         own = json.loads((candidate.folder / "recipe.json").read_text())["model"]["sampler"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -173,30 +168,6 @@ def protocol(candidate: Candidate) -> dict[str, Any]:
     samplers = facts.get("samplers", {})
     facts["samplers"] = {name: "its own" if sampler == own else sampler for name, sampler in samplers.items()}
     return facts
-
-
-def digest(facts: Mapping[str, Any]) -> str:
-    """A short name of a protocol."""
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def interval(worse_by: NDArray[np.float64], level: float) -> tuple[float, float]:
-    """Where the mean of paired differences lies, by the percentile bootstrap.
-
-    Args:
-        worse_by: ``(n,)``, how much worse the candidate is on each picture.
-        level: of confidence, such as .95.
-
-    Example:
-        >>> interval(np.full(50, 0.5), 0.95)
-        (0.5, 0.5)
-    """
-    generator, n = np.random.default_rng(0), len(worse_by)
-    at_a_time = max(1, 1_000_000 // n)
-    counts = [min(at_a_time, RESAMPLES - start) for start in range(0, RESAMPLES, at_a_time)]
-    means = np.concatenate([worse_by[generator.integers(0, n, (count, n))].mean(axis=1) for count in counts])
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
 
 
 def _card(candidate: Candidate) -> Check:
@@ -236,10 +207,10 @@ def _enough(candidate: Candidate, least: int) -> Check:
 
 def _same_protocol(candidate: Candidate, champion: Candidate) -> Check:
     one, other = protocol(candidate), protocol(champion)
-    differ = [key for key in sorted({*one, *other}) if one.get(key) != other.get(key)]
+    differ = differences(one, other)
     if not differ:
-        return Check("protocol", True, f"both were evaluated under protocol {digest(one)}")
-    said = "; ".join(f"{key} {one.get(key)} against {other.get(key)}" for key in differ)
+        return Check("protocol", True, f"both were evaluated under protocol {digest(one)[:16]}")
+    said = "; ".join(differ)
     return Check(
         "protocol",
         False,

@@ -1,0 +1,195 @@
+"""One method on one kind of question: its completions, measured picture by picture and as a set."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from lightning.fabric import Fabric
+from torch import Tensor
+
+from diffusion_lab.evaluation.methods import Method
+from diffusion_lab.evaluation.problems import Problem
+from diffusion_lab.evaluation.reference import Collected, Extractor, Features, PictureSet, reduced
+from diffusion_lab.evaluation.sets import SetMeasure, figures
+from diffusion_lab.metrics import LPIPS, Measure, diversity, hole_crop
+from diffusion_lab.pictures import to_float, to_uint8
+
+
+class Scored(NamedTuple):
+    """What is known of a method on a kind of question, the same on every rank.
+
+    Args:
+        row: its figures.
+        each: what every picture adds to them, where that is known.
+        touched: pictures that it changed outside the hole.
+        column: of the grid, 8-bit.
+        asked: sha256 of what was given of each picture, and of which part was to be made.
+    """
+
+    row: dict[str, Any]
+    each: dict[str, list[float]]
+    touched: int
+    column: Tensor
+    asked: str
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What stays the same from method to method."""
+
+    pictures: PictureSet
+    n: int
+    batch_size: int
+    seed: int
+    fabric: Fabric
+    device: torch.device  # where pictures are measured
+    extractor: Extractor
+    real: Features
+    paired: bool  # whether `real` is of the pictures themselves
+    perceptual: LPIPS
+    measures: Mapping[str, Measure]
+    sets: Mapping[str, SetMeasure]
+    shown: int
+    completions: int
+    advance: Callable[[int], None]
+
+    @property
+    def size(self) -> int:
+        return self.pictures.images.shape[-1]
+
+    def batches(self) -> Iterator[Tensor]:
+        """Indices of this rank's pictures: each picture on one rank only and none twice; a rank may have none."""
+        mine = torch.arange(self.fabric.global_rank, self.n, self.fabric.world_size)
+        return (mine[start : start + self.batch_size] for start in range(0, len(mine), self.batch_size))
+
+    def truth(self, problem: Problem) -> list[Tensor]:
+        """The first two columns of the grid: true pictures and what is given, (shown, 3, S, S) in [-1, 1]."""
+        indices = torch.arange(self.shown)
+        pixels, holes = self.pictures[indices], problem.regions(self.size, indices)
+        given = to_float(problem.given(pixels, holes, indices))
+        return [to_float(pixels), problem.task.plain(given, holes)]
+
+    def real_crops(self, problem: Problem) -> Features:
+        """Features of the true pictures around each hole."""
+        collected = Collected(self.n, self.fabric, self.device)
+        for indices in self.batches():
+            crops = hole_crop(self.pictures[indices].to(self.device), problem.regions(self.size, indices))
+            collected.add(indices, self.extractor(crops))
+            self.advance(len(indices))
+        return collected.joined()
+
+    def score(self, method: Method, kind: str, problem: Problem, crops: Features | None = None) -> Scored:
+        """A method's figures; with `crops`, the real pictures' features around the holes, FID of those as well."""
+        extra = ("diversity", "hole_area")
+        values = torch.zeros(self.n, len(self.measures) + len(extra), dtype=torch.float64, device=self.device)
+        asked_of = torch.zeros(self.n, dtype=torch.int64, device=self.device)
+        totals = torch.zeros(2, dtype=torch.float64, device=self.device)  # seconds, pictures changed outside the hole
+        column = torch.zeros(self.shown, 3, self.size, self.size, dtype=torch.int32, device=self.device)
+        fake, fake_crops = (Collected(self.n, self.fabric, self.device) for _ in range(2))
+        for indices in self.batches():
+            here = indices.to(self.device)
+            target, holes = self.pictures[indices], problem.regions(self.size, indices)
+            given = problem.given(target, holes, indices)
+            asked_of[here] = _digests(given, holes).to(self.device)
+            # What may not be looked at is taken out before any method sees it.
+            asked = problem.task.plain(to_float(given), holes, grey=0.0)
+            filled, seconds = _fill(method, asked, holes, example_seeds(self.seed, indices), self.fabric.device)
+            _require_finite(filled, indices, method, kind)
+            touched = ((filled != to_float(target)) & ~holes).flatten(1).any(dim=1).sum()
+            images, target, region = (x.to(self.device) for x in (to_uint8(filled), target, holes))
+            fake.add(indices, self.extractor(images))
+            if crops is not None:
+                fake_crops.add(indices, self.extractor(hole_crop(images, holes)))
+            scores = [measure(images, target, region).double() for measure in self.measures.values()]
+            scores.append(self._spread(method, indices, images, asked, holes))
+            scores.append(region.double().mean(dim=(1, 2, 3)))
+            values[here] = torch.stack(scores, dim=1)
+            totals += torch.tensor([seconds, touched], dtype=torch.float64, device=self.device)
+            seen = indices < self.shown
+            column[here[seen.to(self.device)]] = images[seen.to(self.device)].int()
+            self.advance(len(indices))
+        values, totals, column, asked_of = (reduced(x, self.fabric) for x in (values, totals, column, asked_of))
+        of_sets = figures(self.sets, self.real, fake.joined(), self.paired, self.fabric)
+        if crops is not None:
+            of_sets["fid_hole"] = figures({}, crops, fake_crops.joined(), True, self.fabric)["fid"]
+        each = of_sets | dict(zip((*self.measures, *extra), values.cpu().T, strict=True))
+        area = each.pop("hole_area")
+        if self.completions == 1:
+            del each["diversity"]
+        row = {
+            "method": method.name,
+            "mask": kind,
+            "n": self.n,
+            **{name: None if math.isnan(mean := x.mean().item()) else mean for name, x in each.items()},
+            "seconds_per_image": totals[0].item() / self.n,
+            "network_calls": method.network_calls,
+        }
+        known = {"hole_area": area} | {name: x for name, x in each.items() if x.ndim}
+        digest = hashlib.sha256(asked_of.cpu().numpy().astype("<i8").tobytes()).hexdigest()
+        return Scored(row, _of_each(known), int(totals[1]), column.cpu().to(torch.uint8), digest)
+
+    def _spread(self, method: Method, indices: Tensor, first: Tensor, asked: Tensor, holes: Tensor) -> Tensor:
+        """How much the completions of each picture differ, float64 (B,); 0 where there is one only."""
+        if self.completions == 1:
+            return torch.zeros(len(indices), dtype=torch.float64, device=self.device)
+        several = [first]
+        for completion in range(1, self.completions):
+            seeds = example_seeds(self.seed, indices, completion)
+            filled, _ = _fill(method, asked, holes, seeds, self.fabric.device)
+            several.append(to_uint8(filled).to(self.device))
+        return diversity(self.perceptual, torch.stack(several)).double()
+
+
+def example_seeds(seed: int, indices: Tensor, completion: int = 0) -> Tensor:
+    """The seed of each example, int64 (B,) >= 0, by its index and the number of the completion alone.
+
+    >>> torch.equal(example_seeds(0, torch.tensor([3, 5]))[1:], example_seeds(0, torch.tensor([5])))
+    True
+    """
+    words = [
+        np.random.SeedSequence((seed, i, completion)[: 3 if completion else 2]).generate_state(1, np.uint64)[0] >> 1
+        for i in indices.tolist()
+    ]
+    return torch.tensor([int(word) for word in words], dtype=torch.int64)
+
+
+def _fill(method: Method, asked: Tensor, holes: Tensor, seeds: Tensor, device: torch.device) -> tuple[Tensor, float]:
+    """The completed pictures on the CPU, and how long the method took."""
+    image, holes = asked.to(device), holes.to(device)
+    synchronize: Callable[[], None] = torch.accelerator.synchronize if device.type != "cpu" else lambda: None
+    synchronize()
+    start = time.perf_counter()
+    with torch.no_grad():
+        filled = method.fill(image, holes, seeds)
+    synchronize()
+    seconds = time.perf_counter() - start
+    if filled.shape != image.shape:
+        raise ValueError(f"{method.name} returned {tuple(filled.shape)} for pictures {tuple(image.shape)}.")
+    return filled.float().cpu(), seconds
+
+
+def _require_finite(filled: Tensor, indices: Tensor, method: Method, kind: str) -> None:
+    broken = indices[~filled.flatten(1).isfinite().all(dim=1)].tolist()
+    if broken:
+        raise ValueError(f"{method.name} made values that are not finite of picture {broken[0]} with the {kind} mask.")
+
+
+def _of_each(values: Mapping[str, Tensor]) -> dict[str, list[float]]:
+    """The figures of each picture, in order, to six digits: two evaluations of the same pictures compare in pairs."""
+    return {name: [float(f"{x:.6g}") for x in column.tolist()] for name, column in values.items()}
+
+
+def _digests(given: Tensor, holes: Tensor) -> Tensor:
+    """A number for each question, int64 (B,): of what is given and of what is to be made."""
+    words = [
+        hashlib.sha256(pixels.numpy().tobytes() + hole.numpy().tobytes()).digest()[:8]
+        for pixels, hole in zip(given, holes, strict=True)
+    ]
+    return torch.tensor([int.from_bytes(word, "little", signed=True) for word in words], dtype=torch.int64)
