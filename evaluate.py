@@ -1,5 +1,6 @@
 """Score a model against its task's baselines: ``uv run evaluate.py``; ``conf/evaluate.yaml`` says what can be set."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,13 +18,14 @@ from diffusion_lab.scripts import as_trained, for_its_task, subject
 def main(cfg: DictConfig) -> None:
     from hydra.utils import instantiate
 
-    from diffusion_lab.evaluation import diffusion, evaluate, problems
+    from diffusion_lab.evaluation import diffusion, evaluate, problems, weights_sha256
 
     inpainter, data, fabric, console, output, protocol = subject(cfg)
     wanted = instantiate(cfg.attributes)
     task = instantiate(cfg.build, _convert_="all")
     degradations = instantiate(cfg.degradations, _convert_="all") or {"": task.degrade}
     methods = [diffusion(name, inpainter, instantiate(sampler), wanted) for name, sampler in cfg.methods.items()]
+    unfinished = output / "unfinished"
     report = evaluate(
         [*methods, *instantiate(cfg.baselines, _convert_="all").values()],
         data.pictures(cfg.split),
@@ -51,9 +53,16 @@ def main(cfg: DictConfig) -> None:
                 for name, sampler in cfg.methods.items()
             },
         },
+        unfinished=unfinished,
+        inputs={
+            "weights": weights_sha256(inpainter),
+            "recipe": inpainter.recipe,
+            "settings": OmegaConf.to_container(cfg, resolve=True),
+        },
     )
     if fabric.is_global_zero:
         report.save(output)
+        shutil.rmtree(unfinished, ignore_errors=True)
         report.show(console)
         console.print(f"Saved to {output}: results.json, results.md, grid.png", highlight=False)
 

@@ -18,3 +18,4 @@ from diffusion_lab.evaluation.problems import problems as problems
 from diffusion_lab.evaluation.report import Report as Report
 from diffusion_lab.evaluation.sets import SetMeasure as SetMeasure
 from diffusion_lab.evaluation.sets import kernel as kernel
+from diffusion_lab.evaluation.unfinished import weights_sha256 as weights_sha256

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,8 +17,9 @@ from torch import Tensor
 
 from diffusion_lab.evaluation.methods import Method
 from diffusion_lab.evaluation.problems import Problem
-from diffusion_lab.evaluation.reference import Collected, Extractor, Features, PictureSet, reduced
+from diffusion_lab.evaluation.reference import Collected, Extractor, Features, PictureSet, dealt, reduced
 from diffusion_lab.evaluation.sets import SetMeasure, figures
+from diffusion_lab.evaluation.unfinished import Kept, Unfinished
 from diffusion_lab.metrics import LPIPS, Measure, diversity, hole_crop
 from diffusion_lab.pictures import to_float, to_uint8
 
@@ -30,14 +32,22 @@ class Scored(NamedTuple):
         each: what every picture adds to them, where that is known.
         touched: pictures that it changed outside the hole.
         column: of the grid, 8-bit.
-        asked: sha256 of what was given of each picture, and of which part was to be made.
     """
 
     row: dict[str, Any]
     each: dict[str, list[float]]
     touched: int
     column: Tensor
-    asked: str
+
+    def kept(self) -> Kept:
+        """The same as it lies on disk."""
+        facts = {"pictures": self.row["n"], "row": self.row, "each": self.each, "touched": self.touched}
+        return Kept({"column": self.column}, facts)
+
+    @classmethod
+    def taken(cls, kept: Kept) -> Scored:
+        """What `kept` returned."""
+        return cls(kept.facts["row"], kept.facts["each"], kept.facts["touched"], kept.tensors["column"])
 
 
 @dataclass(frozen=True)
@@ -58,6 +68,7 @@ class Bench:
     sets: Mapping[str, SetMeasure]
     shown: int
     completions: int
+    unfinished: Unfinished
     advance: Callable[[int], None]
 
     @property
@@ -65,9 +76,8 @@ class Bench:
         return self.pictures.images.shape[-1]
 
     def batches(self) -> Iterator[Tensor]:
-        """Indices of this rank's pictures: each picture on one rank only and none twice; a rank may have none."""
-        mine = torch.arange(self.fabric.global_rank, self.n, self.fabric.world_size)
-        return (mine[start : start + self.batch_size] for start in range(0, len(mine), self.batch_size))
+        """Indices of this rank's pictures."""
+        return dealt(self.n, self.batch_size, self.fabric)
 
     def truth(self, problem: Problem) -> list[Tensor]:
         """The first two columns of the grid: true pictures and what is given, (shown, 3, S, S) in [-1, 1]."""
@@ -76,46 +86,45 @@ class Bench:
         given = to_float(problem.given(pixels, holes, indices))
         return [to_float(pixels), problem.task.plain(given, holes)]
 
-    def real_crops(self, problem: Problem) -> Features:
-        """Features of the true pictures around each hole."""
+    def real_crops(self, problem: Problem, name: str) -> Features:
+        """Features of the true pictures around each hole; `name` is what they are kept by."""
         collected = Collected(self.n, self.fabric, self.device)
-        for indices in self.batches():
+
+        def features(indices: Tensor) -> dict[str, Tensor]:
             crops = hole_crop(self.pictures[indices].to(self.device), problem.regions(self.size, indices))
-            collected.add(indices, self.extractor(crops))
+            return {"features": self.extractor(crops)}
+
+        for indices in self.batches():
+            collected.add(indices, self.unfinished.batch(name, indices, partial(features, indices))["features"])
             self.advance(len(indices))
         return collected.joined()
 
-    def score(self, method: Method, kind: str, problem: Problem, crops: Features | None = None) -> Scored:
-        """A method's figures; with `crops`, the real pictures' features around the holes, FID of those as well."""
+    def score(self, method: Method, kind: str, problem: Problem, name: str, crops: Features | None = None) -> Scored:
+        """A method's figures, each batch of which is kept until the row is finished.
+
+        Args:
+            method: under test.
+            kind: name of the problem.
+            problem: what it is asked.
+            name: of the row, that its batches are kept by.
+            crops: the real pictures' features around the holes, for FID of those as well; None leaves it out.
+        """
         extra = ("diversity", "hole_area")
         values = torch.zeros(self.n, len(self.measures) + len(extra), dtype=torch.float64, device=self.device)
-        asked_of = torch.zeros(self.n, dtype=torch.int64, device=self.device)
         totals = torch.zeros(2, dtype=torch.float64, device=self.device)  # seconds, pictures changed outside the hole
         column = torch.zeros(self.shown, 3, self.size, self.size, dtype=torch.int32, device=self.device)
         fake, fake_crops = (Collected(self.n, self.fabric, self.device) for _ in range(2))
         for indices in self.batches():
-            here = indices.to(self.device)
-            target, holes = self.pictures[indices], problem.regions(self.size, indices)
-            given = problem.given(target, holes, indices)
-            asked_of[here] = _digests(given, holes).to(self.device)
-            # What may not be looked at is taken out before any method sees it.
-            asked = problem.task.plain(to_float(given), holes, grey=0.0)
-            filled, seconds = _fill(method, asked, holes, example_seeds(self.seed, indices), self.fabric.device)
-            _require_finite(filled, indices, method, kind)
-            touched = ((filled != to_float(target)) & ~holes).flatten(1).any(dim=1).sum()
-            images, target, region = (x.to(self.device) for x in (to_uint8(filled), target, holes))
-            fake.add(indices, self.extractor(images))
+            measure = partial(self._measured, method, kind, problem, indices, crops is not None)
+            found = {key: x.to(self.device) for key, x in self.unfinished.batch(name, indices, measure).items()}
+            fake.add(indices, found["features"])
             if crops is not None:
-                fake_crops.add(indices, self.extractor(hole_crop(images, holes)))
-            scores = [measure(images, target, region).double() for measure in self.measures.values()]
-            scores.append(self._spread(method, indices, images, asked, holes))
-            scores.append(region.double().mean(dim=(1, 2, 3)))
-            values[here] = torch.stack(scores, dim=1)
-            totals += torch.tensor([seconds, touched], dtype=torch.float64, device=self.device)
-            seen = indices < self.shown
-            column[here[seen.to(self.device)]] = images[seen.to(self.device)].int()
+                fake_crops.add(indices, found["crops"])
+            values[indices.to(self.device)] = found["scores"]
+            totals += found["totals"]
+            column[indices[indices < self.shown].to(self.device)] = found["shown"].int()
             self.advance(len(indices))
-        values, totals, column, asked_of = (reduced(x, self.fabric) for x in (values, totals, column, asked_of))
+        values, totals, column = (reduced(x, self.fabric) for x in (values, totals, column))
         of_sets = figures(self.sets, self.real, fake.joined(), self.paired, self.fabric)
         if crops is not None:
             of_sets["fid_hole"] = figures({}, crops, fake_crops.joined(), True, self.fabric)["fid"]
@@ -132,8 +141,27 @@ class Bench:
             "network_calls": method.network_calls,
         }
         known = {"hole_area": area} | {name: x for name, x in each.items() if x.ndim}
-        digest = hashlib.sha256(asked_of.cpu().numpy().astype("<i8").tobytes()).hexdigest()
-        return Scored(row, _of_each(known), int(totals[1]), column.cpu().to(torch.uint8), digest)
+        return Scored(row, _of_each(known), int(totals[1]), column.cpu().to(torch.uint8))
+
+    def _measured(self, method: Method, kind: str, problem: Problem, indices: Tensor, crops: bool) -> dict[str, Tensor]:
+        """A method's completions of a batch, as figures and features."""
+        target, holes = self.pictures[indices], problem.regions(self.size, indices)
+        # What may not be looked at is taken out before any method sees it.
+        asked = problem.task.plain(to_float(problem.given(target, holes, indices)), holes, grey=0.0)
+        filled, seconds = _fill(method, asked, holes, example_seeds(self.seed, indices), self.fabric.device)
+        _require_finite(filled, indices, method, kind)
+        touched = ((filled != to_float(target)) & ~holes).flatten(1).any(dim=1).sum()
+        images, target, region = (x.to(self.device) for x in (to_uint8(filled), target, holes))
+        scores = [measure(images, target, region).double() for measure in self.measures.values()]
+        scores.append(self._spread(method, indices, images, asked, holes))
+        scores.append(region.double().mean(dim=(1, 2, 3)))
+        measured = {
+            "scores": torch.stack(scores, dim=1),
+            "totals": torch.tensor([seconds, touched], dtype=torch.float64),
+            "shown": images[(indices < self.shown).to(self.device)],
+            "features": self.extractor(images),
+        }
+        return measured | ({"crops": self.extractor(hole_crop(images, holes))} if crops else {})
 
     def _spread(self, method: Method, indices: Tensor, first: Tensor, asked: Tensor, holes: Tensor) -> Tensor:
         """How much the completions of each picture differ, float64 (B,); 0 where there is one only."""
@@ -184,6 +212,17 @@ def _require_finite(filled: Tensor, indices: Tensor, method: Method, kind: str) 
 def _of_each(values: Mapping[str, Tensor]) -> dict[str, list[float]]:
     """The figures of each picture, in order, to six digits: two evaluations of the same pictures compare in pairs."""
     return {name: [float(f"{x:.6g}") for x in column.tolist()] for name, column in values.items()}
+
+
+def asked_sha256(
+    problem: Problem, pictures: PictureSet, n: int, batch_size: int, fabric: Fabric, device: torch.device
+) -> str:
+    """Of what is given of each of the first n pictures, and of which part is to be made; every rank must ask."""
+    words = torch.zeros(n, dtype=torch.int64, device=device)
+    for indices in dealt(n, batch_size, fabric):
+        holes = problem.regions(pictures.images.shape[-1], indices)
+        words[indices.to(device)] = _digests(problem.given(pictures[indices], holes, indices), holes).to(device)
+    return hashlib.sha256(reduced(words, fabric).cpu().numpy().astype("<i8").tobytes()).hexdigest()
 
 
 def _digests(given: Tensor, holes: Tensor) -> Tensor:

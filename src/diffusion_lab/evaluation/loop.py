@@ -14,13 +14,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 
 from diffusion_lab.data.masks import MASK_SET
-from diffusion_lab.evaluation.bench import Bench
+from diffusion_lab.evaluation.bench import Bench, Scored, asked_sha256
 from diffusion_lab.evaluation.methods import Method
 from diffusion_lab.evaluation.problems import Problem
 from diffusion_lab.evaluation.reference import Extractor, PictureSet, reference_features
 from diffusion_lab.evaluation.report import MORE_IS_BETTER, Report, machine
 from diffusion_lab.evaluation.sets import SetMeasure
 from diffusion_lab.evaluation.uncertainty import by_area, uncertainties
+from diffusion_lab.evaluation.unfinished import Unfinished
 from diffusion_lab.metrics import LPIPS, Measure, l1_hole, psnr, ssim
 from diffusion_lab.pictures import to_float
 
@@ -48,6 +49,8 @@ def evaluate(
     sets: Mapping[str, SetMeasure] | None = None,
     crops: bool = False,
     protocol: Mapping[str, Any] | None = None,
+    unfinished: Path | None = None,
+    inputs: Mapping[str, Any] | None = None,
 ) -> Report:
     """Score methods on the first pictures of a split, with the fixed masks of each kind.
 
@@ -71,6 +74,10 @@ def evaluate(
         sets: of the features of all pictures, beside FID.
         crops: whether to take FID of the square around each hole as well, which doubles the time for features.
         protocol: facts that only the caller knows (data, crop, ...), to stand beside the figures.
+        unfinished: folder for what is measured before all is, batch by batch: there the same evaluation goes on if it
+            is called again. Whoever has saved the report removes it. None keeps nothing.
+        inputs: what else the figures hang on, such as the weights and the methods' options, as JSON has it: with other
+            facts nothing is taken from `unfinished`.
 
     ValueError for a number of pictures that the split does not have, or a completion that is not finite.
     """
@@ -88,13 +95,54 @@ def evaluate(
     measured: dict[str, Measure] = {"lpips": perceptual, "psnr": _psnr, "ssim": ssim, "l1_hole": l1_hole}
     measured |= measures or {}
     compared, n_compared = (pictures, n) if reference is None else (reference, len(reference))
+    changed: dict[str, int] = {}
+    facts: dict[str, Any] = {
+        "name": f"faces-{next(iter(problems.values())).task.name}-v{RULES}",
+        "n": n,
+        "pictures_sha256": _digest(pictures, n),
+        "asked_sha256": {
+            kind: asked_sha256(problem, pictures, n, batch_size, fabric, device) for kind, problem in problems.items()
+        },
+        "fid_biased": n < UNBIASED_ENOUGH,
+        "fid_reference": "the evaluated pictures themselves" if reference is None else "another split",
+        "fid_reference_n": n_compared,
+        "image_size": pictures.images.shape[-1],
+        "extractor": extractor.name,
+        "extractor_sha256": extractor.digest,
+        "resize": extractor.resize,
+        "lpips": "version 0.1, AlexNet",
+        "pixels": f"8-bit; psnr and ssim of the whole picture, psnr at most {HIGHEST_PSNR:g} dB; l1_hole in [0, 1]",
+        "mask_set": MASK_SET,
+        "seed": seed,
+        "known_pixels_changed": changed,  # counted below
+        "batch_size": batch_size,
+        "completions": completions,
+        **machine(fabric),
+        **(protocol or {}),
+    }
+    kept = Unfinished(
+        unfinished,
+        {
+            "facts": facts,
+            "inputs": inputs,
+            "rows": [[kind, method.name, method.network_calls] for kind in problems for method in methods],
+            "reference": compared.digest,
+            "measures": [*measured],
+            "sets": [*(sets or {})],
+            "crops": crops,
+            "examples": examples,
+        },
+    )
+    mine = len(range(fabric.global_rank, n, fabric.world_size))
+    names = [[f"{kind}-{row}" for row in range(len(methods))] for kind in range(len(problems))]
     rows: list[dict[str, Any]] = []
     each: list[dict[str, Any]] = []
-    changed: dict[str, int] = {}
-    asked: dict[str, str] = {}
     grid: list[tuple[str, list[Tensor]]] = []
     work = len(range(fabric.global_rank, n_compared, fabric.world_size))
-    work += len(range(fabric.global_rank, n, fabric.world_size)) * len(problems) * (len(methods) + crops)
+    work += mine * len(problems) * (len(methods) + crops)
+    if fabric.is_global_zero and (before := sum(kept.pictures(row) for of_kind in names for row in of_kind)):
+        asked = n * len(problems) * len(methods)
+        print(f"Going on where it was cut: {before} of {asked} completions are measured, in {unfinished}", flush=True)
     with _progress(fabric) as progress:
         task = progress.add_task("real pictures", total=work)
         in_lines = fabric.is_global_zero and not progress.console.is_terminal  # where there is no bar to look at
@@ -116,6 +164,7 @@ def evaluate(
             device=device,
             batch_size=batch_size,
             cache=cache,
+            unfinished=kept,
             advance=advance,
         )
         bench = Bench(
@@ -133,46 +182,34 @@ def evaluate(
             sets or {},
             min(examples, n),
             completions,
+            kept,
             advance,
         )
-        for kind, problem in problems.items():
+        for number, ((kind, problem), of_kind) in enumerate(zip(problems.items(), names, strict=True)):
             columns = bench.truth(problem)
-            around = bench.real_crops(problem) if crops else None
-            for method in methods:
+            finished = [kept.row(name) for name in of_kind] if fabric.is_global_zero else []
+            finished = fabric.broadcast(finished)
+            around = bench.real_crops(problem, f"{number}-real") if crops and None in finished else None
+            for method, name, row in zip(methods, of_kind, finished, strict=True):
                 progress.update(task, description=f"{kind}: {method.name}")
-                scored = bench.score(method, kind, problem, around)
+                if row is None:
+                    scored = bench.score(method, kind, problem, name, around)
+                else:
+                    scored = Scored.taken(row)
+                    advance(mine)
                 rows.append(scored.row)
                 each.append({"mask": kind, "method": method.name, **scored.each})
                 columns.append(to_float(scored.column))
-                asked[kind] = scored.asked
-                if in_lines:
+                if fabric.is_global_zero and row is None:
+                    kept.finish(name, scored.kept())
+                if in_lines and row is None:
                     seconds = scored.row["seconds_per_image"]
                     print(f"{kind}: {method.name}: {n} pictures at {seconds:.3f} s", flush=True)
                 if scored.touched:
                     changed[f"{kind}: {method.name}"] = scored.touched
+            if fabric.is_global_zero:
+                kept.finish(f"{number}-real")
             grid += [(kind, list(pictures_of_row)) for pictures_of_row in zip(*columns, strict=True)]
-    facts = {
-        "name": f"faces-{next(iter(problems.values())).task.name}-v{RULES}",
-        "n": n,
-        "pictures_sha256": _digest(pictures, n),
-        "asked_sha256": asked,
-        "fid_biased": n < UNBIASED_ENOUGH,
-        "fid_reference": "the evaluated pictures themselves" if reference is None else "another split",
-        "fid_reference_n": n_compared,
-        "image_size": bench.size,
-        "extractor": extractor.name,
-        "extractor_sha256": extractor.digest,
-        "resize": extractor.resize,
-        "lpips": "version 0.1, AlexNet",
-        "pixels": f"8-bit; psnr and ssim of the whole picture, psnr at most {HIGHEST_PSNR:g} dB; l1_hole in [0, 1]",
-        "mask_set": MASK_SET,
-        "seed": seed,
-        "known_pixels_changed": changed,
-        "batch_size": batch_size,
-        "completions": completions,
-        **machine(fabric),
-        **(protocol or {}),
-    }
     return Report(
         rows,
         facts,

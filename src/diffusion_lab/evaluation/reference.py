@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -13,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from diffusion_lab.evaluation.unfinished import Unfinished
 from diffusion_lab.files import replacing
 from diffusion_lab.metrics import moments
 
@@ -99,6 +101,12 @@ def reduced(values: Tensor, fabric: Fabric, by: str = "sum") -> Tensor:
     return total
 
 
+def dealt(n: int, batch_size: int, fabric: Fabric) -> Iterator[Tensor]:
+    """Indices of this rank's pictures in batches: each of n on one rank only and none twice; a rank may have none."""
+    mine = torch.arange(fabric.global_rank, n, fabric.world_size)
+    return (mine[start : start + batch_size] for start in range(0, len(mine), batch_size))
+
+
 def reference_features(
     extractor: Extractor,
     pictures: PictureSet,
@@ -108,6 +116,7 @@ def reference_features(
     device: torch.device,
     batch_size: int,
     cache: Path | None,
+    unfinished: Unfinished,
     advance: Callable[[int], None],
 ) -> Features:
     """Those of the first n real pictures: from the cache, or else computed by all ranks.
@@ -120,6 +129,7 @@ def reference_features(
         device: where the extractor lives.
         batch_size: pictures at a time.
         cache: folder of cached features; None computes them anew.
+        unfinished: keeps what is computed until all of it is.
         advance: told how many pictures were dealt with.
     """
     key = repr((pictures.digest, n, extractor.name, extractor.digest, extractor.resize, "in order"))
@@ -128,17 +138,20 @@ def reference_features(
     if kept:
         advance(len(range(fabric.global_rank, n, fabric.world_size)))
         return Features(*(kept[name].to(device) if name in kept else None for name in ("features", "moments")))
-    mine = torch.arange(fabric.global_rank, n, fabric.world_size)
     collected = Collected(n, fabric, device)
-    for start in range(0, len(mine), batch_size):
-        indices = mine[start : start + batch_size]
-        collected.add(indices, extractor(pictures[indices].to(device)))
+
+    def features_of(indices: Tensor) -> dict[str, Tensor]:
+        return {"features": extractor(pictures[indices].to(device))}
+
+    for indices in dealt(n, batch_size, fabric):
+        collected.add(indices, unfinished.batch("real", indices, partial(features_of, indices))["features"])
         advance(len(indices))
     features = collected.joined()
     if file and fabric.is_global_zero:
         held = {"features": features.each, "moments": features.sums}
         with replacing(file) as fresh:
             save_file({name: x.cpu().contiguous() for name, x in held.items() if x is not None}, fresh)
+        unfinished.finish("real")
     return features
 
 
