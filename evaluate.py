@@ -12,24 +12,30 @@ from diffusion_lab.scripts import as_trained, for_its_task, subject
 
 @command(
     "evaluate",
-    paths=["inpainter", "output", "data.root", "fid.extractor.weights"],
+    paths=["inpainter", "output", "export", "data.root", "fid.extractor.weights"],
     before=lambda arguments: as_trained(for_its_task(arguments)),
 )
 def main(cfg: DictConfig) -> None:
     from hydra.utils import instantiate
 
-    from diffusion_lab.evaluation import diffusion, evaluate, problems, weights_sha256
+    from diffusion_lab.evaluation import diffusion, evaluate, export, problems, weights_sha256
 
     inpainter, data, fabric, console, output, protocol = subject(cfg)
     wanted = instantiate(cfg.attributes)
     task = instantiate(cfg.build, _convert_="all")
     degradations = instantiate(cfg.degradations, _convert_="all") or {"": task.degrade}
+    asked = problems(replace(inpainter.task, name=task.name), instantiate(cfg.masks, _convert_="all"), degradations)
+    if cfg.export:
+        if fabric.is_global_zero:
+            count = export(Path(cfg.export), data.pictures(cfg.split), asked, cfg.num_images)
+            console.print(f"Wrote {count} pictures to {cfg.export}/images and their holes to masks/", highlight=False)
+        return
     methods = [diffusion(name, inpainter, instantiate(sampler), wanted) for name, sampler in cfg.methods.items()]
     unfinished = output / "unfinished"
     report = evaluate(
         [*methods, *instantiate(cfg.baselines, _convert_="all").values()],
         data.pictures(cfg.split),
-        problems(replace(inpainter.task, name=task.name), instantiate(cfg.masks, _convert_="all"), degradations),
+        asked,
         extractor=instantiate(cfg.fid.extractor),
         fabric=fabric,
         num_images=cfg.num_images,

@@ -87,6 +87,11 @@ def test_every_option_builds(group: str, option: str, tmp_path: Path) -> None:
         methods = composed("evaluate", f"methods={option}").methods
         assert all(sampler is None or recipe.build(plain(sampler)) is not None for sampler in methods.values())
         return
+    if group == "baseline":
+        own = {"folder": f"root={tmp_path}", "command": "line='tool {image} {mask} {output}'"}[option]
+        overrides = [f"+baseline@baselines.tool={option}", "baselines.tool.name=tool", f"baselines.tool.{own}"]
+        assert instantiate(composed("evaluate", *overrides).baselines.tool).name == "tool"
+        return
     if group == "engine":  # made of a model's folder when the service starts
         assert callable(instantiate(composed("serve", f"engine={option}").engine))
         return

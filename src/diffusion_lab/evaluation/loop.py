@@ -125,7 +125,9 @@ def evaluate(
         {
             "facts": facts,
             "inputs": inputs,
-            "rows": [[kind, method.name, method.network_calls] for kind in problems for method in methods],
+            "rows": [
+                [kind, method.name, method.network_calls, method.identity] for kind in problems for method in methods
+            ],
             "reference": compared.digest,
             "measures": [*measured],
             "sets": [*(sets or {})],

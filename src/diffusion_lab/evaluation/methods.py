@@ -24,11 +24,13 @@ class Method:
         name: how the report calls it.
         fill: completes pictures and leaves the known pixels alone.
         network_calls: network evaluations that one picture costs.
+        identity: what its completions come from, where the settings do not say it, such as the sha256 of a folder.
     """
 
     name: str
     fill: Fill
     network_calls: int = 0
+    identity: str = ""
 
 
 def diffusion(
