@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from small import small_inpainter
 
 from diffusion_lab.inpainting import shipped
+from small import small_inpainter
 
 RunScript = Callable[..., tuple[int, str, str]]
 
