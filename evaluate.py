@@ -18,6 +18,7 @@ from diffusion_lab.scripts import as_trained, for_its_task, subject
 def main(cfg: DictConfig) -> None:
     from hydra.utils import instantiate
 
+    from diffusion_lab import recipe
     from diffusion_lab.evaluation import diffusion, evaluate, export, problems, weights_sha256
 
     inpainter, data, fabric, console, output, protocol = subject(cfg)
@@ -55,7 +56,7 @@ def main(cfg: DictConfig) -> None:
             "measures": OmegaConf.to_container(cfg.measures, resolve=True),
             "sets": OmegaConf.to_container(cfg.sets, resolve=True),
             "samplers": {
-                name: OmegaConf.to_container(sampler, resolve=True) if sampler else inpainter.recipe["model"]["sampler"]
+                name: OmegaConf.to_container(sampler, resolve=True) if sampler else recipe.sampler(inpainter.recipe)
                 for name, sampler in cfg.methods.items()
             },
         },

@@ -14,7 +14,10 @@ def main(cfg: DictConfig) -> None:
 
     inpainter, data, fabric, console, output, protocol = subject(cfg)
     if len(inpainter.stages) > 1:
-        raise ValueError("a cascade has no bound of its own: name the folder of one of its stages by inpainter=...")
+        raise ValueError(
+            "a cascade has no bound of its own, its stages have: take it apart by `python -m diffusion_lab.cascade "
+            "FOLDER --output stages`, and name one by inpainter=stages/0 data=faces"
+        )
     bits = measure(
         inpainter.stages[0],
         data.pictures(cfg.split),

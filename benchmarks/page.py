@@ -17,7 +17,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 FIGURE = Path(__file__).parents[1] / "docs" / "figures" / "page.png"
 SIZE = (1100, 780)
-STROKES = [[(0.36, 0.80), (0.5, 0.84), (0.64, 0.80)], [(0.32, 0.52), (0.42, 0.52)]]
+STROKES = [[(0.38, 0.74), (0.5, 0.77), (0.62, 0.74)], [(0.33, 0.48), (0.41, 0.48)]]
 """Places as parts of the picture: the mouth and an eye."""
 
 

@@ -174,7 +174,7 @@ def measured(example: Scene, result: Image.Image, lpips: LPIPS) -> tuple[float, 
     assert np.array_equal(truth[~mask], made[~mask]), "a known pixel has changed"
     squares = [from_pil(Image.fromarray(example.frame.cut(x, SHOWN)))[None] for x in (made, truth)]
     apart = float(lpips(*squares))
-    whole = (torch.from_numpy(x).permute(2, 0, 1)[None] for x in (made, truth))
+    whole = (torch.from_numpy(x.copy()).permute(2, 0, 1)[None] for x in (made, truth))
     return sharpness(made, mask) / sharpness(truth, mask), apart, float(seam(*whole, example.hole[None]))
 
 

@@ -230,9 +230,9 @@ def test_likelihood_py_and_inpaint_py_run_there(
     made = [f"output={tmp_path / 'made.png'}", f"inpainter={shipped()}"]
     code, _, err = run_script("inpaint.py", f"image={picture}", f"mask={hole}", *made)
     assert code == 0, err
-    code, _, err = run_script(
-        "likelihood.py", "num_images=2", "steps=5", f"output={tmp_path}", f"paths.cache={tmp_path}", made[1]
-    )
+    base().save(tmp_path / "base")
+    asked = [f"inpainter={tmp_path / 'base'}", "data=faces", "num_images=2", "steps=5"]
+    code, _, err = run_script("likelihood.py", *asked, f"output={tmp_path}", f"paths.cache={tmp_path}")
     assert code == 0, err
 
 

@@ -7,8 +7,9 @@ import zipfile
 import pytest
 import torch
 
+from diffusion_lab import cascade
 from diffusion_lab.data.celeba import built_in_faces
-from diffusion_lab.inpainting import Inpainter, shipped
+from diffusion_lab.inpainting import shipped
 
 
 @pytest.fixture(scope="module")
@@ -32,18 +33,20 @@ def test_it_was_trained_on_the_train_partition_alone(seen: set[str], split: str)
 
 
 def test_it_is_small_and_described(seen: set[str]) -> None:
-    assert len(seen) == 9600
-    assert sum(path.stat().st_size for path in shipped().iterdir()) < 12e6
+    assert len(seen) == 9600 + 4160  # at 178x218 for the first stage, and at 320x320 for the second
+    assert sum(path.stat().st_size for path in shipped().iterdir()) < 20e6
     results = json.loads((shipped() / "results.json").read_text())
     assert {row["network_calls"] for row in results["rows"]} >= {0, 10, 25, 50}
     assert "non-commercial" in (shipped() / "card.md").read_text()
 
 
-def test_it_fills_a_hole() -> None:
-    inpainter = Inpainter.load(shipped())
-    image, mask = torch.zeros(1, 3, 64, 64), torch.zeros(1, 1, 64, 64, dtype=torch.bool)
-    mask[..., 20:40, 20:40] = True
-    filled = inpainter(image, mask, seeds=[0])
+def test_it_fills_a_hole_at_the_size_of_a_face_in_a_photo() -> None:
+    model = cascade.load(shipped())
+    assert isinstance(model, cascade.Cascade)
+    assert model.sizes == (64, 256)
+    image, mask = torch.zeros(1, 3, 256, 256), torch.zeros(1, 1, 256, 256, dtype=torch.bool)
+    mask[..., 80:112, 80:160] = True
+    filled = model(image, mask, seeds=[0])
     assert torch.equal(filled[..., ~mask[0, 0]], image[..., ~mask[0, 0]])
     assert not torch.equal(filled, image)
     assert bool(filled.isfinite().all())

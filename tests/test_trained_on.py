@@ -88,7 +88,7 @@ def test_the_built_in_faces_are_those_of_the_command_line() -> None:
 
 def test_the_model_that_comes_with_the_package_is_scored_on_the_faces_that_do(tmp_path: Path) -> None:
     data, _ = found(shipped(), read(shipped()), {}, tmp_path)
-    assert (data.name, data.image_size, data.crop.name) == ("built-in faces", 64, "center148")
+    assert (data.name, data.image_size, data.crop.name) == ("built-in faces", 256, "center148")
     old = {"data": {"name": "built-in faces", "crop": "center140", "image_size": 32}}  # without settings in its recipe
     data, _ = found(tmp_path, old, {}, tmp_path)
     assert (data.name, data.image_size, data.crop.name) == ("built-in faces", 32, "center140")

@@ -118,6 +118,17 @@ def first(recipe: Mapping[str, Any]) -> Mapping[str, Any]:
     return model["stages"][0] if "stages" in model else model
 
 
+def sampler(recipe: Mapping[str, Any]) -> Any:
+    """How a model samples of its own accord; of a cascade, a list of how its stages do.
+
+    Example:
+        >>> sampler({"model": {"sizes": [64, 256], "stages": [{"sampler": "coarse"}, {"sampler": "fine"}]}})
+        ['coarse', 'fine']
+    """
+    model: Mapping[str, Any] = recipe["model"]
+    return [stage["sampler"] for stage in model["stages"]] if "stages" in model else model["sampler"]
+
+
 def task(recipe: Mapping[str, Any]) -> str:
     """The name of the task that a model was trained for.
 

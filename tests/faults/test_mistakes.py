@@ -12,6 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from diffusion_lab.inpainting import shipped
+from small import small_inpainter
 
 RunScript = Callable[..., tuple[int, str, str]]
 
@@ -155,12 +156,26 @@ def test_inpaint(folder: Path, run_script: RunScript, overrides: list[str], said
 def test_score(folder: Path, run_script: RunScript, script: str, overrides: list[str], said: str) -> None:
     if "accelerator=cuda" in overrides and torch.cuda.is_available():
         pytest.skip("there is a GPU")
+    if script == "likelihood.py":  # which the model that comes with the package, a cascade, has none of
+        small_inpainter().save("small")
+        given = {override.split("=")[0] for override in overrides}
+        overrides = [
+            *(each for each in ("inpainter=small", "data=faces") if each.split("=")[0] not in given),
+            *overrides,
+        ]
     code, _, stderr = run_script(script, "paths.logs=logs", "paths.cache=cache", "output=out", *overrides)
     assert code == 1
     assert said in stderr
     assert stderr.count("error: ") == 1
     assert "Traceback" not in stderr
     assert not (folder / "out").exists()
+
+
+def test_a_cascade_has_no_likelihood(folder: Path, run_script: RunScript) -> None:
+    code, _, stderr = run_script("likelihood.py", "paths.logs=logs", "paths.cache=cache", "output=out", "num_images=1")
+    assert code == 1
+    assert "a cascade has no bound of its own" in stderr
+    assert len(stderr.strip().splitlines()) == 1
 
 
 def test_weights_of_another_architecture(folder: Path, run_script: RunScript) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from diffusion_lab import recipe
 from diffusion_lab.bootstrap import interval
 from diffusion_lab.cascade import Model, load
 from diffusion_lab.protocol import differences, digest, essential
@@ -162,7 +163,7 @@ def protocol(candidate: Candidate) -> dict[str, Any]:
     """
     facts = essential(candidate.results.get("protocol", {}))
     try:
-        own = json.loads((candidate.folder / "recipe.json").read_text())["model"]["sampler"]
+        own = recipe.sampler(json.loads((candidate.folder / "recipe.json").read_text()))
     except (OSError, ValueError, KeyError, TypeError):
         own = None
     samplers = facts.get("samplers", {})
