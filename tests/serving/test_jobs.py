@@ -17,7 +17,6 @@ from diffusion_lab.serving.errors import Mistake
 from diffusion_lab.serving.jobs import MOST_PREVIEWS, Jobs
 from diffusion_lab.serving.measures import Measures
 from diffusion_lab.serving.settings import JobSettings, Limits, offered
-from patience import until
 from small import MODEL
 
 
