@@ -32,6 +32,8 @@ from small import DENOISER, MODEL, RESTORER, SEVERAL, small_inpainter
 
 PAGE = Path(serving.__file__).with_name("page")
 SAMPLES = sorted((PAGE / "samples").iterdir())
+SIDE = 480
+"""Of each sample, in pixels."""
 WATCH = """const real = window.fetch; window.forms = [];
     window.fetch = (place, options = {}) => {
       if (options.body instanceof FormData) window.forms.push([new URL(place).pathname, options.body]);
@@ -467,7 +469,7 @@ def test_sample_faces_are_of_the_test_partition() -> None:
             assert parts[path.name] == "2"
             true = Image.open(io.BytesIO(pictures.read(members[path.name]))).convert("RGB").crop((0, 28, 178, 206))
             shown = Image.open(path).convert("RGB")
-            assert shown.size == (480, 480)  # the same face, of which the package holds 178 pixels
+            assert shown.size == (SIDE, SIDE)  # the same face, of which the package holds 178 pixels
             small = shown.resize((178, 178), Image.Resampling.LANCZOS)
             difference = np.asarray(true, dtype=float) - np.asarray(small, dtype=float)
             assert np.abs(difference).mean() < 4
@@ -499,7 +501,7 @@ def test_paint_submit_watch_and_get_the_picture_of_the_api(page: Page) -> None:
     assert 0.03 < painted < 0.2
     mask = page.downloaded("#export", "face-mask.png")
     hole = pixels(mask)[..., 0] > 127
-    assert hole.shape == (148, 148)
+    assert hole.shape == (SIDE, SIDE)
     assert abs(hole.mean() - painted) < 0.01
 
     page.pick("count", "1")
@@ -603,7 +605,7 @@ def test_tools_undo_and_redo(page: Page) -> None:
 def test_a_mask_comes_back_as_it_was_exported(page: Page, tmp_path: Path) -> None:
     page.open()
     page.take_sample()
-    mask = np.random.default_rng(0).random((148, 148)) < 0.3
+    mask = np.random.default_rng(0).random((SIDE, SIDE)) < 0.3
     path = tmp_path / "in.png"
     Image.fromarray(mask).save(path)
     page.find("#mask-file").send_keys(str(path))
@@ -615,11 +617,11 @@ def test_a_mask_comes_back_as_it_was_exported(page: Page, tmp_path: Path) -> Non
 @in_browser
 @pytest.mark.parametrize("kind", ["labels.png", "red.jpg", "clear.png", "one bit.gif"])
 def test_a_mask_of_any_kind_is_the_same_hole(page: Page, tmp_path: Path, kind: str) -> None:
-    inside = np.zeros((148, 148), dtype=bool)
+    inside = np.zeros((SIDE, SIDE), dtype=bool)
     inside[30:70, 40:120] = True
-    red = np.zeros((148, 148, 3), np.uint8)
+    red = np.zeros((SIDE, SIDE, 3), np.uint8)
     red[inside, 0] = 255
-    clear = Image.new("RGBA", (148, 148), "white")
+    clear = Image.new("RGBA", (SIDE, SIDE), "white")
     clear.putalpha(Image.fromarray(inside).convert("L"))
     made = {"labels.png": Image.fromarray(inside.astype(np.uint8)), "red.jpg": Image.fromarray(red), "clear.png": clear}
     made.get(kind, Image.fromarray(inside)).save(tmp_path / kind)
@@ -632,8 +634,8 @@ def test_a_mask_of_any_kind_is_the_same_hole(page: Page, tmp_path: Path, kind: s
 
 @in_browser
 def test_who_imports_a_mask_that_can_be_read_in_two_ways_is_asked(page: Page, tmp_path: Path) -> None:
-    classes = np.zeros((148, 148), np.uint8)
-    classes[:37], classes[37:74] = 1, 2
+    classes = np.zeros((SIDE, SIDE), np.uint8)
+    classes[: SIDE // 4], classes[SIDE // 4 : SIDE // 2] = 1, 2
     Image.fromarray(classes).save(tmp_path / "classes.png")
     page.complaints_expected = True  # the browser notes that the service said no
     page.open()
@@ -842,12 +844,14 @@ def test_the_faces_that_the_service_finds_are_outlined(page: Page, tmp_path: Pat
 
 
 @in_browser
-def test_an_outline_that_is_larger_than_the_picture_is_seen_along_its_edges(page: Page) -> None:
+def test_an_outline_that_is_larger_than_the_picture_is_seen_along_its_edges(page: Page, tmp_path: Path) -> None:
+    close = Image.open(SAMPLES[0]).crop((60, 50, 420, 410))  # closer than the model's square
+    close.save(tmp_path / "close.png")
     page.open()
-    page.take_sample()  # which is cut as the model's pictures are, 6 % closer
+    page.choose(tmp_path / "close.png")
     page.looked()
     corners = page.outlines()
-    within = [[0.016 * 148, 0.984 * 148]] * 2
+    within = [[0.016 * 360, 0.984 * 360]] * 2
     assert np.abs(np.stack([corners.min(0), corners.max(0)], axis=1) - within).max() < 1e-6
 
 
@@ -1156,7 +1160,7 @@ def test_pictures_that_are_pasted_or_dropped(page: Page, how: str) -> None:
           : new DragEvent('drop', { dataTransfer: data, cancelable: true }))"""
     page.driver.execute_script(given, base64.b64encode(SAMPLES[1].read_bytes()).decode(), how)
     page.until("document.body.dataset.view === 'painting'")
-    assert page.js("document.querySelector('#before').naturalWidth") == 148
+    assert page.js("document.querySelector('#before').naturalWidth") == SIDE
 
 
 @in_browser
