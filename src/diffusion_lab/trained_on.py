@@ -17,7 +17,7 @@ from diffusion_lab.inpainting import shipped
 PLACES = ("root", "cache", "mirror", "download")
 """Settings of the data that are a machine's."""
 
-OF_TRAINING = ("mask", "degrade", "window")
+OF_TRAINING = ("mask", "degrade", "window", "jitter")
 """Settings of the data that say how they are trained on."""
 
 BUILT_IN = {

@@ -13,18 +13,13 @@ from diffusion_lab.faces import find
 from diffusion_lab.frames import Frame
 from diffusion_lab.serving.api import create_app
 from diffusion_lab.serving.settings import offered
-from portraits import portraits
+from portraits import two_on_a_wall
 from small import MODEL
 
 
 @pytest.fixture(scope="module")
 def group() -> Image.Image:
-    """Two faces on a wall, the right one turned."""
-    one, other = portraits(2)
-    wall = Image.new("RGB", (560, 300), (90, 110, 100))
-    wall.paste(one, (40, 60))
-    wall.paste(other.rotate(20), (340, 60))
-    return wall
+    return two_on_a_wall()
 
 
 def xy(point: dict[str, float]) -> tuple[float, float]:

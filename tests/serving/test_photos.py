@@ -21,7 +21,7 @@ from diffusion_lab.serving.local import LocalEngine
 from diffusion_lab.serving.settings import Limits, offered
 from diffusion_lab.tasks import Task
 from patience import PATIENCE
-from portraits import portraits
+from portraits import two_on_a_wall
 from small import MODEL, RESTORER, filled, small_inpainter
 
 
@@ -41,12 +41,7 @@ def service(model: Inpainter) -> Iterator[httpx.Client]:
 
 @pytest.fixture(scope="module")
 def group() -> Image.Image:
-    """Two faces on a wall, the right one turned."""
-    one, other = portraits(2)
-    wall = Image.new("RGB", (560, 300), (90, 110, 100))
-    wall.paste(one, (40, 60))
-    wall.paste(other.rotate(20), (340, 60))
-    return wall
+    return two_on_a_wall()
 
 
 def mask_of(picture: Image.Image, *boxes: tuple[int, int, int, int]) -> Image.Image:

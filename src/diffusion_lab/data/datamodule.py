@@ -103,9 +103,8 @@ class FaceData(LightningDataModule):
     def prepare_data(self) -> None:
         """Download if asked, check what is there, decode what training needs; Lightning calls it on one process."""
         self.source.prepare()
-        for split in ("train", "valid"):
-            build(self.source, split, self.crop, self.image_size, self.cache)
-        self._surroundings()
+        self._built_for_training()
+        build(self.source, "valid", self.crop, self.image_size, self.cache)
 
     def pictures(self, split: str) -> Pictures:
         """The decoded pictures of a split (train, valid or test); decodes them if nobody has.
@@ -137,7 +136,7 @@ class FaceData(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """The batches that are left of the whole run; without a trainer those of the first epoch."""
-        pictures = self._surroundings() or self.pictures("train")
+        pictures = Pictures(self._built_for_training())
         start, stop = 0, len(pictures) // self.batch_size
         if self.trainer is not None:
             start = cast(CountsBatches, self.trainer.lightning_module).batches_seen
@@ -166,12 +165,12 @@ class FaceData(LightningDataModule):
         batches = EvaluationBatches(len(pictures), max(1, self.batch_size // world), rank, world)
         return self._loader(EvaluationExamples(pictures, self.mask, self.attributes_of(split), self.degrade), batches)
 
-    def _surroundings(self) -> Pictures | None:
-        """The training pictures and what lies around them, for frames that are a little off; None without a jitter."""
+    def _built_for_training(self) -> Path:
+        """The cache of what is trained on: with a jitter, the pictures and what lies around them."""
         if self.jitter is None:
-            return None
+            return build(self.source, "train", self.crop, self.image_size, self.cache)
         wider, size = self.jitter.around(self.crop), self.jitter.kept(self.crop, self.image_size)
-        return Pictures(build(self.source, "train", wider, size, self.cache))
+        return build(self.source, "train", wider, size, self.cache)
 
     def _place(self) -> tuple[int, int]:
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
