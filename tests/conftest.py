@@ -1,6 +1,7 @@
 """Small folders in CelebA's format and small models, made on the spot."""
 
 import io
+import os
 import runpy
 import sys
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hydra.core.global_hydra import GlobalHydra
 from hypothesis import HealthCheck, settings
 from PIL import Image
@@ -16,6 +18,10 @@ from diffusion_lab.inpainting import Inpainter
 from small import small_inpainter
 
 ROOT = Path(__file__).parents[1]
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # several share the cores: a thread each, and for what they start
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
 
 settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("unhurried")
