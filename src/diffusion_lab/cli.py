@@ -40,6 +40,7 @@ def as_called(text: str) -> str:
     names = "|".join(path.stem for path in COMMANDS.glob("[a-z]*.py"))
     return re.sub(rf"(?<![\w./\\-])({names})\.py\b", r"diffusion-lab \1", text)
 
+
 USER_ERRORS = (ValueError, OSError, FloatingPointError, HydraException, OmegaConfBaseException)
 """What a person can mend; anything else is a fault of ours and shows its traceback."""
 

@@ -22,7 +22,7 @@ from diffusion_lab.diffusion.noise import ExampleNoise
 from diffusion_lab.diffusion.process import add_noise, log_snr
 from diffusion_lab.diffusion.sampling import Rows, Sampler
 from diffusion_lab.diffusion.schedule import NoiseSchedule
-from diffusion_lab.inpainting import Inpainter, newest
+from diffusion_lab.inpainting import Inpainter
 from diffusion_lab.pictures import masked, sheet, to_float, to_uint8
 
 SCHEDULES: Mapping[str, Callable[[], NoiseSchedule]] = {

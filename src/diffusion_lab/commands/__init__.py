@@ -28,7 +28,10 @@ OTHERS = {
 }
 """Commands with options, and the module of each."""
 
-MODULES = {**{name: f"{__name__}.{name}" for name in CONFIGURED}, **{name: place for name, (place, _) in OTHERS.items()}}
+MODULES = {
+    **{name: f"{__name__}.{name}" for name in CONFIGURED},
+    **{name: place for name, (place, _) in OTHERS.items()},
+}
 
 
 def main() -> int:
@@ -67,7 +70,8 @@ def listing() -> str:
             *lines,
             "",
             "COMMAND --help says what can be set. Groups of one's own stand beside the packaged ones in the folder of",
-            "--config-dir FOLDER; --cfg job prints what would run. Tab completion: eval \"$(diffusion-lab -sc install=bash)\"",
+            "--config-dir FOLDER; --cfg job prints what would run. Tab completes after",
+            '  eval "$(diffusion-lab -sc install=bash)"',
         ]
     )
 
@@ -84,7 +88,7 @@ def completed(program: str, arguments: list[str]) -> None:
     name = "train"  # any command can write the script
     if any(argument.startswith("query=") for argument in arguments):
         line = os.environ.get("COMP_LINE", "")
-        called, name, rest = (re.split(r"\s+", line.lstrip(), maxsplit=2) + ["", ""])[:3]
+        called, name, rest = [*re.split(r"\s+", line.lstrip(), maxsplit=2), "", ""][:3]
         if not re.match(r"\s*\S+\s+\S+\s", line):  # the cursor is still at the command
             print("\n".join(command for command in MODULES if command.startswith(name)))
             return

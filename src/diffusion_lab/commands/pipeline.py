@@ -22,11 +22,11 @@ def listed(values: list[str]) -> str:
 
 def gathered(arguments: list[str]) -> list[str]:
     """Puts a resumed run's arguments before the new ones, and the scripts' overrides into lists."""
-    from diffusion_lab.registry.stages import earlier, newest
-
     asked = [argument.partition("=")[2].strip("'") for argument in arguments if argument.startswith("resume=")]
     rest = [argument for argument in arguments if not argument.startswith("resume=")]
     if asked and asked[-1] not in ("", "null"):
+        from diffusion_lab.registry.stages import earlier, newest
+
         logs = [argument.partition("=")[2].strip("'") for argument in rest if argument.startswith("paths.logs=")]
         folder = newest(Path(logs[-1] if logs else "logs")) if asked[-1] == "auto" else Path(asked[-1])
         rest = [*earlier(folder), *rest, quoted(f"resume={folder}", ["resume"])]
@@ -45,8 +45,8 @@ def main(cfg: DictConfig) -> None:
     from rich.console import Console
 
     from diffusion_lab import recipe
-    from diffusion_lab.registry import Candidate, Decision, Moved, Registry, card, inputs
     from diffusion_lab.commands.registry import show
+    from diffusion_lab.registry import Candidate, Decision, Moved, Registry, card, inputs
     from diffusion_lab.registry.stages import Stages
 
     folder = Path(cfg.resume or Path(cfg.paths.logs) / cfg.name / fresh_name())

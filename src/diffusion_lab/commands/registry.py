@@ -195,4 +195,3 @@ def _mirror(asked: argparse.Namespace, registry: "Registry") -> int:
     aliases = mirrored(registry, asked.version, asked.project, asked.collection, asked.offline)
     print(f"{asked.version} is in W&B as {', '.join(aliases)}{', once synced' if asked.offline else ''}")
     return 0
-
