@@ -14,18 +14,17 @@ COPY pyproject.toml README.md LICENSE ./
 # What the service needs and nothing of the training: no Lightning, no W&B, no torchvision.
 RUN pip install --group service
 COPY src src
+COPY conf conf
 RUN pip install --no-deps .
 
 FROM python:${PYTHON}-slim AS service
 RUN useradd --system --uid 10001 --home-dir /srv/lab --no-log-init lab
 WORKDIR /srv/lab
 COPY --from=build /opt/lab /opt/lab
-COPY serve.py ./
-COPY conf conf
 ENV PATH=/opt/lab/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 USER 10001
 EXPOSE 8000
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=3s --start-period=60s --retries=3 \
     CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8000/healthz', timeout=2)"]
-ENTRYPOINT ["python", "serve.py", "host=0.0.0.0"]
+ENTRYPOINT ["diffusion-lab", "serve", "host=0.0.0.0"]

@@ -11,8 +11,9 @@ from PIL import Image, ImageColor
 
 from diffusion_lab import recipe
 from diffusion_lab.charts import COLOURS
+from diffusion_lab.commands.figures import main
 from diffusion_lab.data.degradations import luma
-from diffusion_lab.figures import GAP, SCHEDULES, SEEN, SIDE, SOLVERS, main, quality, reverse_process, tasks
+from diffusion_lab.figures import GAP, SCHEDULES, SEEN, SIDE, SOLVERS, quality, reverse_process, tasks
 from diffusion_lab.inpainting import Inpainter
 from diffusion_lab.tasks import restoration
 from evaluated import results

@@ -20,6 +20,27 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 FULL = "HYDRA_FULL_ERROR"
 
+PACKAGE = Path(__file__).parent
+COMMANDS = PACKAGE / "commands"
+
+
+def configuration() -> Path:
+    """The folder of the configuration: what an installed package brings, or ``conf/`` of a clone."""
+    packaged = PACKAGE / "conf"
+    return packaged if packaged.is_dir() else PACKAGE.parents[1] / "conf"
+
+
+def as_called(text: str) -> str:
+    """What is said to a person, with the commands named as that person called this one.
+
+    Who has a clone types ``train.py``, and who installed the package ``diffusion-lab train``.
+    """
+    if Path(sys.argv[0]).absolute().parent != COMMANDS:
+        return text
+    names = "|".join(path.stem for path in COMMANDS.glob("[a-z]*.py"))
+    return re.sub(rf"(?<![\w./\\-])({names})\.py\b", r"diffusion-lab \1", text)
+
+
 USER_ERRORS = (ValueError, OSError, FloatingPointError, HydraException, OmegaConfBaseException)
 """What a person can mend; anything else is a fault of ours and shows its traceback."""
 
@@ -48,7 +69,7 @@ def sentence(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.strerror}: '{error.filename}'"
     if isinstance(error, ConfigKeyError | ConfigAttributeError) and error.parent_node is not None:
-        group = Path(sys.argv[0]).parent / "conf" / str(error.key)
+        group = configuration() / str(error.key)
         if group.is_dir():
             options = sorted(path.stem for path in group.glob("*.yaml"))
             return f"no {error.key} is chosen that could have settings: add {error.key}=<one of {', '.join(options)}>"
@@ -72,7 +93,7 @@ def command(
     A mistake of the user's ends in one sentence on stderr and exit code 1; ``HYDRA_FULL_ERROR=1`` shows the traceback.
 
     Args:
-        config: name of the top file in ``conf/`` beside the script.
+        config: name of the top file in the configuration, and of the script.
         paths: overrides that are paths: their values are taken as they stand.
         rename: overrides whose name is also a group's, and the setting that they mean here.
         before: changes the arguments before Hydra sees them.
@@ -88,7 +109,7 @@ def command(
         def report(error: Exception) -> NoReturn:
             if full == "1":
                 raise error
-            print(f"error: {sentence(error)}", file=sys.stderr)
+            print(f"error: {as_called(sentence(error))}", file=sys.stderr)
             sys.exit(1)
 
         @functools.wraps(main)
@@ -119,7 +140,7 @@ def command(
                 name = fresh_name()
                 OmegaConf.register_new_resolver("fresh_name", lambda: name, replace=True)
                 os.environ[FULL] = "1"  # Hydra hands its errors on instead of printing them
-                hydra.main(version_base="1.3", config_path="conf", config_name=config)(task)()
+                hydra.main(version_base="1.3", config_path=str(configuration()), config_name=config)(task)()
             except BrokenPipeError:  # whoever read our output has read enough
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 sys.exit(141)
@@ -134,6 +155,12 @@ def command(
         return run
 
     return decorate
+
+
+def configured_beside() -> list[str]:
+    """The ``--config-dir`` of this call, for another one that it makes."""
+    sources = HydraConfig.get().runtime.config_sources
+    return [word for source in sources if source.provider == "command-line" for word in ("--config-dir", source.path)]
 
 
 def fresh_name() -> str:

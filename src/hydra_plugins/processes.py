@@ -35,6 +35,10 @@ class ProcessLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         returns, rows = [], []
+        sources = self.config.hydra.runtime.config_sources
+        beside = [
+            word for source in sources if source.provider == "command-line" for word in ("--config-dir", source.path)
+        ]
         for number, overrides in enumerate(job_overrides, start=initial_job_idx):
             job = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
             with open_dict(job):
@@ -43,7 +47,7 @@ class ProcessLauncher(Launcher):
             named = " ".join(filter_overrides(overrides))
             print(f"\njob {number}: {named}", flush=True)
             begun = time.monotonic()
-            code = run_alone(list(filter_overrides(overrides)), folder)
+            code = run_alone([*beside, *filter_overrides(overrides)], folder)
             minutes = (time.monotonic() - begun) / 60
             rows.append((named, folder, code, minutes))
             done = JobReturn(

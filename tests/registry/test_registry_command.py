@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from diffusion_lab.commands.registry import main
 from diffusion_lab.registry import Registry, gate, inputs
-from diffusion_lab.registry.__main__ import main
 from diffusion_lab.registry.mirror import mirror
 from evaluated import results
 

@@ -162,7 +162,7 @@ def _note(path: Path, found: Mapping[str, Histogram]) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m diffusion_lab.serving.monitor",
+        prog="diffusion-lab monitor",
         description="Say whether the visitors of a service send what its model was trained on.",
     )
     parser.add_argument("url", nargs="?", default="http://127.0.0.1:8000", help="of the service (default: %(default)s)")
