@@ -7,13 +7,13 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from diffusion_lab.cli import command
-from diffusion_lab.scripts import as_trained, for_its_task, subject
+from diffusion_lab.scripts import as_trained, each_of_a_sweep, for_its_task, subject
 
 
 @command(
     "evaluate",
     paths=["inpainter", "output", "export", "data.root", "fid.extractor.weights"],
-    before=lambda arguments: as_trained(for_its_task(arguments)),
+    before=lambda arguments: as_trained(for_its_task(each_of_a_sweep(arguments))),
 )
 def main(cfg: DictConfig) -> None:
     from hydra.utils import instantiate
