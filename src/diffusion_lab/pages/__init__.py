@@ -60,7 +60,7 @@ def heading(text: str, best: str | None = None, hint: str | None = None) -> Html
 
 def cell(value: float | str | None, *inside: str, best: bool = False) -> Html:
     """A cell that sorts by its value; None comes last, and is a dash."""
-    said = inside or ("–" if value is None else str(value),)
+    said = inside or ("-" if value is None else str(value),)
     number = isinstance(value, int | float)
     kind = " ".join(name for name, holds in (("number", number or value is None), ("best", best)) if holds)
     return tag("td", {"class": kind or None, "data-value": "" if value is None else str(value)}, *said)
