@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from diffusion_lab.evaluation.gallery import Shown
 from diffusion_lab.files import replacing
 from diffusion_lab.pictures import save_png, sheet
 from diffusion_lab.protocol import digest
@@ -50,6 +51,7 @@ _COLUMNS: tuple[tuple[_Column, ...], ...] = (  # a table of each
     ),
 )
 MORE_IS_BETTER = {key: more for table in _COLUMNS for key, _, _, more in table}
+HEADINGS = {key: (heading, form) for table in _COLUMNS for key, heading, form, _ in table}
 _UNCERTAIN = "≈"
 
 
@@ -66,6 +68,8 @@ class Report:
         pictures: the figures of each picture, one entry per row, for comparisons in pairs.
         uncertainty: of each row, as `diffusion_lab.evaluation.uncertainty.uncertainties` has it.
         areas: figures by the area of the hole, as `diffusion_lab.evaluation.uncertainty.by_area` has them.
+        gallery: pictures of each kind to look at.
+        recipe: of the model, as `recipe.json` has it; None: there is no model, or nobody has said.
     """
 
     rows: Sequence[Mapping[str, Any]]
@@ -75,6 +79,8 @@ class Report:
     pictures: Sequence[Mapping[str, Any]]
     uncertainty: Sequence[Mapping[str, Any]]
     areas: Sequence[Mapping[str, Any]]
+    gallery: Sequence[Shown] = ()
+    recipe: Mapping[str, Any] | None = None
 
     @property
     def protocol_sha256(self) -> str:
@@ -90,6 +96,7 @@ class Report:
             "rows": [dict(row) for row in self.rows],
             "protocol": dict(self.protocol),
             "protocol_sha256": self.protocol_sha256,
+            **({} if self.recipe is None else {"recipe": dict(self.recipe)}),
         }
         head = json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False).removesuffix("\n}")
         parts = [head]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -31,6 +32,7 @@ class Dot(NamedTuple):
         y: the value.
         interval: low and high end of it; None: not known.
         colour: number of its colour.
+        marks: attributes such as ``data-method``, by which it is chosen.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Dot(NamedTuple):
     y: float
     interval: Interval | None
     colour: int
+    marks: Attributes
 
 
 class Bar(NamedTuple):
@@ -48,17 +51,20 @@ class Bar(NamedTuple):
         value: from 0 on.
         interval: low and high end of it; None: not known.
         colour: number of its colour.
+        marks: attributes such as ``data-method``, by which it is chosen.
     """
 
     name: str
     value: float
     interval: Interval | None
     colour: int
+    marks: Attributes
 
 
 def dots(title: str, note: str, dots: Sequence[Dot], x_label: str, form: str = ".3g") -> Html:
-    """Values over their costs, costs on a logarithmic axis with 0 to its left; names that differ in a number at their
-    end alone are joined by a line.
+    """Values over their costs, which stand on a logarithmic axis with 0 to its left.
+
+    What differs in a number at the end of its name alone is joined by a line, and named once.
 
     Args:
         title: above.
@@ -79,24 +85,28 @@ def dots(title: str, note: str, dots: Sequence[Dot], x_label: str, form: str = "
         axes.append(_path(f"M{x(tick):.1f} {bottom}v4", "axis"))
         axes.append(_text(x(tick), bottom + 15, f"{tick:g}", "middle"))
     axes.append(_text(_WIDTH - _RIGHT, _HEIGHT - 4, x_label, "end"))
-    lines = []
+    lines, names = [], {dot.name: dot.name for dot in dots}
     for family in dict.fromkeys(_family(dot.name) for dot in dots):
-        joint = sorted((dot.x, dot.y, dot.colour) for dot in dots if _family(dot.name) == family)
+        joint = sorted((dot for dot in dots if _family(dot.name) == family), key=lambda dot: (dot.x, dot.name))
         if len(joint) > 1:
-            way = "L".join(f"{x(cost):.1f} {y(value):.1f}" for cost, value, _ in joint)
-            lines.append(_path(f"M{way}", f"line k{joint[0][2] % COLOURS}"))
+            way = "L".join(f"{x(dot.x):.1f} {y(dot.y):.1f}" for dot in joint)
+            lines.append(_path(f"M{way}", f"line k{joint[0].colour % COLOURS}"))
+            names |= {dot.name: "" for dot in joint} | {joint[-1].name: family}
+    named = [dot for dot in dots if names[dot.name]]
+    places = dict(zip((dot.name for dot in named), _labels(named, x, y), strict=True))
     marks = []
-    for dot, (left, height) in zip(dots, _labels(dots, x, y), strict=True):
+    for dot in dots:
+        left, height = places.get(dot.name, (True, 0.0))
+        label = _text(x(dot.x) + (8 if left else -8), height + 4, _short(names[dot.name]), "start" if left else "end", "name")
         whisker = [_whisker(x(dot.x), y(dot.interval[0]), y(dot.interval[1]))] if dot.interval else []
-        at = 8 if left else -8
         marks.append(
             tag(
                 "g",
-                {"class": f"k{dot.colour % COLOURS}", "data-method": dot.name},
+                {"class": f"k{dot.colour % COLOURS}", **dot.marks},
                 tag("title", None, f"{dot.name}: {dot.y:{form}} at {dot.x:g} {x_label}"),
                 *whisker,
                 tag("circle", {"class": "dot", "cx": f"{x(dot.x):.1f}", "cy": f"{y(dot.y):.1f}", "r": "4"}),
-                _text(x(dot.x) + at, height + 4, _short(dot.name), "start" if left else "end", "name"),
+                *([label] if dot in named else []),
             )
         )
     said = "; ".join(f"{dot.name}: {dot.y:{form}} at {dot.x:g}" for dot in dots)
@@ -131,7 +141,7 @@ def bars(title: str, note: str, groups: Sequence[tuple[str, Sequence[Bar]]], for
             drawn.append(
                 tag(
                     "g",
-                    {"class": f"k{bar.colour % COLOURS}", "data-method": bar.name},
+                    {"class": f"k{bar.colour % COLOURS}", **bar.marks},
                     tag("title", None, f"{bar.name}: {bar.value:{form}}"),
                     _text(_NAMES - 8, middle + 4, _short(bar.name), "end"),
                     tag("rect", {"class": "block", **size}),
@@ -189,7 +199,7 @@ def _labels(dots: Sequence[Dot], x: Scale, y: Scale) -> list[tuple[bool, float]]
     for column in {(round(x(dot.x) / 60), side) for dot, side in zip(dots, right, strict=True)}:
         members = [i for i, dot in enumerate(dots) if (round(x(dot.x) / 60), right[i]) == column]
         members.sort(key=lambda i: (heights[i], i))
-        for above, below in zip(members, members[1:], strict=False):
+        for above, below in itertools.pairwise(members):
             heights[below] = max(heights[below], heights[above] + _LINE)
         over = heights[members[-1]] - (_HEIGHT - _BOTTOM - 4)
         for below, above in zip([None, *members[::-1]], members[::-1], strict=False):

@@ -45,7 +45,7 @@
         marked.toggleAttribute("hidden", gone);
       }
     if (seen) {
-      const rows = [...document.querySelectorAll("#figures tbody tr:not(.over)")];
+      const rows = [...document.querySelectorAll(".figures tbody tr:not(.over)")];
       const left = rows.filter((row) => !row.closest("[hidden]")).length;
       seen.textContent = left === rows.length ? "" : `${left} of ${rows.length} rows`;
     }
