@@ -21,8 +21,8 @@ _SHOWN = 40  # letters of a value in a sentence
 def read(path: Path) -> Report:
     """A report without pictures, of a results.json or of the folder that holds it.
 
-    ValueError, in a sentence that names the file, for one that is not there, that evaluate.py did not write, or that was
-    changed since.
+    ValueError, in a sentence that names the file, for one that is not there, that evaluate.py did not write, or that
+    was changed since.
     """
     path = path / "results.json" if path.is_dir() else path
     try:

@@ -97,7 +97,9 @@ def dots(title: str, note: str, dots: Sequence[Dot], x_label: str, form: str = "
     marks = []
     for dot in dots:
         left, height = places.get(dot.name, (True, 0.0))
-        label = _text(x(dot.x) + (8 if left else -8), height + 4, _short(names[dot.name]), "start" if left else "end", "name")
+        label = _text(
+            x(dot.x) + (8 if left else -8), height + 4, _short(names[dot.name]), "start" if left else "end", "name"
+        )
         whisker = [_whisker(x(dot.x), y(dot.interval[0]), y(dot.interval[1]))] if dot.interval else []
         marks.append(
             tag(
