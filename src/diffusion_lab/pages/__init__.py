@@ -82,6 +82,12 @@ def sortable(label: str, head: Sequence[Html], bodies: Sequence[tuple[str | None
     return tag("div", {"class": "scroll", "role": "region", "aria-label": label, "tabindex": "0"}, table)
 
 
+def section(title: str, notes: Sequence[str], *inside: str, attributes: Attributes | None = None) -> Html:
+    """A part of the page: its title, what has to be known of it, and itself."""
+    said = [tag("p", {"class": "aside"}, note) for note in notes]
+    return tag("section", attributes, tag("h2", None, title), *said, *inside)
+
+
 def chips(name: str, label: str, values: Sequence[str]) -> Html:
     """Boxes to tick: what carries ``data-<name>`` of a value is seen as long as that is ticked."""
     boxes = [

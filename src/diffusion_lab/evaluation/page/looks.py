@@ -14,7 +14,7 @@ from torch import Tensor
 
 from diffusion_lab.evaluation.gallery import Shown
 from diffusion_lab.evaluation.report import Report
-from diffusion_lab.pages import Html, tag
+from diffusion_lab.pages import Html, section, tag
 
 BYTES = 8_000_000
 """That all pictures of a page take, at most."""
@@ -56,15 +56,8 @@ def looks(report: Report) -> Html:
         more = tag("button", {"class": "button small more", "type": "button", "hidden": True}, f"All {len(cards)}")
         grid = tag("div", {"class": "cards", "data-first": str(_FIRST)}, *(card.text for card in cards))
         sections.append(tag("div", {"class": "kind", "data-kind": kind}, tag("h3", None, kind), grid, more))
-    return tag(
-        "section",
-        {"id": "looks"},
-        tag("h2", None, "Pictures"),
-        tag("p", {"class": "aside"}, said),
-        tag("div", {"class": "bar"}, *picks),
-        *sections,
-        _dialog(),
-    )
+    bar = tag("div", {"class": "bar"}, *picks)
+    return section("Pictures", [said], bar, *sections, _dialog(), attributes={"id": "looks"})
 
 
 def _pick(name: str, label: str, options: Sequence[Html]) -> Html:
