@@ -92,6 +92,11 @@ class Report:
         save_png(self.grid(), folder / "grid.png")
         with replacing(folder / "results.md") as fresh:
             fresh.write_text(self.markdown(), encoding="utf-8")
+        with replacing(folder / "results.json") as fresh:
+            fresh.write_text(self.json(), encoding="utf-8")
+
+    def json(self) -> str:
+        """What results.json holds; `results.schema.json` says what that is."""
         facts = {
             "rows": [dict(row) for row in self.rows],
             "protocol": dict(self.protocol),
@@ -103,8 +108,7 @@ class Report:
         for name, entries in (("uncertainty", self.uncertainty), ("areas", self.areas), ("pictures", self.pictures)):
             lines = (json.dumps(dict(entry), ensure_ascii=False, allow_nan=False) for entry in entries)
             parts.append(f'  "{name}": [\n    ' + ",\n    ".join(lines) + "\n  ]")  # a line per entry, not per number
-        with replacing(folder / "results.json") as fresh:
-            fresh.write_text(",\n".join(parts) + "\n}\n", encoding="utf-8")
+        return ",\n".join(parts) + "\n}\n"
 
     def markdown(self) -> str:
         """The tables, the best of each mask kind in bold, and everything that has to stand beside them."""

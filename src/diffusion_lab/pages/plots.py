@@ -167,6 +167,8 @@ def _vertical(low: float, high: float) -> tuple[Scale, list[float], bool]:
     logarithmic = low > 0 and high / low >= _WIDE
     low, high = widened(math.log(low), math.log(high), 0.06) if logarithmic else widened(low, high, 0.08)
     ticks = powers(math.exp(low), math.exp(high)) if logarithmic else nice(low, high, 4)
+    while len(ticks) > 6:
+        ticks = ticks[::2]
     room = _HEIGHT - _TOP - _BOTTOM
 
     def y(value: float) -> float:
