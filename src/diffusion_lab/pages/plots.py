@@ -97,6 +97,7 @@ def dots(title: str, note: str, dots: Sequence[Dot], x_label: str, form: str = "
     marks = []
     for dot in dots:
         left, height = places.get(dot.name, (True, 0.0))
+        height -= 9 if names[dot.name] != dot.name else 0  # clear of its line
         label = _text(
             x(dot.x) + (8 if left else -8), height + 4, _short(names[dot.name]), "start" if left else "end", "name"
         )
@@ -125,7 +126,9 @@ def bars(title: str, note: str, groups: Sequence[tuple[str, Sequence[Bar]]], for
         groups: heading and bars.
         form: of values.
     """
-    most = max((max(bar.value, *(bar.interval or ())) for _, group in groups for bar in group), default=0) or 1
+    most = (
+        max((max(bar.value, *(bar.interval or (bar.value,))) for _, group in groups for bar in group), default=0) or 1
+    )
     room = _WIDTH - _NAMES - _VALUES
 
     def x(value: float) -> float:

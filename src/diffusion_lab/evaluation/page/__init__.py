@@ -12,7 +12,7 @@ from typing import Any
 
 from diffusion_lab.evaluation.page.drawings import areas, calls
 from diffusion_lab.evaluation.page.entries import entries_of
-from diffusion_lab.evaluation.page.looks import looks
+from diffusion_lab.evaluation.page.pictures import looks
 from diffusion_lab.evaluation.page.tables import against, between, figures
 from diffusion_lab.evaluation.report import Report
 from diffusion_lab.files import replacing

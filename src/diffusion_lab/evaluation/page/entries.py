@@ -64,6 +64,12 @@ def known(rows: Iterable[Mapping[str, Any]], besides: Sequence[str] = ()) -> lis
     return [*ordered, *(key for key in seen if key not in HEADINGS), *(key for key in _COSTS if key in seen)]
 
 
+def told(value: float, key: str, sign: str = "") -> str:
+    """A figure in its format, without a sign before nothing."""
+    form = caption(key)[1]
+    return format(value, f"{sign}{form if form.endswith('d') else f'z{form}'}")
+
+
 def caption(key: str) -> tuple[str, str]:
     """How a figure is called, and its format; one that no table knows has its own name."""
     return HEADINGS.get(key, (key.replace("_", " "), ".4g"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from diffusion_lab.evaluation.page.entries import Entry, by_kind, caption, known
+from diffusion_lab.evaluation.page.entries import Entry, by_kind, caption, known, told
 from diffusion_lab.evaluation.report import MORE_IS_BETTER, Report
 from diffusion_lab.evaluation.uncertainty import uncertainties
 from diffusion_lab.pages import Html, cell, heading, section, sortable, tag
@@ -74,23 +74,23 @@ def _differences(title: str, entries: Sequence[Entry], note: str = "") -> Html |
 
 def _value(entry: Entry, key: str, rivals: Sequence[Entry]) -> Html:
     """A figure with half of its interval; the best of its kind stands out."""
-    value, (_, form), more = entry.row.get(key), caption(key), MORE_IS_BETTER.get(key)
+    value, more = entry.row.get(key), MORE_IS_BETTER.get(key)
     if value is None:
         return cell(None)
     values = [other.row[key] for other in rivals if other.row.get(key) is not None]
-    best = more is not None and len(values) > 1 and value == (max if more else min)(values)
+    best = more is not None and len({*values}) > 1 and value == (max if more else min)(values)
     ends = entry.uncertain["intervals"].get(key)
     said = entry.uncertain["differences"].get(key, {}).get("verdict")
-    about = f"±{(ends[1] - ends[0]) / 2:{form}}" if ends else ""
+    about = f"±{told((ends[1] - ends[0]) / 2, key)}" if ends else ""
     small = [tag("small", None, about + (" ≈" if said == "inconclusive" else ""))] if about else []
-    return cell(value, f"{value:{form}}", *small, best=best)
+    return cell(value, told(value, key), *small, best=best)
 
 
 def _difference(entry: Entry, key: str) -> Html:
-    found, (_, form) = entry.uncertain["differences"].get(key), caption(key)
+    found = entry.uncertain["differences"].get(key)
     if found is None:
         return cell(None)
-    mean, low, high = (f"{value:+{form}}" for value in (found["mean"], *found["interval"]))
+    mean, low, high = (told(value, key, "+") for value in (found["mean"], *found["interval"]))
     verdict = tag("span", {"class": f"verdict {found['verdict']}"}, found["verdict"])
     return cell(found["mean"], mean, tag("small", None, f"{low} to {high}"), verdict)
 
