@@ -126,9 +126,8 @@ def bars(title: str, note: str, groups: Sequence[tuple[str, Sequence[Bar]]], for
         groups: heading and bars.
         form: of values.
     """
-    most = (
-        max((max(bar.value, *(bar.interval or (bar.value,))) for _, group in groups for bar in group), default=0) or 1
-    )
+    ends = [end for _, group in groups for bar in group for end in (bar.value, *(bar.interval or ()))]
+    most = max(ends, default=0) or 1
     room = _WIDTH - _NAMES - _VALUES
 
     def x(value: float) -> float:
