@@ -61,7 +61,7 @@ def _protocol(runs: Mapping[str, Report]) -> list[Html]:
     entries = entries_of(runs)
     first = next(iter(runs.values()))
     found = [
-        figures(entries, first),
+        figures(entries, runs.values()),
         *(against(entries, report.methods[0], label) for label, report in runs.items()),
         between(runs) if len(runs) > 1 else None,
         calls(entries),

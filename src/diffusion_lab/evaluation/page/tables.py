@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from diffusion_lab.evaluation.page.entries import Entry, by_kind, caption, known, told
 from diffusion_lab.evaluation.report import MORE_IS_BETTER, Report
@@ -13,7 +13,7 @@ from diffusion_lab.pages.plots import COLOURS
 _SPOT = tag("circle", {"class": "dot", "cx": "5", "cy": "5", "r": "4"})
 
 
-def figures(entries: Sequence[Entry], report: Report) -> Html:
+def figures(entries: Sequence[Entry], reports: Iterable[Report]) -> Html:
     """All figures of each kind, with half of their intervals, and the notes that a reader needs."""
     keys = known(entry.row for entry in entries)
     head = [_first()]
@@ -25,7 +25,8 @@ def figures(entries: Sequence[Entry], report: Report) -> Html:
         for kind, rivals in by_kind(entries).items()
     ]
     table = sortable("Figures", head, bodies)
-    return section("Figures", report.notes(), table, attributes={"class": "figures"})
+    notes = dict.fromkeys(note for report in reports for note in report.notes())
+    return section("Figures", [*notes], table, attributes={"class": "figures"})
 
 
 def against(entries: Sequence[Entry], first: str, run: str) -> Html | None:
