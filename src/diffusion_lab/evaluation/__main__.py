@@ -1,10 +1,13 @@
-"""``python -m diffusion_lab.evaluation compare A B ...``: one page of several evaluations, by protocol."""
+"""``python -m diffusion_lab.evaluation compare|leaderboard A B ...``: several evaluations, or sweeps, side by side."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich.console import Console
+
+from diffusion_lab.evaluation import leaderboard
 from diffusion_lab.evaluation.page import write
 from diffusion_lab.evaluation.results import read
 
@@ -18,20 +21,45 @@ def main(arguments: list[str] | None = None) -> int:
         "results", type=Path, nargs="+", help="results.json of evaluate.py, or the folder that holds it"
     )
     compare.add_argument("--output", type=Path, default=Path("report.html"), help="(default: report.html)")
+    compare.set_defaults(run=_compare)
+    board = commands.add_parser("leaderboard", help="set the configurations of sweeps beside each other")
+    board.add_argument("folders", type=Path, nargs="+", metavar="folder", help="of a sweep, or of runs")
+    board.add_argument("--by", metavar="FIGURE", help="that orders them, such as fid or val/psnr (default: lpips)")
+    board.add_argument("--output", type=Path, help="folder for leaderboard.md and .json (default: the first folder)")
+    board.set_defaults(run=_leaderboard)
     asked = parser.parse_args(arguments)
     try:
-        runs = dict(zip(labels(asked.results), map(read, asked.results), strict=True))
-        write(asked.output, runs)
+        print(asked.run(asked))
     except OSError as error:
         print(f"error: {error.strerror}: '{error.filename}'", file=sys.stderr)
         return 1
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    return 0
+
+
+def _compare(asked: argparse.Namespace) -> str:
+    """Writes the page, and says so."""
+    runs = dict(zip(labels(asked.results), map(read, asked.results), strict=True))
+    write(asked.output, runs)
     count = len({report.protocol_sha256 for report in runs.values()})
     said = "" if count == 1 else f"; they are of {count} protocols, whose figures do not compare"
-    print(f"Wrote {asked.output}: {len(runs)} evaluations{said}")
-    return 0
+    return f"Wrote {asked.output}: {len(runs)} evaluations{said}"
+
+
+def _leaderboard(asked: argparse.Namespace) -> str:
+    """Prints and writes the boards, and says what stands in none."""
+    found = leaderboard.runs(asked.folders)
+    boards = leaderboard.boards(found, asked.by)
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    leaderboard.show(boards, console)
+    folder = asked.output or asked.folders[0]
+    leaderboard.save(boards, folder)
+    several = "" if len(boards) == 1 else f"; {len(boards)} protocols, whose figures do not compare"
+    left = sum(run.report is None for run in found) if any(board.protocol for board in boards) else 0
+    said = f"; {left} are not evaluated and stand in no table" if left else ""
+    return f"Wrote leaderboard.md and leaderboard.json to {folder}: {len(found)} runs{said}{several}"
 
 
 def labels(paths: Sequence[Path]) -> list[str]:
