@@ -59,7 +59,7 @@ def test_order_and_verdicts(sweep: Path) -> None:
 
 
 def test_figures_are_those_of_the_reports(sweep: Path) -> None:
-    """Means over seeds and kinds of holes; the difference is the paired t-test's, or the bootstrap's if that is wider."""
+    """Means over seeds and kinds of holes; a difference is the paired t-test's, or the bootstrap's if that is wider."""
     (board,) = leaderboard.boards(leaderboard.runs([sweep]))
     values: dict[str, list[float]] = {}
     shares: dict[str, list[Any]] = {}
