@@ -1,4 +1,4 @@
-"""Search for settings of train.py by Optuna: `uv run sweep.py STUDY --minimize val/lpips optimizer.lr=interval(...)`."""
+"""Search for settings by Optuna: `uv run sweep.py FOLDER --minimize val/lpips 'optimizer.lr=interval(1e-4,1e-2)'`."""
 
 import sys
 from pathlib import Path

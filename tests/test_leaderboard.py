@@ -36,7 +36,7 @@ def trained(
 def sweep(tmp_path: Path) -> Path:
     """Three configurations of three seeds: `a` better than `b` by far more than seeds scatter, `b` than `c` by less."""
     job = 0
-    for name, better in {"c": 0.1002, "a": 0.2, "b": 0.1004}.items():
+    for name, better in {"c": 0.1, "a": 0.2, "b": 0.104}.items():
         for seed, jitter in enumerate((-0.004, 0.001, 0.003)):
             own = jitter if name != "b" else -jitter
             told = [f"schedule={name}", f"seed={seed}", "experiment=x", f"paths.logs={tmp_path}"]

@@ -59,9 +59,9 @@ def main(scripts: Path, arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print(f"interrupted; sweep.py {asked.study} goes on", file=sys.stderr)
-        return 130
+    except SystemExit as stopped:
+        print(f"stopped; sweep.py {asked.study} goes on", file=sys.stderr)
+        return int(stopped.code or 0)
     return 0
 
 
@@ -71,13 +71,13 @@ def opened(
     """The study of a folder, begun if there is none.
 
     Raises:
-        ValueError: if Optuna is not installed, nothing says what to search for, or it differs from what was asked first.
+        ValueError: if Optuna is not installed, or it is not said what to search for, or something else than at first.
     """
     try:
         import optuna
     except ImportError:
         raise ValueError("sweep.py needs Optuna: uv sync --extra optuna, or pip install optuna") from None
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # scripts say themselves what went wrong
     begun = (folder / "study.db").is_file()
     figure = minimize or maximize
     if not begun and not (figure and overrides):
@@ -97,9 +97,7 @@ def opened(
     before = study.user_attrs["asked"]
     differ = [key for key in ("figure", "overrides", "evaluate") if wanted[key] and wanted[key] != before[key]]
     if differ or (figure and wanted["direction"] != before["direction"]):
-        raise ValueError(
-            f"'{folder}' searches for something else ({before}): leave that out to go on, or name a new one"
-        )
+        raise ValueError(f"'{folder}' searches for something else ({before}): say no more than its name to go on")
     return study
 
 
@@ -115,9 +113,7 @@ def space(overrides: Sequence[str]) -> list[Override]:
         value = override.value()
         whole = isinstance(value, RangeSweep) and all(isinstance(x, int) for x in (value.start, value.stop, value.step))
         if not (isinstance(value, IntervalSweep) or whole or override.is_choice_sweep()):
-            raise ValueError(
-                f"{override.input_line}: use interval(a,b), choice(a,b,...) or range(a,b) of whole numbers"
-            )
+            raise ValueError(f"{override.input_line}: use interval(a,b), choice(a,b) or range(a,b) of whole numbers")
     if overrides and not swept:
         raise ValueError("there is nothing to search: write a setting as optimizer.lr=interval(1e-4,1e-2)")
     return swept
@@ -159,7 +155,14 @@ def search(study: "optuna.Study", folder: Path, trials: int, scripts: Path) -> N
         study.tell(cut.number, state=optuna.trial.TrialState.FAIL)
         study.enqueue_trial(cut.params, user_attrs={GOES_ON: cut.user_attrs.get(TRAINED_IN, cut.number)})
     study.sampler = optuna.samplers.TPESampler(seed=len(study.trials))
-    study.optimize(lambda trial: tried(trial, study.user_attrs["asked"], folder, scripts), trials, catch=Failed)
+
+    def objective(trial: "optuna.Trial") -> float:
+        try:
+            return tried(trial, study.user_attrs["asked"], folder, scripts)
+        except KeyboardInterrupt:
+            raise SystemExit(130) from None  # Optuna would take the other for a failure, and it is to go on
+
+    study.optimize(objective, trials, catch=Failed)
     if not study.get_trials(states=[optuna.trial.TrialState.COMPLETE]):
         raise ValueError("no trial has come to an end: what went wrong is said above")
     best = study.best_trial
@@ -178,7 +181,7 @@ def place(trial: "optuna.Trial | optuna.trial.FrozenTrial", folder: Path) -> Pat
 
 
 def tried(trial: "optuna.Trial", asked: Mapping[str, Any], folder: Path, scripts: Path) -> float:
-    """Trains, evaluates if the figure is not one of the training, and returns the figure; pruned, it is stopped cleanly."""
+    """Trains, evaluates if the figure is none of the training, and returns it; a pruned training is stopped cleanly."""
     import optuna
 
     run = place(trial, folder)
@@ -223,9 +226,8 @@ def scored(rows: Sequence[Mapping[str, Any]], figure: str) -> float:
     """A figure's mean over the kinds of holes, of the rows that a network made.
 
     Example:
-        >>> rows = [{"network_calls": 5, "fid": 2.0}, {"network_calls": 5, "fid": 4.0}, {"network_calls": 0, "fid": 99.0}]
-        >>> scored(rows, "fid")
-        3.0
+        >>> scored([{"network_calls": 5, "fid": 2.0}, {"network_calls": 0, "fid": 99.0}], "fid")
+        2.0
     """
     values = [row.get(figure) for row in rows if row["network_calls"]]
     numbers = [float(value) for value in values if value is not None]
