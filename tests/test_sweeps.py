@@ -164,7 +164,71 @@ def test_a_sweep_that_is_killed_goes_on_by_one_word(tiny: list[str], tmp_path: P
         assert steps == [11], f"job {job} was validated at {steps}"
 
 
-def test_an_array_of_a_cluster_runs_one_job_by_its_number(tmp_path: Path) -> None:
-    """Its tasks name one folder; SLURM's variables do not reach a job, which would take itself for a rank of them."""
+SCRIPT = """
+from pathlib import Path
+from diffusion_lab.cli import command, kept, resumed, run_folder
+
+@command("train", before=resumed)
+def main(cfg):
+    run_folder().mkdir(parents=True, exist_ok=True)
+    kept()
+    with Path(cfg.paths.logs, "said").open("a") as file:
+        print(cfg.x, run_folder().name, cfg.steps, file=file)
+    if cfg.x == cfg.fails:
+        raise ValueError("as it was told")
+
+main()
+"""
+
+CONFIG = """
+defaults: [_self_, override hydra/launcher: processes, override hydra/job_logging: disabled]
+name: night
+x: 0
+steps: 1
+fails: null
+resume: null
+paths: {logs: null}
+trainer: {devices: 1, accelerator: cpu}
+hydra:
+  output_subdir: null
+  run: {dir: "${paths.logs}/${name}/${fresh_name:}"}
+  sweep: {dir: "${paths.logs}/${name}/${fresh_name:}", subdir: "${hydra.job.num}"}
+"""
+
+
+def test_the_command_line(tmp_path: Path) -> None:
+    """A failure, one word that goes on, one job of an array by its number, and a new setting for all jobs."""
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf" / "train.yaml").write_text(CONFIG)
+    (tmp_path / "train.py").write_text(SCRIPT)
+    logs = tmp_path / "logs"
+
+    def called(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, str(tmp_path / "train.py"), *arguments, "name=night", f"paths.logs='{logs}'"]
+        return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment})
+
+    def told() -> list[str]:
+        return (logs / "said").read_text().splitlines()
+
+    done = called("-m", "x=4,5", "fails=5")
+    assert done.returncode == 1, done.stderr
+    assert told() == ["4 0 1", "5 1 1"]
+    assert "error: 1 of 2 jobs failed: job 1 with exit code 1" in done.stderr.splitlines()[-1]
+    (sweep,) = (logs / "night").iterdir()
+    task = {"SLURM_ARRAY_TASK_ID": "2", "SLURM_PROCID": "1", "SLURM_NTASKS": "2"}
+    array = ["x=4,5,6", "fails=5", f"hydra.sweep.dir={sweep}", f"hydra.launcher.only={task['SLURM_ARRAY_TASK_ID']}"]
+    done = called("-m", *array, **task)
+    assert done.returncode == 0, done.stderr
+    assert told()[2:] == ["6 2 1"]
+    done = called("resume=auto", "fails=null")
+    assert done.returncode == 0, done.stderr
+    assert told()[3:] == ["4 0 1", "5 1 1", "6 2 1"]  # under another setting than they ended with
+    done = called("-m", "resume=auto")
+    assert done.returncode == 0, done.stderr
+    assert len(told()) == 6
+    assert "3 of 3 jobs are done" in done.stdout
+
+
+def test_a_job_takes_itself_for_no_rank() -> None:
     ranked = {"SLURM_PROCID": "3", "SLURM_NTASKS": "8", "SLURM_JOB_ID": "1", "RANK": "3", "HOME": "/home/me"}
     assert sweeps.unranked(ranked) == {"HOME": "/home/me"}
