@@ -50,10 +50,10 @@ def main(scripts: Path, arguments: Sequence[str] | None = None) -> int:
     for direction in ("minimize", "maximize"):
         goal.add_argument(f"--{direction}", metavar="FIGURE", help="val/... of train.py, or a key of results.json")
     parser.add_argument("--trials", type=int, default=20, help="to make now, at most (default: 20)")
-    parser.add_argument("--evaluate", nargs="*", default=[], metavar="OVERRIDE", help="of evaluate.py")
-    asked = parser.parse_args(arguments)
+    parser.add_argument("--evaluate", action="append", metavar="OVERRIDE", help="of evaluate.py; may be repeated")
+    asked = parser.parse_intermixed_args(arguments)
     try:
-        study = opened(asked.study, asked.minimize, asked.maximize, asked.overrides, asked.evaluate)
+        study = opened(asked.study, asked.minimize, asked.maximize, asked.overrides, asked.evaluate or [])
         with held(asked.study / ".study.lock"), terminable():
             search(study, asked.study, asked.trials, scripts)
     except (ValueError, OSError) as error:
