@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from lightning.fabric import Fabric
 from PIL import Image
 from rich.console import Console
@@ -32,6 +34,8 @@ from diffusion_lab.evaluation import (
     telea,
 )
 from diffusion_lab.evaluation.bench import example_seeds
+from diffusion_lab.evaluation.gallery import SIDE, candidates, chosen, small
+from diffusion_lab.evaluation.results import read
 from diffusion_lab.evaluation.uncertainty import by_area
 from diffusion_lab.metrics import (
     FrechetDistance,
@@ -318,6 +322,7 @@ def test_files(report: Report, tmp_path: Path) -> None:
             assert len(each[figure]) == 8
             assert sum(each[figure]) / 8 == pytest.approx(row[figure], rel=1e-5, abs=1e-9)
     assert saved["rows"] == [dict(row) for row in report.rows]
+    assert read(folder).uncertainty == report.uncertainty  # as results.schema.json wants it
     facts = saved["protocol"]
     assert (facts["n"], facts["fid_biased"], facts["mask_set"], facts["extractor"]) == (8, True, 1, "pixels")
     assert facts["data"] == "toy faces"
@@ -343,6 +348,51 @@ def test_the_grid_shows_truth_hole_and_completions(report: Report) -> None:
     assert torch.equal(masked * ~hole, truth * ~hole)
     assert not torch.equal(masked, truth)
     assert mean.masked_select(hole.expand(3, -1, -1)).view(3, -1).std(dim=1).max() == 0
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=40), st.integers(1, 45))
+def test_the_best_the_middle_and_the_worst_are_looked_at(values: list[float], count: int) -> None:
+    found, ordered = chosen(torch.tensor(values, dtype=torch.float64), count), sorted(values)
+    assert found == sorted(set(found))
+    assert len(found) == min(count, len(values))
+    seen = sorted(values[i] for i in found)
+    assert seen[0] == ordered[0]
+    if count >= 2:
+        assert seen[-1] == ordered[-1]
+    if count >= 3:
+        assert {ordered[(len(values) - 1) // 2], ordered[len(values) // 2]} & {*seen}
+
+
+def test_the_pictures_to_look_at_are_those_that_were_made() -> None:
+    """Those of the first method's LPIPS, for all methods; whatever the batches."""
+    faces = Faces()
+    methods = [mean_fill(), oracle(faces), Method("noise", noise)]
+    found = evaluate(methods, faces, PROBLEMS, extractor=Pixels(), batch_size=3, gallery=3, completions=2)
+    again = evaluate(methods, faces, PROBLEMS, extractor=Pixels(), batch_size=8, gallery=3, completions=2)
+    assert [shown.kind for shown in found.gallery] == ["center", "box"]
+    for shown, other, each in zip(found.gallery, again.gallery, found.pictures[::3], strict=True):
+        assert shown.indices == chosen(torch.tensor(each["lpips"]), 3)
+        truth = faces.images[shown.indices]
+        assert torch.equal(shown.truth, truth)
+        assert torch.equal(shown.completions["oracle"], truth[:, None].expand(-1, 2, -1, -1, -1))
+        first, second = shown.completions["noise"].unbind(1)
+        assert not torch.equal(first, second)
+        holes = (shown.given != truth).any(dim=1, keepdim=True)
+        assert torch.equal(first.masked_fill(holes, 0), truth.masked_fill(holes, 0))
+        assert all(torch.equal(shown.completions[name], x) for name, x in other.completions.items())
+    assert evaluate(methods, faces, CENTER, extractor=Pixels()).gallery == []
+
+
+def test_pictures_to_look_at_are_small_and_few_enough() -> None:
+    """A grey stays that grey; 256 MB hold all candidates of a row."""
+    large = torch.full((2, 3, 3, 2 * SIDE, 2 * SIDE), 77, dtype=torch.uint8)
+    assert torch.equal(small(large), torch.full((2, 3, 3, SIDE, SIDE), 77, dtype=torch.uint8))
+    for size, completions in ((64, 1), (256, 4)):
+        count = candidates(10**9, size, completions)
+        assert count * completions * 3 * min(size, SIDE) ** 2 <= 256 * 2**20
+        assert candidates(10, size, completions) == 10
+    with pytest.raises(ValueError, match="Cannot show -1 pictures"):
+        evaluate([mean_fill()], Faces(), CENTER, extractor=Pixels(), gallery=-1)
 
 
 def test_the_table_is_printed(report: Report) -> None:

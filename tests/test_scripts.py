@@ -97,7 +97,8 @@ def test_evaluate_and_inpaint_use_the_newest_run(tiny: list[str], tmp_path: Path
     assert all(row["n"] == 3 and row["fid"] > 0 and row["lpips"] > 0 for row in results["rows"])
     assert (results["protocol"]["data"], results["protocol"]["crop"]) == ("CelebA", "center148")
     assert results["protocol"]["fid_biased"] is True
-    assert {path.name for path in (tmp_path / "scores").iterdir()} == {"results.json", "results.md", "grid.png"}
+    names = {"report.html", "results.json", "results.md", "grid.png"}
+    assert {path.name for path in (tmp_path / "scores").iterdir()} == names
 
     photo = np.random.default_rng(0).integers(0, 255, (218, 178, 3), dtype=np.uint8)
     hole = np.zeros((218, 178), dtype=np.uint8)

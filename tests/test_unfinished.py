@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,18 @@ from lightning.fabric import Fabric
 from torch import Tensor
 
 from diffusion_lab.data.masks import center, half, rectangle
-from diffusion_lab.evaluation import Method, Report, evaluate, kernel, mean_fill, problems, reference, weights_sha256
+from diffusion_lab.evaluation import (
+    Method,
+    Report,
+    evaluate,
+    kernel,
+    mean_fill,
+    page,
+    problems,
+    reference,
+    weights_sha256,
+)
+from diffusion_lab.evaluation.results import read
 from diffusion_lab.metrics import seam
 from diffusion_lab.tasks import inpainting
 from killing import deadly
@@ -50,6 +62,7 @@ def everything(folder: Path | None, fill: Any = noise, fabric: Fabric | None = N
         "measures": {"seam": seam},
         "sets": {"kid": kernel},
         "crops": True,
+        "gallery": 4,
         "inputs": {"weights": "a"},
     } | options
     methods = [Method("first", fill), mean_fill(), Method("last", fill)]
@@ -64,6 +77,11 @@ def saved(folder: Path) -> tuple[Any, bytes]:
     return results, (folder / "grid.png").read_bytes()
 
 
+def page_of(report: Report) -> str:
+    """report.html but for the seconds."""
+    return page.written({"": replace(report, rows=[{**row, "seconds_per_image": 0.0} for row in report.rows])})
+
+
 @pytest.mark.parametrize("most", [100, 5])
 def test_a_killed_evaluation_goes_on_and_nothing_is_measured_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], most: int
@@ -71,13 +89,16 @@ def test_a_killed_evaluation_goes_on_and_nothing_is_measured_twice(
     """Killed in a row's first batch, within a row, at the last batch of all; with features kept, and as sums."""
     monkeypatch.setattr(reference, "KEPT", most)
     whole = Pixels()
-    everything(None, extractor=whole).save(tmp_path / "whole")
+    uncut = everything(None, extractor=whole)
+    uncut.save(tmp_path / "whole")
     assert "Going on" not in capsys.readouterr().out
     for calls, done in {0: 0, 1: 2, 4: 14, 6: 18, 15: 41}.items():  # the mean's row of 7 comes between
         folder, extractor, first, second = tmp_path / str(calls), Pixels(), Counting(calls), Counting()
         with pytest.raises(Dies):
             everything(folder, first, extractor=extractor)
-        everything(folder, second, extractor=extractor).save(tmp_path / f"report {calls}")
+        again = everything(folder, second, extractor=extractor)
+        again.save(tmp_path / f"report {calls}")
+        assert page_of(again) == page_of(uncut)
         assert saved(tmp_path / f"report {calls}") == saved(tmp_path / "whole")
         assert (first.calls, second.calls) == (calls, 16 - calls)
         assert extractor.seen == whole.seen
@@ -95,6 +116,7 @@ def test_a_killed_evaluation_goes_on_and_nothing_is_measured_twice(
         {"completions": 2},
         {"crops": False},
         {"examples": 1},
+        {"gallery": 3},
         {"measures": {}},
         {"sets": {}},
         {"inputs": {"weights": "b"}},
@@ -152,6 +174,7 @@ def _deadly(fabric: Fabric, folder: Path, name: str, call: int) -> None:
     report = everything(folder / name, deadly(str(file), call).fill, fabric)
     if fabric.is_global_zero:
         report.save(folder / f"{name} report")
+        (folder / f"{name}.html").write_text(page_of(report))
     torch.distributed.destroy_process_group()
 
 
@@ -167,6 +190,7 @@ def test_two_processes_of_which_one_is_killed_go_on(tmp_path: Path) -> None:
     devices().launch(_deadly, tmp_path, "killed", 3)
     devices().launch(_deadly, tmp_path, "uninterrupted", 3)
     assert saved(tmp_path / "killed report") == saved(tmp_path / "uninterrupted report")
+    assert (tmp_path / "killed.html").read_text() == (tmp_path / "uninterrupted.html").read_text()
 
 
 def test_the_script_goes_on_and_leaves_its_report_alone(tmp_path: Path) -> None:
@@ -189,4 +213,6 @@ def test_the_script_goes_on_and_leaves_its_report_alone(tmp_path: Path) -> None:
     assert whole.returncode == 0, whole.stderr
     assert "Going on" not in whole.stdout
     assert saved(tmp_path / "killed") == saved(tmp_path / "whole")
-    assert {path.name for path in (tmp_path / "killed").iterdir()} == {"results.json", "results.md", "grid.png"}
+    names = {"report.html", "results.json", "results.md", "grid.png"}
+    assert {path.name for path in (tmp_path / "killed").iterdir()} == names
+    assert read(tmp_path / "whole").protocol["n"] == 3

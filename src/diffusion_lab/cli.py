@@ -18,6 +18,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
+from diffusion_lab import sweeps
+
 FULL = "HYDRA_FULL_ERROR"
 
 PACKAGE = Path(__file__).parent
@@ -40,6 +42,8 @@ def as_called(text: str) -> str:
     names = "|".join(path.stem for path in COMMANDS.glob("[a-z]*.py"))
     return re.sub(rf"(?<![\w./\\-])({names})\.py\b", r"diffusion-lab \1", text)
 
+
+MULTIRUN = ("-m", "--multirun")
 
 USER_ERRORS = (ValueError, OSError, FloatingPointError, HydraException, OmegaConfBaseException)
 """What a person can mend; anything else is a fault of ours and shows its traceback."""
@@ -174,15 +178,18 @@ def run_folder() -> Path:
 
 
 def resumed(arguments: list[str]) -> list[str]:
-    """Puts a resumed run back into its folder, under the overrides that it was started with and then the new ones.
+    """Puts a resumed run or sweep back into its folder, under the overrides that it was started with and then new ones.
 
-    `kept` writes the new ones down once the run goes on: a mistake among them must not stay with the run.
+    `kept` writes the new ones down once the run goes on: a mistake among them must not stay with the run. A sweep notes
+    them when its jobs are known.
 
     Raises:
         FileNotFoundError: if there is no such run.
-        ValueError: if torchrun started several ranks, each of which would name a folder of its own.
+        ValueError: if a run was asked to go on as a sweep; or if torchrun started several ranks, each of which would
+            name a folder of its own.
     """
-    placed = any(argument.startswith(("hydra.run.dir=", "resume=")) for argument in arguments)
+    placing = ("hydra.run.dir=", "hydra.sweep.dir=", "resume=")
+    placed = any(argument.startswith(placing) for argument in arguments)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and "TORCHELASTIC_RUN_ID" in os.environ and not placed:
         raise ValueError(
             "under torchrun every rank needs the same folder: add hydra.run.dir=logs/<experiment>/<run>, or leave "
@@ -192,7 +199,15 @@ def resumed(arguments: list[str]) -> list[str]:
     if not asked or asked[-1] == "null":
         return arguments
     rest = [argument for argument in arguments if not argument.startswith("resume=")]
-    run = newest_run(rest) if asked[-1] == "auto" else Path(asked[-1])
+    several = [flag for flag in rest if flag in MULTIRUN]
+    rest = [argument for argument in rest if argument not in MULTIRUN]
+    run = newest_run(rest, bool(several)) if asked[-1] == "auto" else Path(asked[-1])
+    if (run / sweeps.SWEEP).is_file():
+        anew = {argument.partition("=")[0] for argument in rest}
+        earlier = [argument for argument in sweeps.asked(run) if argument.partition("=")[0] not in anew]
+        return ["--multirun", *earlier, *rest, quoted(f"hydra.sweep.dir={run.resolve()}", ["hydra.sweep.dir"])]
+    if several:
+        raise ValueError(f"'{run}' is no sweep (it has no {sweeps.SWEEP}): leave {several[0]} out, or name a sweep")
     overrides = run / ".hydra" / "overrides.yaml"
     if not overrides.is_file():
         raise FileNotFoundError(f"'{run}' is no run folder (it has no .hydra/overrides.yaml): name one under logs/")
@@ -211,14 +226,23 @@ def kept() -> None:
     OmegaConf.save(OmegaConf.create(overrides), path)
 
 
-def newest_run(arguments: Sequence[str]) -> Path:
-    """The run that was written to last, of the experiment that the arguments name."""
+def newest_run(arguments: Sequence[str], several: bool = False) -> Path:
+    """The run or sweep that was written to last, of the experiment that the arguments name.
+
+    Args:
+        arguments: of the command.
+        several: whether a sweep is wanted.
+    """
     given = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
     logs = Path(given.get("paths.logs", "logs").strip("'"))
     name = given.get("name", given.get("experiment", "faces"))
-    runs = sorted((logs / name).glob("*/checkpoints"), key=lambda folder: folder.stat().st_mtime)
-    if not runs:
-        raise FileNotFoundError(
-            f"resume=auto found no run with checkpoints in '{logs / name}': start one without resume="
-        )
-    return runs[-1].parent
+    marks = [*(logs / name).glob(f"*/{sweeps.SWEEP}")]
+    marks += [] if several else [*(logs / name).glob("*/checkpoints")]
+
+    def written(mark: Path) -> float:
+        return max(path.stat().st_mtime for path in (mark, *mark.parent.glob("*/checkpoints")))
+
+    if not marks:
+        what = "sweep" if several else "run with checkpoints"
+        raise FileNotFoundError(f"resume=auto found no {what} in '{logs / name}': start one without resume=")
+    return max(marks, key=written).parent

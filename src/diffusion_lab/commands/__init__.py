@@ -22,6 +22,7 @@ CONFIGURED = {
 """Commands whose every setting is a Hydra override."""
 
 OTHERS = {
+    "sweep": ("diffusion_lab.commands.sweep", "search for settings by Optuna"),
     "registry": ("diffusion_lab.commands.registry", "look after trained models"),
     "monitor": ("diffusion_lab.serving.monitor", "say whether visitors send what the model was trained on"),
     "figures": ("diffusion_lab.commands.figures", "draw diffusion itself"),

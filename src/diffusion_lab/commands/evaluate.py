@@ -7,19 +7,19 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from diffusion_lab.cli import command
-from diffusion_lab.scripts import as_trained, for_its_task, subject
+from diffusion_lab.scripts import as_trained, each_of_a_sweep, for_its_task, subject
 
 
 @command(
     "evaluate",
     paths=["inpainter", "output", "export", "data.root", "fid.extractor.weights"],
-    before=lambda arguments: as_trained(for_its_task(arguments)),
+    before=lambda arguments: as_trained(for_its_task(each_of_a_sweep(arguments))),
 )
 def main(cfg: DictConfig) -> None:
     from hydra.utils import instantiate
 
     from diffusion_lab import recipe
-    from diffusion_lab.evaluation import diffusion, evaluate, export, problems, weights_sha256
+    from diffusion_lab.evaluation import diffusion, evaluate, export, page, problems, weights_sha256
 
     inpainter, data, fabric, console, output, protocol = subject(cfg)
     wanted = instantiate(cfg.attributes)
@@ -43,6 +43,7 @@ def main(cfg: DictConfig) -> None:
         batch_size=cfg.batch_size,
         seed=cfg.seed,
         completions=cfg.completions,
+        gallery=cfg.report.pictures,
         reference=data.pictures(cfg.fid.reference) if cfg.fid.reference else None,
         cache=Path(cfg.paths.cache).expanduser() / "features",
         measures=instantiate(cfg.measures, _convert_="all"),
@@ -68,10 +69,12 @@ def main(cfg: DictConfig) -> None:
         },
     )
     if fabric.is_global_zero:
+        report = replace(report, recipe=inpainter.recipe)
         report.save(output)
+        page.write(output / "report.html", {"": report})
         shutil.rmtree(unfinished, ignore_errors=True)
         report.show(console)
-        console.print(f"Saved to {output}: results.json, results.md, grid.png", highlight=False)
+        console.print(f"Saved to {output}: report.html, results.json, results.md, grid.png", highlight=False)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from diffusion_lab.cli import as_called, command, kept, resumed, run_folder
 
-PATHS = ["data.root", "paths.logs", "paths.cache", "hydra.run.dir", "resume", "start_from"]
+PATHS = ["data.root", "paths.logs", "paths.cache", "hydra.run.dir", "hydra.sweep.dir", "resume", "start_from"]
 
 
 @command("train", paths=PATHS, before=resumed)

@@ -1,5 +1,6 @@
 """Scoring methods that fill holes and restore pictures: one protocol, several methods, one table."""
 
+from diffusion_lab.evaluation import page as page
 from diffusion_lab.evaluation.baselines import as_it_is as as_it_is
 from diffusion_lab.evaluation.baselines import bilateral as bilateral
 from diffusion_lab.evaluation.baselines import edge_repeat as edge_repeat

@@ -15,6 +15,7 @@ import torch
 from lightning.fabric import Fabric
 from torch import Tensor
 
+from diffusion_lab.evaluation.gallery import SIDE, candidates, chosen, small
 from diffusion_lab.evaluation.methods import Method
 from diffusion_lab.evaluation.problems import Problem
 from diffusion_lab.evaluation.reference import Collected, Extractor, Features, PictureSet, dealt, reduced
@@ -32,22 +33,27 @@ class Scored(NamedTuple):
         each: what every picture adds to them, where that is known.
         touched: pictures that it changed outside the hole.
         column: of the grid, 8-bit.
+        chosen: indices of the pictures to look at.
+        looked: their completions, 8-bit ``(chosen, completions, 3, s, s)``.
     """
 
     row: dict[str, Any]
     each: dict[str, list[float]]
     touched: int
     column: Tensor
+    chosen: list[int]
+    looked: Tensor
 
     def kept(self) -> Kept:
         """The same as it lies on disk."""
         facts = {"pictures": self.row["n"], "row": self.row, "each": self.each, "touched": self.touched}
-        return Kept({"column": self.column}, facts)
+        return Kept({"column": self.column, "looked": self.looked}, {**facts, "chosen": self.chosen})
 
     @classmethod
     def taken(cls, kept: Kept) -> Scored:
         """What `kept` returned."""
-        return cls(kept.facts["row"], kept.facts["each"], kept.facts["touched"], kept.tensors["column"])
+        facts, tensors = kept.facts, kept.tensors
+        return cls(facts["row"], facts["each"], facts["touched"], tensors["column"], facts["chosen"], tensors["looked"])
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,7 @@ class Bench:
     measures: Mapping[str, Measure]
     sets: Mapping[str, SetMeasure]
     shown: int
+    gallery: int
     completions: int
     unfinished: Unfinished
     advance: Callable[[int], None]
@@ -79,9 +86,13 @@ class Bench:
         """Indices of this rank's pictures."""
         return dealt(self.n, self.batch_size, self.fabric)
 
-    def truth(self, problem: Problem) -> list[Tensor]:
-        """The first two columns of the grid: true pictures and what is given, (shown, 3, S, S) in [-1, 1]."""
-        indices = torch.arange(self.shown)
+    @property
+    def candidates(self) -> int:
+        """Of how many pictures completions are kept until it is known which are looked at."""
+        return candidates(self.n, self.size, self.completions) if self.gallery else 0
+
+    def truth(self, problem: Problem, indices: Tensor) -> list[Tensor]:
+        """True pictures and what is given of them, to be looked at, (len(indices), 3, S, S) in [-1, 1]."""
         pixels, holes = self.pictures[indices], problem.regions(self.size, indices)
         given = to_float(problem.given(pixels, holes, indices))
         return [to_float(pixels), problem.task.plain(given, holes)]
@@ -99,7 +110,15 @@ class Bench:
             self.advance(len(indices))
         return collected.joined()
 
-    def score(self, method: Method, kind: str, problem: Problem, name: str, crops: Features | None = None) -> Scored:
+    def score(
+        self,
+        method: Method,
+        kind: str,
+        problem: Problem,
+        name: str,
+        crops: Features | None = None,
+        looked_at: list[int] | None = None,
+    ) -> Scored:
         """A method's figures, each batch of which is kept until the row is finished.
 
         Args:
@@ -108,12 +127,14 @@ class Bench:
             problem: what it is asked.
             name: of the row, that its batches are kept by.
             crops: the real pictures' features around the holes, for FID of those as well; None leaves it out.
+            looked_at: indices of the pictures whose completions are looked at; None chooses them by LPIPS.
         """
         extra = ("diversity", "hole_area")
         values = torch.zeros(self.n, len(self.measures) + len(extra), dtype=torch.float64, device=self.device)
         totals = torch.zeros(2, dtype=torch.float64, device=self.device)  # seconds, pictures changed outside the hole
         column = torch.zeros(self.shown, 3, self.size, self.size, dtype=torch.int32, device=self.device)
         fake, fake_crops = (Collected(self.n, self.fabric, self.device) for _ in range(2))
+        made: dict[int, Tensor] = {}
         for indices in self.batches():
             measure = partial(self._measured, method, kind, problem, indices, crops is not None)
             found = {key: x.to(self.device) for key, x in self.unfinished.batch(name, indices, measure).items()}
@@ -123,8 +144,12 @@ class Bench:
             values[indices.to(self.device)] = found["scores"]
             totals += found["totals"]
             column[indices[indices < self.shown].to(self.device)] = found["shown"].int()
+            made |= zip(indices[indices < self.candidates].tolist(), found["looked"].cpu(), strict=True)
             self.advance(len(indices))
         values, totals, column = (reduced(x, self.fabric) for x in (values, totals, column))
+        if looked_at is None:
+            looked_at = chosen(values[: self.candidates, [*self.measures].index("lpips")], self.gallery)
+        looked = self._looked(looked_at, made)
         of_sets = figures(self.sets, self.real, fake.joined(), self.paired, self.fabric)
         if crops is not None:
             of_sets["fid_hole"] = figures({}, crops, fake_crops.joined(), True, self.fabric)["fid"]
@@ -141,7 +166,17 @@ class Bench:
             "network_calls": method.network_calls,
         }
         known = {"hole_area": area} | {name: x for name, x in each.items() if x.ndim}
-        return Scored(row, _of_each(known), int(totals[1]), column.cpu().to(torch.uint8))
+        touched = int(totals[1])
+        return Scored(row, _of_each(known), touched, column.cpu().to(torch.uint8), looked_at, looked)
+
+    def _looked(self, indices: list[int], made: Mapping[int, Tensor]) -> Tensor:
+        """The completions of those indices, from the ranks that made them; every rank must ask."""
+        side = min(self.size, SIDE)
+        found = torch.zeros(len(indices), self.completions, 3, side, side, dtype=torch.int32, device=self.device)
+        for number, index in enumerate(indices):
+            if index in made:
+                found[number] = made[index].to(self.device)
+        return (reduced(found, self.fabric) if indices else found).cpu().to(torch.uint8)
 
     def _measured(self, method: Method, kind: str, problem: Problem, indices: Tensor, crops: bool) -> dict[str, Tensor]:
         """A method's completions of a batch, as figures and features."""
@@ -153,26 +188,25 @@ class Bench:
         touched = ((filled != to_float(target)) & ~holes).flatten(1).any(dim=1).sum()
         images, target, region = (x.to(self.device) for x in (to_uint8(filled), target, holes))
         scores = [measure(images, target, region).double() for measure in self.measures.values()]
-        scores.append(self._spread(method, indices, images, asked, holes))
+        several = torch.stack([images, *self._others(method, indices, asked, holes)])
+        alone = torch.zeros(len(indices), dtype=torch.float64, device=self.device)
+        scores.append(diversity(self.perceptual, several).double() if len(several) > 1 else alone)
         scores.append(region.double().mean(dim=(1, 2, 3)))
         measured = {
             "scores": torch.stack(scores, dim=1),
             "totals": torch.tensor([seconds, touched], dtype=torch.float64),
             "shown": images[(indices < self.shown).to(self.device)],
+            "looked": small(several.transpose(0, 1)[(indices < self.candidates).to(self.device)]),
             "features": self.extractor(images),
         }
         return measured | ({"crops": self.extractor(hole_crop(images, holes))} if crops else {})
 
-    def _spread(self, method: Method, indices: Tensor, first: Tensor, asked: Tensor, holes: Tensor) -> Tensor:
-        """How much the completions of each picture differ, float64 (B,); 0 where there is one only."""
-        if self.completions == 1:
-            return torch.zeros(len(indices), dtype=torch.float64, device=self.device)
-        several = [first]
+    def _others(self, method: Method, indices: Tensor, asked: Tensor, holes: Tensor) -> Iterator[Tensor]:
+        """All completions but the first, 8-bit (B, 3, S, S)."""
         for completion in range(1, self.completions):
             seeds = example_seeds(self.seed, indices, completion)
             filled, _ = _fill(method, asked, holes, seeds, self.fabric.device)
-            several.append(to_uint8(filled).to(self.device))
-        return diversity(self.perceptual, torch.stack(several)).double()
+            yield to_uint8(filled).to(self.device)
 
 
 def example_seeds(seed: int, indices: Tensor, completion: int = 0) -> Tensor:

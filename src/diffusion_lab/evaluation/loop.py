@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from diffusion_lab.data.masks import MASK_SET
 from diffusion_lab.evaluation.bench import Bench, Scored, asked_sha256
+from diffusion_lab.evaluation.gallery import Shown, small
 from diffusion_lab.evaluation.methods import Method
 from diffusion_lab.evaluation.problems import Problem
 from diffusion_lab.evaluation.reference import Extractor, PictureSet, reference_features
@@ -23,7 +24,7 @@ from diffusion_lab.evaluation.sets import SetMeasure
 from diffusion_lab.evaluation.uncertainty import by_area, uncertainties
 from diffusion_lab.evaluation.unfinished import Unfinished
 from diffusion_lab.metrics import LPIPS, Measure, l1_hole, psnr, ssim
-from diffusion_lab.pictures import to_float
+from diffusion_lab.pictures import to_float, to_uint8
 
 RULES = 1  # of the protocol: raised when the same pictures and holes would get other figures
 UNBIASED_ENOUGH = 10_000  # pictures; FID from fewer is too high by an amount that depends on n
@@ -44,6 +45,7 @@ def evaluate(
     reference: PictureSet | None = None,
     cache: Path | None = None,
     examples: int = 2,
+    gallery: int = 0,
     completions: int = 1,
     measures: Mapping[str, Measure] | None = None,
     sets: Mapping[str, SetMeasure] | None = None,
@@ -68,6 +70,8 @@ def evaluate(
         reference: the pictures that FID compares with, all of them; None takes the evaluated ones themselves.
         cache: folder for the features of real pictures; None computes them anew.
         examples: pictures of each kind that the grid shows.
+        gallery: pictures of each kind that the report's page shows, the best, median and worst by the first method's
+            LPIPS.
         completions: of each picture; from 2 on, the rows also have `diversity`, the mean LPIPS between them. All other
             figures are of the first.
         measures: of each picture, beside the usual ones.
@@ -85,6 +89,8 @@ def evaluate(
     n = len(pictures) if num_images is None else num_images
     if not 1 <= n <= len(pictures):
         raise ValueError(f"Cannot evaluate {n} pictures: this split has {len(pictures)}; ask for 1 to {len(pictures)}.")
+    if gallery < 0:
+        raise ValueError(f"Cannot show {gallery} pictures of each kind: ask for 0 or more.")
     if not methods or not problems:
         raise ValueError("There is nothing to evaluate: give at least one method and one mask kind.")
     # MPS has no float64, which every figure needs: there the pictures are measured on the CPU.
@@ -133,6 +139,7 @@ def evaluate(
             "sets": [*(sets or {})],
             "crops": crops,
             "examples": examples,
+            "gallery": gallery,
         },
     )
     mine = len(range(fabric.global_rank, n, fabric.world_size))
@@ -140,6 +147,7 @@ def evaluate(
     rows: list[dict[str, Any]] = []
     each: list[dict[str, Any]] = []
     grid: list[tuple[str, list[Tensor]]] = []
+    shown: list[Shown] = []
     work = len(range(fabric.global_rank, n_compared, fabric.world_size))
     work += mine * len(problems) * (len(methods) + crops)
     if fabric.is_global_zero and (before := sum(kept.pictures(row) for of_kind in names for row in of_kind)):
@@ -183,25 +191,28 @@ def evaluate(
             measured,
             sets or {},
             min(examples, n),
+            gallery,
             completions,
             kept,
             advance,
         )
         for number, ((kind, problem), of_kind) in enumerate(zip(problems.items(), names, strict=True)):
-            columns = bench.truth(problem)
+            columns, looked_at = bench.truth(problem, torch.arange(bench.shown)), None
+            looked: dict[str, Tensor] = {}
             finished = [kept.row(name) for name in of_kind] if fabric.is_global_zero else []
             finished = fabric.broadcast(finished)
             around = bench.real_crops(problem, f"{number}-real") if crops and None in finished else None
             for method, name, row in zip(methods, of_kind, finished, strict=True):
                 progress.update(task, description=f"{kind}: {method.name}")
                 if row is None:
-                    scored = bench.score(method, kind, problem, name, around)
+                    scored = bench.score(method, kind, problem, name, around, looked_at)
                 else:
                     scored = Scored.taken(row)
                     advance(mine)
                 rows.append(scored.row)
                 each.append({"mask": kind, "method": method.name, **scored.each})
                 columns.append(to_float(scored.column))
+                looked_at, looked[method.name] = scored.chosen, scored.looked
                 if fabric.is_global_zero and row is None:
                     kept.finish(name, scored.kept())
                 if in_lines and row is None:
@@ -211,6 +222,9 @@ def evaluate(
                     changed[f"{kind}: {method.name}"] = scored.touched
             if fabric.is_global_zero:
                 kept.finish(f"{number}-real")
+            if looked_at:
+                truth = [small(to_uint8(x)) for x in bench.truth(problem, torch.tensor(looked_at))]
+                shown.append(Shown(kind, looked_at, *truth, looked))
             grid += [(kind, list(pictures_of_row)) for pictures_of_row in zip(*columns, strict=True)]
     return Report(
         rows,
@@ -220,6 +234,7 @@ def evaluate(
         each,
         uncertainties(each, MORE_IS_BETTER),
         by_area(each, [*measured]),
+        shown,
     )
 
 

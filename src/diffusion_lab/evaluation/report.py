@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from diffusion_lab.evaluation.gallery import Shown
 from diffusion_lab.files import replacing
 from diffusion_lab.pictures import save_png, sheet
 from diffusion_lab.protocol import digest
@@ -50,6 +51,7 @@ _COLUMNS: tuple[tuple[_Column, ...], ...] = (  # a table of each
     ),
 )
 MORE_IS_BETTER = {key: more for table in _COLUMNS for key, _, _, more in table}
+HEADINGS = {key: (heading, form) for table in _COLUMNS for key, heading, form, _ in table}
 _UNCERTAIN = "≈"
 
 
@@ -66,6 +68,8 @@ class Report:
         pictures: the figures of each picture, one entry per row, for comparisons in pairs.
         uncertainty: of each row, as `diffusion_lab.evaluation.uncertainty.uncertainties` has it.
         areas: figures by the area of the hole, as `diffusion_lab.evaluation.uncertainty.by_area` has them.
+        gallery: pictures of each kind to look at.
+        recipe: of the model, as `recipe.json` has it; None: there is no model, or nobody has said.
     """
 
     rows: Sequence[Mapping[str, Any]]
@@ -75,6 +79,8 @@ class Report:
     pictures: Sequence[Mapping[str, Any]]
     uncertainty: Sequence[Mapping[str, Any]]
     areas: Sequence[Mapping[str, Any]]
+    gallery: Sequence[Shown] = ()
+    recipe: Mapping[str, Any] | None = None
 
     @property
     def protocol_sha256(self) -> str:
@@ -86,18 +92,23 @@ class Report:
         save_png(self.grid(), folder / "grid.png")
         with replacing(folder / "results.md") as fresh:
             fresh.write_text(self.markdown(), encoding="utf-8")
+        with replacing(folder / "results.json") as fresh:
+            fresh.write_text(self.json(), encoding="utf-8")
+
+    def json(self) -> str:
+        """What results.json holds; `results.schema.json` says what that is."""
         facts = {
             "rows": [dict(row) for row in self.rows],
             "protocol": dict(self.protocol),
             "protocol_sha256": self.protocol_sha256,
+            **({} if self.recipe is None else {"recipe": dict(self.recipe)}),
         }
         head = json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False).removesuffix("\n}")
         parts = [head]
         for name, entries in (("uncertainty", self.uncertainty), ("areas", self.areas), ("pictures", self.pictures)):
             lines = (json.dumps(dict(entry), ensure_ascii=False, allow_nan=False) for entry in entries)
             parts.append(f'  "{name}": [\n    ' + ",\n    ".join(lines) + "\n  ]")  # a line per entry, not per number
-        with replacing(folder / "results.json") as fresh:
-            fresh.write_text(",\n".join(parts) + "\n}\n", encoding="utf-8")
+        return ",\n".join(parts) + "\n}\n"
 
     def markdown(self) -> str:
         """The tables, the best of each mask kind in bold, and everything that has to stand beside them."""

@@ -2,17 +2,16 @@
 
 import contextlib
 import json
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
 from diffusion_lab.files import held, replacing
 from diffusion_lab.registry.gate import now
 from diffusion_lab.registry.manifest import parsed
+from diffusion_lab.sweeps import terminable
 
 STATE = "pipeline.json"
 
@@ -74,7 +73,7 @@ class Stages:
         """
         # A script that outlives a killed pipeline keeps the folder locked.
         process = subprocess.Popen([sys.executable, str(script), *overrides], pass_fds=[self._lock])
-        with _terminable():
+        with terminable():
             try:
                 code = process.wait()
             finally:
@@ -116,17 +115,3 @@ def newest(logs: Path) -> Path:
     if not found:
         raise FileNotFoundError(f"resume=auto found no run of pipeline.py in '{logs}': start one without resume=")
     return found[-1].parent
-
-
-@contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM ends the block as an exception would, with the exit code that a shell expects."""
-
-    def stop(number: int, frame: FrameType | None) -> NoReturn:
-        sys.exit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -11,6 +11,8 @@ from typing import Any
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
+from diffusion_lab.sweeps import read_metrics as read_metrics
+
 _PATIENCE = 30.0  # seconds that W&B has for its first answer
 
 
@@ -50,14 +52,6 @@ class JSONLinesLogger(Logger):
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
         """The resolved config stands beside this file already."""
-
-
-def read_metrics(folder: Path) -> list[dict[str, float]]:
-    """The lines of a run's ``metrics.jsonl``; a half-written last line is left out."""
-    path = folder / "metrics.jsonl"
-    lines = path.read_text().splitlines() if path.is_file() else []
-    whole = [line for line in lines if line.endswith("}")]
-    return [json.loads(line) for line in whole]
 
 
 def logged_in() -> bool:
