@@ -90,6 +90,7 @@ def opened(browser: Any, folder: Path, made: Report) -> Iterator[Sheet]:
     told = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     asked = [m["params"]["request"]["url"] for m in told if m["method"] == "Network.requestWillBeSent"]
     complaints = [entry["message"] for entry in browser.get_log("browser") if entry["level"] != "INFO"]
+    browser.execute_script("localStorage.clear()")
     browser.get("about:blank")
     assert asked
     assert [url for url in asked if not url.startswith(("file:", "data:", "about:", "chrome"))] == []
@@ -185,7 +186,7 @@ def test_pictures_come_in_the_order_that_is_chosen(sheet: Sheet) -> None:
         "[...document.querySelectorAll('.of')].filter((x) => !x.hidden).every((x) => x.dataset.of === 'mean fill')"
     )
     loaded = "[...document.images].filter((x) => x.complete && x.naturalWidth === 16).length"
-    assert sheet.js(loaded) == 2 * N * (2 + 3 * 3)
+    sheet.until(f"{loaded} === {2 * N * (2 + 3 * 3)}")
 
 
 def test_a_picture_opens_and_leads_to_the_next(sheet: Sheet) -> None:
