@@ -234,7 +234,7 @@ def evaluate(
         each,
         uncertainties(each, MORE_IS_BETTER),
         by_area(each, [*measured]),
-        shown,
+        gallery=shown,
     )
 
 
