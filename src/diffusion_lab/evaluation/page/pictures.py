@@ -29,7 +29,7 @@ _FIRST = 6  # pictures of a kind that are seen at once
 class _Look(NamedTuple):
     """One picture of a kind: its own place in the page, and the length of that."""
 
-    index: int
+    number: int
     text: Html
 
 
