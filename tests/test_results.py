@@ -133,10 +133,11 @@ def test_it_says_no_where_another_validator_does(written: Any, data: st.DataObje
         (b"", "is no JSON"),
         (b"\xff\xfe", "is no JSON"),
         (b'{"rows": NaN}', "is no JSON (NaN is no number in it)"),
+        (b'{"rows": 1e999}', "is no JSON (1e999 is no number in it)"),
         (b"[" * 100_000, "is no JSON"),
         (b"null", "it is null and no object"),
     ],
-    ids=["empty", "no text", "nan", "deep", "null"],
+    ids=["empty", "no text", "nan", "infinite", "deep", "null"],
 )
 def test_files_of_others_are_refused_in_a_sentence(tmp_path: Path, content: bytes, sentence: str) -> None:
     path = tmp_path / "other.json"

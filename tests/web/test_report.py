@@ -90,6 +90,7 @@ def opened(browser: Any, folder: Path, made: Report) -> Iterator[Sheet]:
     told = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     asked = [m["params"]["request"]["url"] for m in told if m["method"] == "Network.requestWillBeSent"]
     complaints = [entry["message"] for entry in browser.get_log("browser") if entry["level"] != "INFO"]
+    browser.execute_script("localStorage.clear()")
     browser.get("about:blank")
     assert asked
     assert [url for url in asked if not url.startswith(("file:", "data:", "about:", "chrome"))] == []
@@ -139,13 +140,8 @@ def test_what_is_not_ticked_is_not_seen(sheet: Sheet) -> None:
     sheet.tick("mean fill")
     assert sheet.seen(rows) == ["ddim_10", "ddim_50"]
     assert sheet.seen("#seen") == ["2 of 6 rows"]
-    assert (
-        sheet.js(
-            "[...document.querySelectorAll('circle.dot')].some((x) => x.checkVisibility() && "
-            "x.parentNode.dataset.method === 'mean fill')"
-        )
-        is False
-    )
+    drawn = "[...document.querySelectorAll('g[data-method]')].filter((x) => x.getClientRects().length)"
+    assert {*sheet.js(f"{drawn}.map((x) => x.dataset.method)")} == {"ddim_10", "ddim_50"}
     sheet.tick("half")
     sheet.tick("mean fill")
     assert sheet.seen(rows) == [*METHODS] * 2
@@ -185,7 +181,7 @@ def test_pictures_come_in_the_order_that_is_chosen(sheet: Sheet) -> None:
         "[...document.querySelectorAll('.of')].filter((x) => !x.hidden).every((x) => x.dataset.of === 'mean fill')"
     )
     loaded = "[...document.images].filter((x) => x.complete && x.naturalWidth === 16).length"
-    assert sheet.js(loaded) == 2 * N * (2 + 3 * 3)
+    sheet.until(f"{loaded} === {2 * N * (2 + 3 * 3)}")
 
 
 def test_a_picture_opens_and_leads_to_the_next(sheet: Sheet) -> None:

@@ -66,4 +66,4 @@ def small(pictures: Tensor) -> Tensor:
     reduced = nn.functional.interpolate(
         pictures.reshape(-1, *pictures.shape[-3:]).float(), (SIDE, SIDE), mode="bilinear", antialias=True
     )
-    return reduced.round().clamp(0, 255).to(torch.uint8).unflatten(0, lead).cpu()
+    return reduced.round().clamp(0, 255).to(torch.uint8).reshape(*lead, 3, SIDE, SIDE).cpu()

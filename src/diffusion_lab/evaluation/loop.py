@@ -223,8 +223,8 @@ def evaluate(
             if fabric.is_global_zero:
                 kept.finish(f"{number}-real")
             if looked_at:
-                truth = [small(to_uint8(x)) for x in bench.truth(problem, torch.tensor(looked_at))]
-                shown.append(Shown(kind, looked_at, *truth, looked))
+                truth, given = (small(to_uint8(x)) for x in bench.truth(problem, torch.tensor(looked_at)))
+                shown.append(Shown(kind, looked_at, truth, given, looked))
             grid += [(kind, list(pictures_of_row)) for pictures_of_row in zip(*columns, strict=True)]
     return Report(
         rows,
@@ -234,7 +234,7 @@ def evaluate(
         each,
         uncertainties(each, MORE_IS_BETTER),
         by_area(each, [*measured]),
-        shown,
+        gallery=shown,
     )
 
 

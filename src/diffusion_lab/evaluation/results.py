@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ def read(path: Path) -> Report:
     """
     path = path / "results.json" if path.is_dir() else path
     try:
-        found = json.loads(content(path), parse_constant=_no_number)
+        found = json.loads(content(path), parse_constant=_number, parse_float=_number, parse_int=_number)
     except OSError as error:
         raise ValueError(f"'{path}' cannot be read ({error}): name a results.json or its folder") from None
     except (ValueError, RecursionError) as error:
@@ -103,20 +104,27 @@ def _contradiction(found: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _no_number(constant: str) -> None:
-    raise ValueError(f"{constant} is no number in it")
+def _number(text: str) -> float:
+    """Of its letters; JSON knows no NaN, and nothing that a double cannot hold is a figure."""
+    if not math.isfinite(float(text)):
+        raise ValueError(f"{text[:_SHOWN]} is no number in it")
+    return int(text) if text.lstrip("-").isdigit() else float(text)
 
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-_KINDS = {
+def _is_integer(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value == value // 1
+
+
+_KINDS: Mapping[str, Callable[[object], bool]] = {
     "object": lambda value: isinstance(value, dict),
     "array": lambda value: isinstance(value, list),
     "string": lambda value: isinstance(value, str),
     "boolean": lambda value: isinstance(value, bool),
     "null": lambda value: value is None,
     "number": _is_number,
-    "integer": lambda value: _is_number(value) and value == value // 1,
+    "integer": _is_integer,
 }

@@ -207,12 +207,10 @@ def _labels(dots: Sequence[Dot], x: Scale, y: Scale) -> list[tuple[bool, float]]
         members.sort(key=lambda i: (heights[i], i))
         for above, below in itertools.pairwise(members):
             heights[below] = max(heights[below], heights[above] + _LINE)
-        over = heights[members[-1]] - (_HEIGHT - _BOTTOM - 4)
-        for below, above in zip([None, *members[::-1]], members[::-1], strict=False):
-            if over > 0 and below is None:
-                heights[above] -= over
-            elif below is not None:
-                heights[above] = min(heights[above], heights[below] - _LINE)
+        lowest = _HEIGHT - _BOTTOM - 4
+        for number in reversed(members):
+            heights[number] = min(heights[number], lowest)
+            lowest = heights[number] - _LINE
     return list(zip(right, heights, strict=True))
 
 

@@ -57,8 +57,9 @@ def by_kind(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
 
 def known(rows: Iterable[Mapping[str, Any]], besides: Sequence[str] = ()) -> list[str]:
     """The figures that some row has: those of today's tables in their order, then all others, and the costs last."""
+    named = (*_NO_FIGURES, *besides)
     seen = dict.fromkeys(
-        key for row in rows for key, value in row.items() if value is not None and key not in (*_NO_FIGURES, *besides)
+        key for row in rows for key, value in row.items() if key not in named and not isinstance(value, str | None)
     )
     ordered = [key for key in HEADINGS if key in seen and key not in _COSTS]
     return [*ordered, *(key for key in seen if key not in HEADINGS), *(key for key in _COSTS if key in seen)]

@@ -27,9 +27,9 @@ _FIRST = 6  # pictures of a kind that are seen at once
 
 
 class _Look(NamedTuple):
-    """One picture of a kind: its own place in the page, and the length of that."""
+    """One picture of a kind: its number, and what stands in the page of it."""
 
-    index: int
+    number: int
     text: Html
 
 
