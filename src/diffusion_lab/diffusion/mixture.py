@@ -68,7 +68,7 @@ class Mixture:
 
 def gaussian(mean: Sequence[float], covariance: Sequence[Sequence[float]]) -> Mixture:
     """A mixture of one."""
-    return Mixture(torch.zeros(1), torch.tensor([mean]).double(), torch.tensor(covariance, dtype=torch.float64))
+    return Mixture(*(torch.tensor(numbers, dtype=torch.float64) for numbers in ([0.0], [mean], covariance)))
 
 
 def gaussian_noise(count: Sequence[int], covariance: Tensor, generator: Generator) -> Tensor:
