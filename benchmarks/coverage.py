@@ -12,6 +12,7 @@ import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ FIGURE = Path(__file__).parents[1] / "docs" / "figures" / "coverage.png"
 SCENES, SAMPLES = 8, 250  # known parts of a problem, and fillings of each
 TRUTHS, REACH = 100, 4  # sets of exact draws, and how many of their deviations are still noise
 DIRECTIONS = 32
+TOP, TOP_TRAINED = 8, 4  # a chart's upper end, in distances of exact draws; what lies beyond is drawn at its edge
 CALLS = (10, 25, 100, 250, 1000)
 FEW = CALLS[:-1]  # of solvers without noise, which have arrived by then
 
@@ -218,20 +220,17 @@ def table(name: str, noise: Noise, rows: Sequence[Mapping[str, Any]]) -> list[st
 def draw(results: Mapping[str, tuple[Noise, Sequence[Mapping[str, Any]]]], path: Path) -> None:
     """The sliced distance over the calls: methods without training on the left, with it on the right."""
     panels = []
-    for problem, (noise, rows) in results.items():
-        highest = max(row["distance"] for row in rows)
-        for trained in (False, True):
-            lines: dict[str, list[tuple[float, float]]] = {}
-            for row in rows:
-                if METHODS[row["method"]].trained == trained:
-                    lines.setdefault(row["method"], []).append((row["calls"], row["distance"]))
-            ends = [calls for line in lines.values() for calls, _ in line]
-            floor = noise.mean["distance"]
-            lines["exact draws"] = [(min(ends), floor), (max(ends), floor)]
-            title = f"{problem}, {'conditional' if trained else 'unconditional'} model"
-            of = (0.0, 1.05 * highest)
-            panels.append(chart(lines, "network calls", "sliced distance", title, True, of, size=(400, 250)))
-    beside(panels, 2).quantize(64).save(path, optimize=True)
+    for trained, (problem, (noise, rows)) in product((False, True), results.items()):
+        floor = noise.mean["distance"]
+        lines: dict[str, list[tuple[float, float]]] = {"exact draws": [(CALLS[0], floor), (CALLS[-1], floor)]}
+        for row in rows:
+            if METHODS[row["method"]].trained == trained:
+                lines.setdefault(row["method"], []).append((row["calls"], row["distance"]))
+        title = f"{problem}, {'conditional' if trained else 'unconditional'} model"
+        ends = (0.0, floor * (TOP_TRAINED if trained else TOP))
+        panels.append(chart(lines, "network calls", "sliced distance", title, True, ends, size=(400, 250)))
+    across = [panel for pair in zip(panels[: len(results)], panels[len(results) :], strict=True) for panel in pair]
+    beside(across, 2).quantize(64).save(path, optimize=True)
 
 
 def main(given: Sequence[str] | None = None) -> None:

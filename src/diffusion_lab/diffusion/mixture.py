@@ -74,7 +74,8 @@ def gaussian(mean: Sequence[float], covariance: Sequence[Sequence[float]]) -> Mi
 def gaussian_noise(count: Sequence[int], covariance: Tensor, generator: Generator) -> Tensor:
     """From N(0, covariance), ``(*count, n)``."""
     z = torch.randn(*count, len(covariance), generator=generator, dtype=torch.float64)
-    return z @ torch.linalg.cholesky(covariance).T
+    factor: Tensor = torch.linalg.cholesky(covariance)
+    return z @ factor.T
 
 
 class GivenTheRest:
