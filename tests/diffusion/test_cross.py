@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from gaussians import Gaussian, exact_moments
+from gaussians import exact_moments
 from torch import Tensor
 
 from diffusion_lab.diffusion.denoiser import Condition, Prediction
@@ -17,6 +17,7 @@ from diffusion_lab.diffusion.guidance import (
     ShiftedMean,
     after_step,
 )
+from diffusion_lab.diffusion.mixture import gaussian
 from diffusion_lab.diffusion.paths import uniform_path
 from diffusion_lab.diffusion.sampling import Sampler, sample
 from diffusion_lab.diffusion.schedule import linear
@@ -108,7 +109,7 @@ def test_ancestral_steps_add_the_variance_that_was_learned_or_asked_for(option, 
 @pytest.mark.parametrize("carried", MIXES)
 def test_with_the_optimal_denoiser_ddim_makes_the_data_at_any_eta(carried):
     """N(.7, .3^2), 50 steps: a learned range of beta once made .965 of eta .01 and .575 of eta .5."""
-    face = Gaussian([X_0], [[0.3**2]])
+    face = gaussian([X_0], [[0.3**2]])
 
     def model(x: Tensor, level: Tensor, condition: Condition) -> Prediction:
         said = face(x, level, condition)

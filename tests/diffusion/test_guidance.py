@@ -17,6 +17,7 @@ from diffusion_lab.diffusion.guidance import (
     exclusive,
     independent,
 )
+from diffusion_lab.diffusion.mixture import Mixture
 from diffusion_lab.diffusion.paths import karras_path, log_snr_path, uniform_path
 from diffusion_lab.diffusion.sampling import Sampler, sample
 from diffusion_lab.diffusion.schedule import linear
@@ -25,27 +26,22 @@ from diffusion_lab.diffusion.solvers import DDIM, Ancestral, DPMSolver
 S = 0.2  # deviation of both faces of the mixture, at -1 and +1
 
 
+KINDS = Mixture(torch.zeros(2), torch.tensor([[-1.0], [1.0]]), torch.tensor([[S**2]], dtype=torch.float64))
+
+
 def responsibilities(x: Tensor, level: Tensor) -> Tensor:
-    """P(component | x) of the mixture of two Gaussians at -1 and 1, ``(B, 2)``."""
-    gamma = level[:, None].to(x)
-    variance = gamma * S**2 + 1 - gamma
-    centres = torch.tensor([-1.0, 1.0], dtype=x.dtype) * gamma.sqrt()
-    return torch.softmax(-((x - centres) ** 2) / (2 * variance), dim=1)
+    """P(component | x), ``(B, 2)``."""
+    return KINDS.log_joint(x, level, KINDS.log_weights).softmax(1)
 
 
 def mixture(x: Tensor, level: Tensor, condition: Condition) -> Prediction:
     """The optimal denoiser of the mixture; attributes, if said, are the chance of the second kind."""
-    gamma = level[:, None]
-    variance = gamma * S**2 + 1 - gamma
     share = responsibilities(x, level)
     if condition.attributes is not None:
         said = torch.where(condition.attributes.isnan(), 0.5, condition.attributes)
         share = share * torch.cat([1 - said, said], dim=1)
         share = share / share.sum(1, keepdim=True)
-    centres = torch.tensor([-1.0, 1.0], dtype=x.dtype)
-    means = centres + gamma.sqrt() * S**2 / variance * (x - gamma.sqrt() * centres)  # of x_0 given x and the component
-    x_0 = (share * means).sum(1, keepdim=True)
-    return Prediction(x_0, process.eps_from_x_0(x, x_0, level))
+    return Prediction(*KINDS.seen(x, level, share))
 
 
 LIKELIHOOD = torch.tensor([0.2, 0.9], dtype=torch.float64)  # p(y | component)

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from gaussians import Gaussian
 from torch import Tensor
 
 from diffusion_lab.diffusion import process, samplers
 from diffusion_lab.diffusion.denoiser import Condition, Epsilon, NetworkDenoiser, Prediction
+from diffusion_lab.diffusion.mixture import gaussian
 from diffusion_lab.diffusion.noise import ExampleNoise
 from diffusion_lab.diffusion.sampling import (
     Around,
@@ -205,7 +205,7 @@ def test_on_step_sees_every_call_and_wraps_nest_from_the_inside():
         return wrap
 
     sampler = replace(samplers.heun(3, clip=False), wrap=Around([named("inner"), named("outer")]))
-    face = Gaussian([0.0], [[1.0]])
+    face = gaussian([0.0], [[1.0]])
     x = torch.zeros(2, 1, 1, dtype=torch.float64)
     sample(face, sampler, linear(), x, Condition(), lambda: x, on_step=lambda rows, said: seen.append(rows.index))
     assert order == ["inner", "outer"] * 5

@@ -5,9 +5,10 @@ from functools import partial
 
 import pytest
 import torch
-from gaussians import Gaussian, exact_moments
+from gaussians import exact_moments
 
 from diffusion_lab.diffusion.denoiser import Condition, Prediction
+from diffusion_lab.diffusion.mixture import gaussian
 from diffusion_lab.diffusion.paths import heun_path, karras_path, repaint_path, uniform_path
 from diffusion_lab.diffusion.process import renoise
 from diffusion_lab.diffusion.sampling import Sampler, sample
@@ -15,7 +16,7 @@ from diffusion_lab.diffusion.schedule import jsd, linear
 from diffusion_lab.diffusion.solvers import DDIM, Ancestral, DPMSolver, Heun, Solver
 
 C, MU = 0.3, 0.7
-FACE = Gaussian([MU], [[C**2]])
+FACE = gaussian([MU], [[C**2]])
 
 
 def run(solver: Solver, path: torch.Tensor, model=FACE):
@@ -113,7 +114,7 @@ def test_weak_order_of_the_stochastic_solvers(solver, expected):
         path = log_snr_levels(count)
         start, end = float(path[0]), float(path[-1])
         deviation = math.sqrt(start * C**2 + 1 - start)
-        walk = run(solver, path, Gaussian([0.0], [[C**2]]))
+        walk = run(solver, path, gaussian([0.0], [[C**2]]))
         _, covariance = exact_moments(lambda x_T, noise, walk=walk, d=deviation: walk(d * x_T, noise), 1, count)
         errors.append(abs(covariance.item() - (end * C**2 + 1 - end)))
     assert order(errors, steps) == pytest.approx(expected, abs=0.2)

@@ -2,17 +2,18 @@
 
 import pytest
 import torch
-from gaussians import ConditionalGaussian, Gaussian, exact_moments
+from gaussians import exact_moments
 from torch import Tensor
 
 from diffusion_lab.diffusion import samplers
 from diffusion_lab.diffusion.denoiser import Condition, Epsilon, NetworkDenoiser
+from diffusion_lab.diffusion.mixture import GivenTheRest, gaussian
 from diffusion_lab.diffusion.sampling import Constrain, Sampler, keep_clean, sample, unconstrained
 from diffusion_lab.diffusion.schedule import linear
 from diffusion_lab.diffusion.zero_shot import Blind, PosteriorGuide
 
 COVARIANCE = [[0.30, 0.24, 0.18], [0.24, 0.30, 0.24], [0.18, 0.24, 0.30]]
-FACE = Gaussian([0.1, 0.0, -0.1], COVARIANCE)
+FACE = gaussian([0.1, 0.0, -0.1], COVARIANCE)
 HOLE = torch.tensor([True, False, True])
 KNOWN = torch.tensor([0.0, 0.9, 0.0], dtype=torch.float64)
 GAIN = FACE.covariance[HOLE][:, ~HOLE] / FACE.covariance[~HOLE][:, ~HOLE]
@@ -38,7 +39,7 @@ def bias(model, sampler: Sampler, draws: int) -> float:
 
 def test_the_conditional_model_is_exact():
     mean, covariance = hole_moments(
-        ConditionalGaussian(FACE), samplers.ddpm(300, variance_mix=1.0, clip=False), draws=310, constrain=keep_clean
+        GivenTheRest(FACE, HOLE), samplers.ddpm(300, variance_mix=1.0, clip=False), draws=310, constrain=keep_clean
     )
     torch.testing.assert_close(mean, MEAN, rtol=0, atol=0.005)
     torch.testing.assert_close(covariance, SPREAD, rtol=0, atol=0.005)
