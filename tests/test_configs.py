@@ -92,6 +92,10 @@ def test_every_option_builds(group: str, option: str, tmp_path: Path) -> None:
         overrides = [f"+baseline@baselines.tool={option}", "baselines.tool.name=tool", f"baselines.tool.{own}"]
         assert instantiate(composed("evaluate", *overrides).baselines.tool).name == "tool"
         return
+    if group == "resize":
+        chosen = composed("evaluate", f"resize@fid.extractor.resize={option}").fid.extractor.resize
+        assert instantiate(chosen).words
+        return
     if group == "engine":  # made of a model's folder when the service starts
         assert callable(instantiate(composed("serve", f"engine={option}").engine))
         return
