@@ -15,6 +15,7 @@ import torch
 from lightning.fabric import Fabric
 from torch import Tensor
 
+from diffusion_lab.evaluation.memorisation import SHEET, Training
 from diffusion_lab.evaluation.methods import Method
 from diffusion_lab.evaluation.problems import Problem
 from diffusion_lab.evaluation.reference import Collected, Extractor, Features, PictureSet, dealt, reduced
@@ -32,22 +33,25 @@ class Scored(NamedTuple):
         each: what every picture adds to them, where that is known.
         touched: pictures that it changed outside the hole.
         column: of the grid, 8-bit.
+        nearest: of the completions that are nearest to a training picture `Training.sheet`; none without one.
     """
 
     row: dict[str, Any]
     each: dict[str, list[float]]
     touched: int
     column: Tensor
+    nearest: Tensor
 
     def kept(self) -> Kept:
         """The same as it lies on disk."""
         facts = {"pictures": self.row["n"], "row": self.row, "each": self.each, "touched": self.touched}
-        return Kept({"column": self.column}, facts)
+        return Kept({"column": self.column, "nearest": self.nearest}, facts)
 
     @classmethod
     def taken(cls, kept: Kept) -> Scored:
         """What `kept` returned."""
-        return cls(kept.facts["row"], kept.facts["each"], kept.facts["touched"], kept.tensors["column"])
+        tensors, facts = kept
+        return cls(facts["row"], facts["each"], facts["touched"], tensors["column"], tensors["nearest"])
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,9 @@ class Bench:
     extractor: Extractor
     real: Features
     paired: bool  # whether `real` is of the pictures themselves
+    judge: Extractor | None  # another extractor, of whose features a Frechet distance is taken as well
+    judged: Features | None  # of the real pictures
+    training: Training | None
     perceptual: LPIPS
     measures: Mapping[str, Measure]
     sets: Mapping[str, SetMeasure]
@@ -109,51 +116,80 @@ class Bench:
             name: of the row, that its batches are kept by.
             crops: the real pictures' features around the holes, for FID of those as well; None leaves it out.
         """
-        extra = ("diversity", "hole_area")
+        extra = ("diversity", "diversity_hole", "hole_area")
         values = torch.zeros(self.n, len(self.measures) + len(extra), dtype=torch.float64, device=self.device)
         totals = torch.zeros(2, dtype=torch.float64, device=self.device)  # seconds, pictures changed outside the hole
         column = torch.zeros(self.shown, 3, self.size, self.size, dtype=torch.int32, device=self.device)
-        fake, fake_crops = (Collected(self.n, self.fabric, self.device) for _ in range(2))
+        fake, fake_crops, fake_judged = (Collected(self.n, self.fabric, self.device) for _ in range(3))
         for indices in self.batches():
             measure = partial(self._measured, method, kind, problem, indices, crops is not None)
             found = {key: x.to(self.device) for key, x in self.unfinished.batch(name, indices, measure).items()}
             fake.add(indices, found["features"])
             if crops is not None:
                 fake_crops.add(indices, found["crops"])
+            if self.judge is not None:
+                fake_judged.add(indices, found["judged"])
             values[indices.to(self.device)] = found["scores"]
             totals += found["totals"]
             column[indices[indices < self.shown].to(self.device)] = found["shown"].int()
             self.advance(len(indices))
         values, totals, column = (reduced(x, self.fabric) for x in (values, totals, column))
-        of_sets = figures(self.sets, self.real, fake.joined(), self.paired, self.fabric)
+        features = fake.joined()
+        of_sets = figures(self.sets, self.real, features, self.paired, self.fabric)
         if crops is not None:
             of_sets["fid_hole"] = figures({}, crops, fake_crops.joined(), True, self.fabric)["fid"]
+        if self.judged is not None:
+            of_sets["fd"] = figures({}, self.judged, fake_judged.joined(), self.paired, self.fabric)["fid"]
+        nearest = torch.zeros(0, len(SHEET), 3, self.size, self.size, dtype=torch.uint8)
+        if self.training is not None and features.each is not None:
+            found, places = self.training.figures(features.each)
+            of_sets |= found
+            nearest = self._nearest(method, problem, self.training, found["training_distance"], places)
         each = of_sets | dict(zip((*self.measures, *extra), values.cpu().T, strict=True))
         area = each.pop("hole_area")
         if self.completions == 1:
-            del each["diversity"]
+            del each["diversity"], each["diversity_hole"]
         row = {
             "method": method.name,
             "mask": kind,
             "n": self.n,
+            **({"identity": method.identity} if method.identity else {}),
             **{name: None if math.isnan(mean := x.mean().item()) else mean for name, x in each.items()},
             "seconds_per_image": totals[0].item() / self.n,
             "network_calls": method.network_calls,
         }
         known = {"hole_area": area} | {name: x for name, x in each.items() if x.ndim}
-        return Scored(row, _of_each(known), int(totals[1]), column.cpu().to(torch.uint8))
+        return Scored(row, _of_each(known), int(totals[1]), column.cpu().to(torch.uint8), nearest)
+
+    def _nearest(
+        self, method: Method, problem: Problem, training: Training, distances: Tensor, places: Tensor
+    ) -> Tensor:
+        """The sheet of the completions that are nearest to a training picture, which are made once more for it."""
+        sheet = None
+        if self.fabric.is_global_zero:
+            chosen = distances.argsort(stable=True)[: self.shown]
+            truths, asked, holes = self._asked(problem, chosen)
+            filled, _ = _fill(method, asked, holes, example_seeds(self.seed, chosen), self.fabric.device)
+            sheet = training.sheet(chosen, truths, to_uint8(filled), places)
+        shared: Tensor = self.fabric.broadcast(sheet)
+        return shared
+
+    def _asked(self, problem: Problem, indices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """True pictures, what a method is handed of them, and what it shall fill."""
+        target, holes = self.pictures[indices], problem.regions(self.size, indices)
+        # What may not be looked at is taken out before any method sees it.
+        given = to_float(problem.given(target, holes, indices))
+        return target, problem.task.plain(given, holes, grey=0.0), holes
 
     def _measured(self, method: Method, kind: str, problem: Problem, indices: Tensor, crops: bool) -> dict[str, Tensor]:
         """A method's completions of a batch, as figures and features."""
-        target, holes = self.pictures[indices], problem.regions(self.size, indices)
-        # What may not be looked at is taken out before any method sees it.
-        asked = problem.task.plain(to_float(problem.given(target, holes, indices)), holes, grey=0.0)
+        target, asked, holes = self._asked(problem, indices)
         filled, seconds = _fill(method, asked, holes, example_seeds(self.seed, indices), self.fabric.device)
         _require_finite(filled, indices, method, kind)
         touched = ((filled != to_float(target)) & ~holes).flatten(1).any(dim=1).sum()
         images, target, region = (x.to(self.device) for x in (to_uint8(filled), target, holes))
         scores = [measure(images, target, region).double() for measure in self.measures.values()]
-        scores.append(self._spread(method, indices, images, asked, holes))
+        scores += self._spread(method, indices, images, asked, holes)
         scores.append(region.double().mean(dim=(1, 2, 3)))
         measured = {
             "scores": torch.stack(scores, dim=1),
@@ -161,18 +197,23 @@ class Bench:
             "shown": images[(indices < self.shown).to(self.device)],
             "features": self.extractor(images),
         }
-        return measured | ({"crops": self.extractor(hole_crop(images, holes))} if crops else {})
+        if crops:
+            measured["crops"] = self.extractor(hole_crop(images, holes))
+        if self.judge is not None:
+            measured["judged"] = self.judge(images)
+        return measured
 
-    def _spread(self, method: Method, indices: Tensor, first: Tensor, asked: Tensor, holes: Tensor) -> Tensor:
-        """How much the completions of each picture differ, float64 (B,); 0 where there is one only."""
+    def _spread(self, method: Method, indices: Tensor, first: Tensor, asked: Tensor, holes: Tensor) -> list[Tensor]:
+        """How much the completions of each picture differ as a whole and in the hole, float64 (B,); 0 of one only."""
         if self.completions == 1:
-            return torch.zeros(len(indices), dtype=torch.float64, device=self.device)
+            return [torch.zeros(len(indices), dtype=torch.float64, device=self.device)] * 2
         several = [first]
         for completion in range(1, self.completions):
             seeds = example_seeds(self.seed, indices, completion)
             filled, _ = _fill(method, asked, holes, seeds, self.fabric.device)
             several.append(to_uint8(filled).to(self.device))
-        return diversity(self.perceptual, torch.stack(several)).double()
+        made = torch.stack(several)
+        return [diversity(self.perceptual, made, hole).double() for hole in (None, holes.to(self.device))]
 
 
 def example_seeds(seed: int, indices: Tensor, completion: int = 0) -> Tensor:

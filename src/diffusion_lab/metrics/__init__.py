@@ -1,5 +1,7 @@
 """What the quality of a completion is measured with: features, distances of sets, distances of pictures."""
 
+from diffusion_lab.metrics.dinov2 import DINOv2 as DINOv2
+from diffusion_lab.metrics.dinov2 import dinov2 as dinov2
 from diffusion_lab.metrics.discrimination import inception_discriminative_score as inception_discriminative_score
 from diffusion_lab.metrics.features import inception as inception
 from diffusion_lab.metrics.fid import FrechetDistance as FrechetDistance

@@ -1,4 +1,4 @@
-"""How 8-bit pictures become what a network looks at: each tool of the field has its own way, which moves FID by percents.
+"""How 8-bit pictures become what a network looks at: each tool has its own way, which moves FID by percents.
 
 A resizing has a name in words, which stands beside every number; which tool it equals is tested against that tool.
 """
@@ -47,7 +47,7 @@ def pytorch_fid() -> Resizing:
 
 
 def clean_fid() -> Resizing:
-    """As clean-fid 0.1.35 in its mode "clean" (Parmar et al. 2022): Pillow's bicubic kernel on floats, cut to 0..255."""
+    """As clean-fid 0.1.35 in its mode "clean" (Parmar et al. 2022): Pillow's bicubic on floats, cut to 0..255."""
     return Resizing("as clean-fid: bicubic to 299x299, antialiased, cut to 0..255", _clean_fid)
 
 
