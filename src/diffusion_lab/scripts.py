@@ -172,16 +172,19 @@ def subject(cfg: DictConfig) -> Subject:
         if "_target_" in cfg.get("training", {}):
             cfg.training.image_size = cfg.training.image_size or data.image_size
             cfg.training.crop._target_ = cfg.training.crop._target_ or f"diffusion_lab.data.crops.{data.crop.name}"
-            named: FaceData = instantiate(cfg.training)
-            return named
-        if data.name == trained["name"]:
-            return data
-        known, _ = trained_on.found(folder, inpainter.recipe, {"image_size": data.image_size}, cfg.paths.cache)
-        if known.name != trained["name"]:
-            raise ValueError(
-                f"'{folder}' was trained on {trained['name']}, which are not here: name these pictures by "
-                "data@training=folder training.root=<folder> training.shares=[1,0,0], or by data@training=celeba"
-            )
+            known: FaceData = instantiate(cfg.training)
+        elif data.name == trained["name"]:
+            known = data
+        else:
+            known, _ = trained_on.found(folder, inpainter.recipe, {"image_size": data.image_size}, cfg.paths.cache)
+            if known.name != trained["name"]:
+                raise ValueError(
+                    f"'{folder}' was trained on {trained['name']}, which are not here: name these pictures by "
+                    "data@training=folder training.root=<folder> training.shares=[1,0,0], or by data@training=celeba"
+                )
+        if fabric.is_global_zero:
+            known.source.prepare()
+        fabric.barrier()
         return known
 
     return Subject(inpainter, data, fabric, console, output, protocol, learned)

@@ -165,13 +165,14 @@ class Bench:
         self, method: Method, problem: Problem, training: Training, distances: Tensor, places: Tensor
     ) -> Tensor:
         """The sheet of the completions that are nearest to a training picture, which are made once more for it."""
-        sheet = None
+        sheet: Tensor | None = None
         if self.fabric.is_global_zero:
             chosen = distances.argsort(stable=True)[: self.shown]
             truths, asked, holes = self._asked(problem, chosen)
             filled, _ = _fill(method, asked, holes, example_seeds(self.seed, chosen), self.fabric.device)
             sheet = training.sheet(chosen, truths, to_uint8(filled), places)
-        shared: Tensor = self.fabric.broadcast(sheet)
+        shared = self.fabric.broadcast(sheet)
+        assert shared is not None
         return shared
 
     def _asked(self, problem: Problem, indices: Tensor) -> tuple[Tensor, Tensor, Tensor]:

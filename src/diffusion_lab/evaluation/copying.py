@@ -31,7 +31,9 @@ def nearest_face(training: PictureSet, ring: float = 0.0) -> Method:
         if image.shape[-1] != training.images.shape[-1]:
             sides = f"{training.images.shape[-1]} pixels and are pasted into pictures of {image.shape[-1]}"
             raise ValueError(f"The training pictures have {sides}: give both the same size.")
-        pasted = to_float(training[best_match(to_uint8(image), ~mask, training).cpu()]).to(image)
+        # MPS has no float64, which the sums need.
+        images, known = (x.cpu() if x.device.type == "mps" else x for x in (to_uint8(image), ~mask))
+        pasted = to_float(training[best_match(images, known, training).cpu()]).to(image)
         border = _border(mask, round(ring * image.shape[-1]))
         difference = ((image - pasted) * border).sum(dim=(2, 3), keepdim=True)
         pasted = pasted + difference / border.sum(dim=(2, 3), keepdim=True).clamp(min=1)

@@ -166,7 +166,7 @@ def evaluate(
     nearest: list[tuple[str, list[Tensor]]] = []
     ruler = [("real", compared, n_compared)]  # all real pictures whose features are needed
     if training is not None:
-        ruler += [(f"training {i}", part, len(part)) for i, part in enumerate(parts(training))]
+        ruler += [(f"training-{i}", part, len(part)) for i, part in enumerate(parts(training))]
         ruler += [("truth", pictures, n)] if reference is not None else []
     work = sum(len(range(fabric.global_rank, count, fabric.world_size)) for _, _, count in ruler)
     work += len(range(fabric.global_rank, n_compared, fabric.world_size)) * (judge is not None)

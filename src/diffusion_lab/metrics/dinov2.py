@@ -69,7 +69,8 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.ls1(self.attn(self.norm1(x)))
-        return x + self.ls2(self.mlp(self.norm2(x)))
+        made: Tensor = x + self.ls2(self.mlp(self.norm2(x)))
+        return made
 
 
 class DINOv2(nn.Module):
@@ -126,7 +127,7 @@ class DINOv2(nn.Module):
         grid = round((self.pos_embed.shape[1] - 1) ** 0.5)
         if grid == rows:
             return self.pos_embed
-        of_patches = self.pos_embed[:, 1:].unflatten(1, (grid, grid)).permute(0, 3, 1, 2)
+        of_patches = self.pos_embed[:, 1:].reshape(1, grid, grid, -1).permute(0, 3, 1, 2)
         # The tenth of a patch is theirs, and moves every position a little: without it features differ.
         scale = (rows + 0.1) / grid
         of_patches = F.interpolate(of_patches, scale_factor=(scale, scale), mode="bicubic")

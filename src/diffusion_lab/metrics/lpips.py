@@ -91,7 +91,7 @@ class LPIPS(nn.Module):
             if hole is None:
                 distance = distance + apart.mean(dim=(1, 2, 3))
             else:
-                inside = F.adaptive_avg_pool2d(hole.to(apart.dtype), apart.shape[-2:])
+                inside = F.adaptive_avg_pool2d(hole.to(apart.dtype), (apart.shape[-2], apart.shape[-1]))
                 total = inside.sum(dim=(1, 2, 3)).clamp(min=1e-12)
                 distance = distance + (apart * inside).sum(dim=(1, 2, 3)) / total
         return distance

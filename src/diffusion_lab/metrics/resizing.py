@@ -103,4 +103,5 @@ def _dgm_eval(images: Tensor, side: int) -> Tensor:
     pictures = (Image.fromarray(picture) for picture in images.permute(0, 2, 3, 1).cpu().numpy())
     resized = [np.asarray(picture.resize((side, side), Image.Resampling.BICUBIC)) for picture in pictures]
     x = torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2).to(images.device) / 255
-    return (x - _MEAN.to(x.device)) / _DEVIATION.to(x.device)
+    shown: Tensor = (x - _MEAN.to(x.device)) / _DEVIATION.to(x.device)
+    return shown
