@@ -47,21 +47,25 @@ def intervals(
 
 
 def contrasts(values: NDArray[np.float64], members: NDArray[np.bool_], level: float = LEVEL) -> NDArray[np.float64]:
-    """Ends ``(k, 2)`` of how far the mean of each column over some pictures lies above that over all others.
+    """Ends ``(a, k, 2)`` of how far the mean of each column over a group of pictures lies above that over all others.
 
-    All pictures are drawn together, so that groups vary in size as they would in other pictures of the same kind.
+    All pictures are drawn together, so that groups vary in size as they would in other pictures of the kind; a draw
+    without a member, or of members alone, is left out.
 
     Args:
         values: ``(n, k)`` of each picture.
-        members: ``(n,)``, who is of the group; some are, and some are not.
+        members: ``(n, a)``, who is of which group; of each some are, and some are not.
         level: of confidence.
     """
-    inside, k = members[:, None].astype(np.float64), values.shape[1]
+    (n, k), a = values.shape, members.shape[1]
+    inside = members.astype(np.float64)
+    of_members = (values[:, None, :] * inside[:, :, None]).reshape(n, a * k)
     differences = []
-    for sums in _drawn(np.concatenate([values * inside, values * (1 - inside), inside, 1 - inside], axis=1)):
-        with np.errstate(invalid="ignore"):  # a draw without one of the groups is left out
-            differences.append(sums[:, :k] / sums[:, -2, None] - sums[:, k : 2 * k] / sums[:, -1, None])
-    return _ends(np.concatenate(differences), level)
+    for sums in _drawn(np.concatenate([values, of_members, inside], axis=1)):
+        everybody, theirs, count = sums[:, None, :k], sums[:, k:-a].reshape(-1, a, k), sums[:, -a:, None]
+        count = np.where((count > 0) & (count < n), count, np.nan)
+        differences.append((theirs / count - (everybody - theirs) / (n - count)).reshape(-1, a * k))
+    return _ends(np.concatenate(differences), level).reshape(a, k, 2)
 
 
 def _drawn(values: NDArray[np.float64]) -> Iterator[NDArray[np.float64]]:

@@ -115,17 +115,20 @@ def by_attribute(
     each_method = [
         np.mean([_columns(row, figures) for row in pictures if row["method"] == method], axis=0) for method in methods
     ]
+    enough = {
+        name: np.asarray(has, dtype=bool) for name, has in labels.items() if LEAST <= np.sum(has) <= len(has) - LEAST
+    }
+    if not enough:
+        return []
+    members = np.stack([*enough.values()], axis=1)
+    ends = contrasts(np.concatenate(each_method, axis=1), members)
+    ends = ends.reshape(len(enough), len(methods), len(figures), 2)
     found = []
-    for attribute, has in labels.items():
-        members = np.asarray(has, dtype=bool)
-        counts = int(members.sum()), int((~members).sum())
-        if min(counts) < LEAST:
-            continue
-        ends = contrasts(np.concatenate(each_method, axis=1), members).reshape(len(methods), len(figures), 2)
-        for method, values, of_method in zip(methods, each_method, ends, strict=True):
+    for (attribute, has), of_attribute in zip(enough.items(), ends, strict=True):
+        for method, values, of_method in zip(methods, each_method, of_attribute, strict=True):
             entry: dict[str, Any] = {"attribute": attribute, "method": method}
-            entry |= {"with": counts[0], "without": counts[1], "figures": {}}
-            means = values[members].mean(axis=0), values[~members].mean(axis=0)
+            entry |= {"with": int(has.sum()), "without": int((~has).sum()), "figures": {}}
+            means = values[has].mean(axis=0), values[~has].mean(axis=0)
             for name, ours, theirs, (low, high) in zip(figures, *means, of_method, strict=True):
                 entry["figures"][name] = {
                     "with": _short(ours),
