@@ -3,6 +3,7 @@ import io
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -187,6 +188,14 @@ def test_the_report_names_its_protocol(report: Report) -> None:
     assert report.protocol["name"] == "faces-inpainting-v1"
     assert f"Protocol faces-inpainting-v1, sha256 {report.protocol_sha256[:16]}." in report.notes()
     assert f"| sha256 | {report.protocol_sha256} |" in report.markdown()
+
+
+def test_a_paper_s_protocol_is_said_with_the_pictures_that_it_lacks(report: Report) -> None:
+    facts = {**report.protocol, "published": {"name": "RePaint", "pictures": "CelebA-HQ at 256x256"}}
+    notes = replace(report, protocol=facts).notes()
+    said = "Holes and number of pictures are RePaint's; its own figures are of CelebA-HQ at 256x256"
+    assert sum(note.startswith(said) for note in notes) == 1
+    assert not any("RePaint" in note for note in report.notes())
 
 
 def test_every_mean_has_an_interval_and_a_difference_from_the_first_method(report: Report) -> None:
