@@ -78,7 +78,7 @@ def test_is_torch_s_own_transformer(tmp_path: Path) -> None:
 
 
 def test_is_transformers_dinov2(tmp_path: Path) -> None:
-    transformers = pytest.importorskip("transformers")
+    transformers = pytest.importorskip("transformers", minversion="5.24")  # whose names these are
     state = random_weights()
     config = transformers.Dinov2Config(
         hidden_size=WIDTH, num_hidden_layers=DEPTH, num_attention_heads=WIDTH // 64, image_size=224, patch_size=14
@@ -98,9 +98,9 @@ def test_is_transformers_dinov2(tmp_path: Path) -> None:
         ours, layer = f"blocks.{i}", f"encoder.layer.{i}"
         for kind in ("weight", "bias"):
             parts = state[f"{ours}.attn.qkv.{kind}"].chunk(3)
-            for name, part in zip(("query", "key", "value"), parts, strict=True):
-                theirs[f"{layer}.attention.attention.{name}.{kind}"] = part
-            theirs[f"{layer}.attention.output.dense.{kind}"] = state[f"{ours}.attn.proj.{kind}"]
+            for name, part in zip(("q_proj", "k_proj", "v_proj"), parts, strict=True):
+                theirs[f"{layer}.attention.{name}.{kind}"] = part
+            theirs[f"{layer}.attention.o_proj.{kind}"] = state[f"{ours}.attn.proj.{kind}"]
             for name in ("norm1", "norm2", "mlp.fc1", "mlp.fc2"):
                 theirs[f"{layer}.{name}.{kind}"] = state[f"{ours}.{name}.{kind}"]
         for k in (1, 2):
