@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import nn
 
 from diffusion_lab import recipe
+from diffusion_lab.data.masks import evaluation_mask
 from diffusion_lab.inpainting import Inpainter
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -88,9 +89,29 @@ def test_every_option_builds(group: str, option: str, tmp_path: Path) -> None:
         assert all(sampler is None or recipe.build(plain(sampler)) is not None for sampler in methods.values())
         return
     if group == "baseline":
+        if option == "nearest_face":  # made of the training pictures when they are there
+            overrides = ["+baseline@baselines.nearest=nearest_face"]
+            assert callable(instantiate(composed("evaluate", *overrides).baselines.nearest))
+            return
         own = {"folder": f"root={tmp_path}", "command": "line='tool {image} {mask} {output}'"}[option]
         overrides = [f"+baseline@baselines.tool={option}", "baselines.tool.name=tool", f"baselines.tool.{own}"]
         assert instantiate(composed("evaluate", *overrides).baselines.tool).name == "tool"
+        return
+    if group == "resize":
+        chosen = composed("evaluate", f"resize@fid.extractor.resize={option}").fid.extractor.resize
+        assert instantiate(chosen).words
+        return
+    if group == "protocol":  # its holes stand in place of the task's
+        cfg = composed("evaluate", f"+protocol={option}")
+        masks = instantiate(cfg.protocol.masks, _convert_="all")
+        assert len(masks) == {"repaint": 6, "lama": 3, "copaint": 6}[option]
+        assert cfg.num_images == {"repaint": 100, "lama": 2000, "copaint": 100}[option]
+        holes = {name: evaluation_mask(mask, 64, 0) for name, mask in masks.items()}
+        if "half" in holes:  # its left half is given, its square in the middle, every second row
+            assert not holes["half"][..., :32].any()
+            assert holes["half"][..., 32:].all()
+            assert (~holes["expand"]).nonzero()[:, 1:].unique().tolist() == list(range(24, 40))
+            assert holes["alternating_lines"].float().mean() == 0.5
         return
     if group == "engine":  # made of a model's folder when the service starts
         assert callable(instantiate(composed("serve", f"engine={option}").engine))

@@ -3,6 +3,7 @@ import io
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from diffusion_lab.evaluation import (
     kernel,
     loop,
     mean_fill,
+    memorisation,
     navier_stokes,
     problems,
     reference,
@@ -36,7 +38,7 @@ from diffusion_lab.evaluation import (
 from diffusion_lab.evaluation.bench import example_seeds
 from diffusion_lab.evaluation.gallery import SIDE, candidates, chosen, small
 from diffusion_lab.evaluation.results import read
-from diffusion_lab.evaluation.uncertainty import by_area
+from diffusion_lab.evaluation.uncertainty import by_area, by_attribute
 from diffusion_lab.metrics import (
     FrechetDistance,
     frechet_distance,
@@ -117,7 +119,8 @@ def report() -> Report:
 
 
 def test_a_row_for_each_mask_and_method(report: Report) -> None:
-    assert [list(row) for row in report.rows] == [KEYS] * 10
+    assert [[key for key in row if key != "identity"] for row in report.rows] == [KEYS] * 10
+    assert [row.get("identity") for row in report.rows[:5]] == [None, None, "radius 0.1", "radius 0.1", None]
     assert [row["mask"] for row in report.rows] == ["center"] * 5 + ["box"] * 5
     assert [row["method"] for row in report.rows[:5]] == ["oracle", "mean fill", "Telea", "Navier-Stokes", "noise"]
     assert all(row["n"] == 8 and row["seconds_per_image"] > 0 for row in report.rows)
@@ -189,6 +192,14 @@ def test_the_report_names_its_protocol(report: Report) -> None:
     assert report.protocol["name"] == "faces-inpainting-v1"
     assert f"Protocol faces-inpainting-v1, sha256 {report.protocol_sha256[:16]}." in report.notes()
     assert f"| sha256 | {report.protocol_sha256} |" in report.markdown()
+
+
+def test_a_paper_s_protocol_is_said_with_the_pictures_that_it_lacks(report: Report) -> None:
+    facts = {**report.protocol, "published": {"name": "RePaint", "pictures": "CelebA-HQ at 256x256"}}
+    notes = replace(report, protocol=facts).notes()
+    said = "Holes and number of pictures are RePaint's; its own figures are of CelebA-HQ at 256x256"
+    assert sum(note.startswith(said) for note in notes) == 1
+    assert not any("RePaint" in note for note in report.notes())
 
 
 def test_every_mean_has_an_interval_and_a_difference_from_the_first_method(report: Report) -> None:
@@ -284,6 +295,133 @@ def test_holes_of_a_picture_in_one_bin_are_drawn_together() -> None:
     assert (many["n"], many["lpips"], many["intervals"]) == (2, 8.5, {})  # of one picture
 
 
+def test_by_attribute(tmp_path: Path) -> None:
+    """Over all kinds of holes; an attribute of too few pictures, or of all but too few, is left out."""
+    labels = {"bright": torch.arange(30) % 2, "rare": torch.arange(30) < 9, "common": torch.arange(30) > 8}
+    faces = Faces(30)
+    report = evaluate([mean_fill(), Method("noise", noise)], faces, PROBLEMS, extractor=Pixels(), labels=labels)
+    assert [(entry["attribute"], entry["method"]) for entry in report.attributes] == [
+        ("bright", "mean fill"),
+        ("bright", "noise"),
+    ]
+    for entry, rows in zip(report.attributes, (report.pictures[::2], report.pictures[1::2]), strict=True):
+        assert (entry["with"], entry["without"]) == (15, 15)
+        assert set(entry["figures"]) == {"lpips", "psnr", "ssim", "l1_hole"}
+        for name, found in entry["figures"].items():
+            both = np.mean([row[name] for row in rows], axis=0)
+            assert found["with"] == pytest.approx(both[1::2].mean(), rel=1e-5)
+            assert found["without"] == pytest.approx(both[::2].mean(), rel=1e-5)
+            assert found["difference"] == pytest.approx(found["with"] - found["without"], rel=1e-3, abs=1e-6)
+            assert found["interval"][0] < found["difference"] < found["interval"][1]
+    text = report.markdown()
+    assert "These are 8 comparisons at 95 %: about 0 of them differ by chance." in text
+    assert "| bright | noise | 15 | 15 |" in text
+    report.save(tmp_path)
+    assert json.loads((tmp_path / "results.json").read_text())["attributes"] == list(report.attributes)
+
+
+def test_a_difference_between_pictures_that_is_there_is_found() -> None:
+    """Of two groups of pictures one is noisier by far; the verdict is of that one."""
+    rows = [
+        {"mask": "x", "method": "a", "hole_area": [0.1] * 40, "lpips": [0.2 + 0.001 * i for i in range(40)]},
+        {"mask": "y", "method": "a", "hole_area": [0.1] * 40, "lpips": [0.4 + 0.001 * i for i in range(40)]},
+    ]
+    late = np.arange(40) >= 20
+    (found,) = by_attribute(rows, {"late": late}, ["lpips"], {"lpips": False})
+    figure = found["figures"]["lpips"]
+    assert figure["difference"] == pytest.approx(0.02)
+    assert figure["verdict"] == "worse"
+    even = np.arange(40) % 4 < 2
+    (found,) = by_attribute(rows, {"even": even}, ["lpips"], {"lpips": False})
+    assert found["figures"]["lpips"]["verdict"] == "inconclusive"
+
+
+def copies(faces: Faces) -> Method:
+    """Pastes the same picture, whatever is asked."""
+    return Method("copies", lambda image, mask, seeds: torch.where(mask, to_float(faces.images[3]), image))
+
+
+def test_a_method_that_copies_its_training_pictures_is_seen(tmp_path: Path) -> None:
+    """Holes of the whole picture: a copy is at no distance, the truth at its own, which is no copy's."""
+    faces, training = Faces(12), Faces(40)
+    training.images = training.images[12:]  # all others
+    seeds = example_seeds(0, torch.arange(12)).tolist()
+
+    def know(image: Tensor, mask: Tensor, of: Tensor) -> Tensor:
+        return to_float(faces.images[[seeds.index(seed) for seed in of.tolist()]])
+
+    whole = problems(inpainting(), {"everything": everything})
+    methods = [copies(training), Method("oracle", know)]
+    options: dict[str, Any] = {"extractor": Pixels(), "training": training, "examples": 2}
+    report = evaluate(methods, faces, whole, batch_size=12, **options)
+    copied, true = report.rows
+    features, learned = Pixels()(faces.images).double(), Pixels()(training.images).double()
+    own = torch.cdist(features, learned, compute_mode="donot_use_mm_for_euclid_dist").min(dim=1)
+    assert (copied["training_distance"], copied["nearer_than_truth"]) == (0, 1)
+    assert true["training_distance"] == true["true_training_distance"] == copied["true_training_distance"]
+    assert true["training_distance"] == pytest.approx(own.values.mean().item(), rel=1e-6)
+    assert true["nearer_than_truth"] == 0
+    assert report.protocol["training_n"] == 28
+    captions = [caption for caption, _ in report.nearest]
+    assert captions == ["everything: copies"] * 2 + ["everything: oracle"] * 2
+    for number, (_, (truth, completion, nearest, of_truth)) in enumerate(report.nearest):
+        place = own.values.argsort(stable=True)[number - 2] if number > 1 else number
+        assert torch.equal(to_uint8(truth), faces.images[place])
+        assert torch.equal(to_uint8(completion), faces.images[place] if number > 1 else training.images[3])
+        assert torch.equal(to_uint8(nearest), training.images[own.indices[place] if number > 1 else 3])
+        assert torch.equal(to_uint8(of_truth), training.images[own.indices[place]])
+    report.save(tmp_path)
+    with Image.open(tmp_path / "nearest.png") as sheet:
+        assert sheet.height > 4 * 96
+    assert "(nearest.png)" in (tmp_path / "results.md").read_text(encoding="utf-8")
+    # Of more training pictures than are kept at once, and against another reference, the same is said.
+    parted = evaluate(methods, faces, whole, batch_size=12, reference=Faces(5), **options)
+    assert [row["training_distance"] for row in parted.rows] == [row["training_distance"] for row in report.rows]
+
+
+def test_training_pictures_in_parts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Of which the features are computed once, kept on disk, and searched part by part."""
+    options: dict[str, Any] = {"training": Faces(30), "cache": tmp_path}
+    whole = evaluate([mean_fill()], Faces(7), CENTER, extractor=Pixels(), **options)
+    monkeypatch.setattr(memorisation, "KEPT", 8)
+    seen = []
+    for _ in range(2):
+        extractor = Pixels()
+        parted = evaluate([mean_fill()], Faces(7), CENTER, extractor=extractor, **options)
+        seen.append(extractor.seen)
+        assert numbers(parted) == numbers(whole)
+        for one, other in zip(parted.nearest, whole.nearest, strict=True):
+            assert all(torch.equal(x, y) for x, y in zip(one[1], other[1], strict=True))
+    assert seen == [37, 7]
+
+
+def test_training_pictures_of_another_size_are_refused() -> None:
+    with pytest.raises(ValueError, match="training pictures have 16 pixels and the evaluated ones 32"):
+        evaluate([mean_fill()], Faces(), CENTER, extractor=Pixels(), training=Faces(size=16))
+
+
+class Corners(Pixels):
+    """Another extractor."""
+
+    name, digest = "corners", "other"
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images[..., ::31, ::31].float().flatten(1)[:, :5] / 255
+
+
+def test_a_second_extractor_has_a_distance_of_its_own() -> None:
+    without = evaluate([mean_fill()], Faces(), CENTER, extractor=Pixels())
+    report = evaluate([mean_fill()], Faces(), CENTER, extractor=Pixels(), judge=Corners())
+    assert "fd" not in without.rows[0]
+    holes = torch.stack([evaluation_mask(center, 32, i) for i in range(8)])
+    truth = Faces().images
+    images = to_uint8(mean_fill().fill(to_float(truth).masked_fill(holes, 0), holes, torch.zeros(8).long()))
+    assert report.rows[0]["fd"] == pytest.approx(frechet_distance(Corners()(truth), Corners()(images)).item(), abs=1e-9)
+    assert report.rows[0]["fid"] == without.rows[0]["fid"]
+    assert report.protocol["fd_extractor"] == "corners"
+    assert report.protocol_sha256 != without.protocol_sha256
+
+
 def test_batch_size_does_not_change_the_figures(report: Report) -> None:
     again = evaluate([mean_fill(), Method("noise", noise)], Faces(), PROBLEMS, extractor=Pixels(), batch_size=8)
     expected = [row for i, row in enumerate(figures(report)) if i % 5 in (1, 4)]
@@ -314,7 +452,7 @@ def test_files(report: Report, tmp_path: Path) -> None:
     folder = tmp_path / "deep" / "résultats, [1]=a"
     assert sorted(file.name for file in folder.iterdir()) == ["grid.png", "results.json", "results.md"]
     saved = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    assert list(saved) == ["rows", "protocol", "protocol_sha256", "uncertainty", "areas", "pictures"]
+    assert list(saved) == ["rows", "protocol", "protocol_sha256", "uncertainty", "areas", "attributes", "pictures"]
     assert saved["protocol_sha256"] == hashlib.sha256(canonical(saved["protocol"]).encode()).hexdigest()
     for row, each in zip(saved["rows"], saved["pictures"], strict=True):
         assert (each["mask"], each["method"]) == (row["mask"], row["method"])
@@ -548,12 +686,18 @@ def everything_of_seven(fabric: Fabric | None = None) -> Report:
         measures={"seam": seam},
         sets={"kid": kernel, "prdc": precision_recall, "ids": partial(inception_discriminative_score, least=3)},
         crops=True,
+        judge=Corners(),
+        training=Faces(19),
+        labels={"even": torch.arange(7) % 2},
     )
 
 
 def numbers(report: Report) -> list[list[float | None]]:
     """All figures but the time."""
-    return [[x for key, x in row.items() if key not in ("method", "mask", "seconds_per_image")] for row in report.rows]
+    return [
+        [x for key, x in row.items() if key not in ("method", "mask", "identity", "seconds_per_image")]
+        for row in report.rows
+    ]
 
 
 def leaves(tree: Any) -> list[float]:
@@ -588,7 +732,7 @@ def test_two_devices_give_the_figures_of_one() -> None:
     first, parts, grid, many, alike = fabric.launch(_on_devices)
     assert alike  # both processes have the same
     alone = everything_of_seven()
-    assert len(first[0]) == 17
+    assert len(first[0]) == 22
     assert parts[2] == alone.protocol_sha256
     # LPIPS is float32, and rounds otherwise when pictures come in other batches.
     assert leaves([first, *parts[:2]]) == pytest.approx(leaves([numbers(alone), alone.uncertainty, alone.areas]), 1e-5)

@@ -86,18 +86,22 @@ def test_evaluate_and_inpaint_use_the_newest_run(tiny: list[str], tmp_path: Path
     logs, cache = f"paths.logs={tmp_path / 'logs'}", f"paths.cache={tmp_path / 'cache'}"
     code, _, err = run_script("train.py", *tiny, "data.image_size=32", "trainer.max_steps=2")
     assert code == 0, err
+    learns = ["memorisation=true", "+baseline@baselines.nearest=nearest_face", "completions=2"]
     code, out, err = run_script(
-        "evaluate.py", logs, cache, "num_images=3", f"output={tmp_path / 'scores'}", "~masks.half"
+        "evaluate.py", logs, cache, "num_images=3", f"output={tmp_path / 'scores'}", "~masks.half", *learns
     )
     assert code == 0, err
     results = json.loads((tmp_path / "scores" / "results.json").read_text())
     assert {(row["method"], row["mask"]) for row in results["rows"]} == {
-        (method, mask) for method in ("diffusion", "mean fill", "Telea") for mask in ("center", "free_form")
+        (method, mask)
+        for method in ("diffusion", "mean fill", "Telea", "nearest face")
+        for mask in ("center", "free_form")
     }
     assert all(row["n"] == 3 and row["fid"] > 0 and row["lpips"] > 0 for row in results["rows"])
+    assert all(row["training_distance"] > 0 and row["diversity_hole"] >= 0 for row in results["rows"])
     assert (results["protocol"]["data"], results["protocol"]["crop"]) == ("CelebA", "center148")
     assert results["protocol"]["fid_biased"] is True
-    names = {"report.html", "results.json", "results.md", "grid.png"}
+    names = {"report.html", "results.json", "results.md", "grid.png", "nearest.png"}
     assert {path.name for path in (tmp_path / "scores").iterdir()} == names
 
     photo = np.random.default_rng(0).integers(0, 255, (218, 178, 3), dtype=np.uint8)
@@ -122,6 +126,16 @@ def test_evaluate_and_inpaint_use_the_newest_run(tiny: list[str], tmp_path: Path
         assert "synthetic" in picture.info["Comment"]
     assert np.array_equal(result[hole == 0], photo[hole == 0])
     assert not np.array_equal(result[hole == 255], photo[hole == 255])
+
+
+def test_training_pictures_that_are_not_here_are_asked_for(tmp_path: Path, run_script: RunScript) -> None:
+    """Those of the model that comes with the package are no part of it."""
+    places = [f"paths.logs={tmp_path / 'logs'}", f"paths.cache={tmp_path / 'cache'}"]
+    code, _, err = run_script("evaluate.py", *places, "num_images=1", "memorisation=true")
+    assert code == 1
+    assert (
+        "was trained on 12,000 generated faces, which are not here: name these pictures by data@training=folder" in err
+    )
 
 
 @pytest.mark.parametrize("script", ["evaluate.py", "likelihood.py"])

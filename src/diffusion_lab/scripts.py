@@ -12,11 +12,15 @@ from diffusion_lab import sweeps
 from diffusion_lab.cli import quoted, sentence
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from lightning.fabric import Fabric
     from rich.console import Console
+    from torch import Tensor
 
     from diffusion_lab.cascade import Model
     from diffusion_lab.data.datamodule import FaceData
+    from diffusion_lab.data.labels import Labels
     from diffusion_lab.photo import Photo
 
 
@@ -112,6 +116,8 @@ class Subject(NamedTuple):
     console: "Console"
     output: Path
     protocol: dict[str, Any]
+    learned: "Callable[[], FaceData]"
+    """What it was trained on; ValueError where that is not known, or not here."""
 
 
 def subject(cfg: DictConfig) -> Subject:
@@ -162,7 +168,28 @@ def subject(cfg: DictConfig) -> Subject:
         "split": cfg.split,
         "inpainter": str(folder),
     }
-    return Subject(inpainter, data, fabric, console, Path(cfg.output or beside / "evaluation"), protocol)
+    output = Path(cfg.output or beside / "evaluation")
+
+    def learned() -> "FaceData":
+        if "_target_" in cfg.get("training", {}):
+            cfg.training.image_size = cfg.training.image_size or data.image_size
+            cfg.training.crop._target_ = cfg.training.crop._target_ or f"diffusion_lab.data.crops.{data.crop.name}"
+            known: FaceData = instantiate(cfg.training)
+        elif data.name == trained["name"]:
+            known = data
+        else:
+            known, _ = trained_on.found(folder, inpainter.recipe, {"image_size": data.image_size}, cfg.paths.cache)
+            if known.name != trained["name"]:
+                raise ValueError(
+                    f"'{folder}' was trained on {trained['name']}, which are not here: name these pictures by "
+                    "data@training=folder training.root=<folder> training.shares=[1,0,0], or by data@training=celeba"
+                )
+        if fabric.is_global_zero:
+            known.source.prepare()
+        fabric.barrier()
+        return known
+
+    return Subject(inpainter, data, fabric, console, output, protocol, learned)
 
 
 def each_of_a_sweep(arguments: list[str]) -> list[str]:
@@ -202,3 +229,20 @@ def each_of_a_sweep(arguments: list[str]) -> list[str]:
         raise ValueError(f"{len(failed)} of {len(jobs)} jobs were not scored: {', '.join(failed)}")
     print(f"next: python -m diffusion_lab.evaluation leaderboard {folder}", flush=True)
     sys.exit(stopped)
+
+
+def labelled(data: "FaceData", labels: "Labels | None", split: str) -> "dict[str, Tensor]":
+    """Which pictures of a split have which attribute, bool (N,) by name; none where nothing is known of them.
+
+    Args:
+        data: the pictures.
+        labels: says it; None takes the list that the source has, if it has one.
+        split: of the pictures.
+    """
+    from diffusion_lab.data.labels import Listed
+
+    if labels is None and not data.source.attribute_names:
+        return {}
+    labels = labels or Listed()
+    values = labels(data.source, data.crop, data.pictures, split)
+    return dict(zip(labels.names(data.source), (values > 0.5).T, strict=True))

@@ -88,3 +88,26 @@ def test_diversity_is_the_mean_over_pairs(perceptual: LPIPS) -> None:
     assert diversity(perceptual, torch.stack([a, a])).tolist() == [0, 0]
     with pytest.raises(ValueError, match="at least 2"):
         diversity(perceptual, a[None])
+
+
+def test_diversity_in_the_hole(perceptual: LPIPS) -> None:
+    """In a whole picture it is LPIPS; two halves of as many cells have it as their mean; without a hole it is 0."""
+    several = torch.stack([smooth(2, seed=s) for s in (0, 1, 2)])
+    everywhere = torch.ones(2, 1, *several.shape[-2:], dtype=torch.bool)
+    whole = diversity(perceptual, several)
+    torch.testing.assert_close(diversity(perceptual, several, everywhere), whole)
+    assert diversity(perceptual, several, ~everywhere).tolist() == [0, 0]
+    left = everywhere.clone()
+    left[..., several.shape[-1] // 2 :] = False
+    halves = [diversity(perceptual, several, hole) for hole in (left, ~left)]
+    torch.testing.assert_close((halves[0] + halves[1]) / 2, whole)
+    assert (halves[0] != halves[1]).all()
+
+
+def test_known_pixels_do_not_dilute_diversity_in_the_hole(perceptual: LPIPS) -> None:
+    """Two completions that differ in a small hole alone."""
+    one, other = smooth(2, 64), smooth(2, 64, seed=1)
+    hole = torch.zeros(2, 1, 64, 64, dtype=torch.bool)
+    hole[..., 24:40, 24:40] = True
+    several = torch.stack([one, torch.where(hole, other, one)])
+    assert (diversity(perceptual, several, hole) > 3 * diversity(perceptual, several)).all()

@@ -7,34 +7,47 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from diffusion_lab.cli import command
-from diffusion_lab.scripts import as_trained, each_of_a_sweep, for_its_task, subject
+from diffusion_lab.scripts import as_trained, each_of_a_sweep, for_its_task, labelled, subject
 
 
 @command(
     "evaluate",
-    paths=["inpainter", "output", "export", "data.root", "fid.extractor.weights"],
+    paths=[
+        "inpainter",
+        "output",
+        "export",
+        "data.root",
+        "training.root",
+        "fid.extractor.weights",
+        "fd.extractor.weights",
+    ],
     before=lambda arguments: as_trained(for_its_task(each_of_a_sweep(arguments))),
 )
 def main(cfg: DictConfig) -> None:
     from hydra.utils import instantiate
 
     from diffusion_lab import recipe
-    from diffusion_lab.evaluation import diffusion, evaluate, export, page, problems, weights_sha256
+    from diffusion_lab.evaluation import Method, diffusion, evaluate, export, page, problems, weights_sha256
 
-    inpainter, data, fabric, console, output, protocol = subject(cfg)
+    inpainter, data, fabric, console, output, protocol, learned = subject(cfg)
     wanted = instantiate(cfg.attributes)
     task = instantiate(cfg.build, _convert_="all")
     degradations = instantiate(cfg.degradations, _convert_="all") or {"": task.degrade}
-    asked = problems(replace(inpainter.task, name=task.name), instantiate(cfg.masks, _convert_="all"), degradations)
+    published = cfg.get("protocol")
+    masks = instantiate(published.masks if published else cfg.masks, _convert_="all")
+    asked = problems(replace(inpainter.task, name=task.name), masks, degradations)
     if cfg.export:
         if fabric.is_global_zero:
             count = export(Path(cfg.export), data.pictures(cfg.split), asked, cfg.num_images)
             console.print(f"Wrote {count} pictures to {cfg.export}/images and their holes to masks/", highlight=False)
         return
     methods = [diffusion(name, inpainter, instantiate(sampler), wanted) for name, sampler in cfg.methods.items()]
+    # A baseline that learns is made when the training pictures are there; most others are methods as they stand.
+    made = instantiate(cfg.baselines, _convert_="all").values()
+    methods += [each if isinstance(each, Method) else each(learned().pictures("train")) for each in made]
     unfinished = output / "unfinished"
     report = evaluate(
-        [*methods, *instantiate(cfg.baselines, _convert_="all").values()],
+        methods,
         data.pictures(cfg.split),
         asked,
         extractor=instantiate(cfg.fid.extractor),
@@ -49,9 +62,13 @@ def main(cfg: DictConfig) -> None:
         measures=instantiate(cfg.measures, _convert_="all"),
         sets=instantiate(cfg.sets, _convert_="all"),
         crops=cfg.crops,
+        judge=instantiate(cfg.fd.extractor) if cfg.fd.extractor.weights else None,
+        training=learned().pictures("train") if cfg.memorisation else None,
+        labels=labelled(data, instantiate(cfg.labels), cfg.split),
         protocol={
             **protocol,
             "task": task.name,
+            **({"published": {"name": published.name, "pictures": published.pictures}} if published else {}),
             "fid_reference_split": cfg.fid.reference or cfg.split,
             "attributes": dict(wanted or {}),
             "measures": OmegaConf.to_container(cfg.measures, resolve=True),
@@ -74,7 +91,8 @@ def main(cfg: DictConfig) -> None:
         page.write(output / "report.html", {"": report})
         shutil.rmtree(unfinished, ignore_errors=True)
         report.show(console)
-        console.print(f"Saved to {output}: report.html, results.json, results.md, grid.png", highlight=False)
+        sheets = "grid.png, nearest.png" if report.nearest else "grid.png"
+        console.print(f"Saved to {output}: report.html, results.json, results.md, {sheets}", highlight=False)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ def main(cfg: DictConfig) -> None:
 
     from diffusion_lab.evaluation.likelihood import measure
 
-    inpainter, data, fabric, console, output, protocol = subject(cfg)
+    inpainter, data, fabric, console, output, protocol, _ = subject(cfg)
     if len(inpainter.stages) > 1:
         raise ValueError(
             "a cascade has no bound of its own, its stages have: take it apart by `python -m diffusion_lab.cascade "

@@ -10,6 +10,7 @@ from diffusion_lab.evaluation.baselines import mirror as mirror
 from diffusion_lab.evaluation.baselines import navier_stokes as navier_stokes
 from diffusion_lab.evaluation.baselines import non_local_means as non_local_means
 from diffusion_lab.evaluation.baselines import telea as telea
+from diffusion_lab.evaluation.copying import nearest_face as nearest_face
 from diffusion_lab.evaluation.foreign import command as command
 from diffusion_lab.evaluation.foreign import export as export
 from diffusion_lab.evaluation.foreign import folder as folder

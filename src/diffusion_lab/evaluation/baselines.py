@@ -29,7 +29,7 @@ def telea(radius: float = 0.1) -> Method:
 
         return _by_opencv(cv2.INPAINT_TELEA, radius, image, mask)
 
-    return Method("Telea", fill)
+    return Method("Telea", fill, identity=f"radius {radius:g}")
 
 
 def navier_stokes(radius: float = 0.1) -> Method:
@@ -40,7 +40,7 @@ def navier_stokes(radius: float = 0.1) -> Method:
 
         return _by_opencv(cv2.INPAINT_NS, radius, image, mask)
 
-    return Method("Navier-Stokes", fill)
+    return Method("Navier-Stokes", fill, identity=f"radius {radius:g}")
 
 
 def _mean(image: Tensor, mask: Tensor, seeds: Tensor) -> Tensor:
@@ -86,7 +86,7 @@ def bilateral(diameter: int = 5, colour: float = 30.0, space: float = 2.0) -> Me
 
         return _each(lambda x: cv2.bilateralFilter(x, diameter, colour, space), image, mask, image)
 
-    return Method("bilateral", fill)
+    return Method("bilateral", fill, identity=f"diameter {diameter}, colour {colour:g}, space {space:g}")
 
 
 def non_local_means(strength: float = 6.0) -> Method:
@@ -97,7 +97,7 @@ def non_local_means(strength: float = 6.0) -> Method:
 
         return _each(lambda x: cv2.fastNlMeansDenoisingColored(x, None, strength, strength), image, mask, image)
 
-    return Method("non-local means", fill)
+    return Method("non-local means", fill, identity=f"strength {strength:g}")
 
 
 def lanczos(factors: Sequence[int] = (4, 8)) -> Method:
@@ -115,7 +115,8 @@ def lanczos(factors: Sequence[int] = (4, 8)) -> Method:
         small = Image.fromarray(best.round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy())
         return np.asarray(small.resize(picture.shape[1::-1], Image.Resampling.LANCZOS))
 
-    return Method("Lanczos", lambda image, mask, seeds: _each(enlarge, image, mask, image))
+    identity = f"factors {', '.join(str(factor) for factor in factors)}"
+    return Method("Lanczos", lambda image, mask, seeds: _each(enlarge, image, mask, image), identity=identity)
 
 
 def _bicubic_source(given: Tensor, factor: int) -> tuple[Tensor, float]:

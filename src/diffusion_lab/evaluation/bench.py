@@ -16,6 +16,7 @@ from lightning.fabric import Fabric
 from torch import Tensor
 
 from diffusion_lab.evaluation.gallery import SIDE, candidates, chosen, small
+from diffusion_lab.evaluation.memorisation import SHEET, Training
 from diffusion_lab.evaluation.methods import Method
 from diffusion_lab.evaluation.problems import Problem
 from diffusion_lab.evaluation.reference import Collected, Extractor, Features, PictureSet, dealt, reduced
@@ -35,6 +36,7 @@ class Scored(NamedTuple):
         column: of the grid, 8-bit.
         chosen: indices of the pictures to look at.
         looked: their completions, 8-bit ``(chosen, completions, 3, s, s)``.
+        nearest: of the completions that are nearest to a training picture `Training.sheet`; none without one.
     """
 
     row: dict[str, Any]
@@ -43,17 +45,27 @@ class Scored(NamedTuple):
     column: Tensor
     chosen: list[int]
     looked: Tensor
+    nearest: Tensor
 
     def kept(self) -> Kept:
         """The same as it lies on disk."""
         facts = {"pictures": self.row["n"], "row": self.row, "each": self.each, "touched": self.touched}
-        return Kept({"column": self.column, "looked": self.looked}, {**facts, "chosen": self.chosen})
+        tensors = {"column": self.column, "looked": self.looked, "nearest": self.nearest}
+        return Kept(tensors, {**facts, "chosen": self.chosen})
 
     @classmethod
     def taken(cls, kept: Kept) -> Scored:
         """What `kept` returned."""
         facts, tensors = kept.facts, kept.tensors
-        return cls(facts["row"], facts["each"], facts["touched"], tensors["column"], facts["chosen"], tensors["looked"])
+        return cls(
+            facts["row"],
+            facts["each"],
+            facts["touched"],
+            tensors["column"],
+            facts["chosen"],
+            tensors["looked"],
+            tensors["nearest"],
+        )
 
 
 @dataclass(frozen=True)
@@ -69,6 +81,9 @@ class Bench:
     extractor: Extractor
     real: Features
     paired: bool  # whether `real` is of the pictures themselves
+    judge: Extractor | None  # another extractor, of whose features a Frechet distance is taken as well
+    judged: Features | None  # of the real pictures
+    training: Training | None
     perceptual: LPIPS
     measures: Mapping[str, Measure]
     sets: Mapping[str, SetMeasure]
@@ -129,11 +144,11 @@ class Bench:
             crops: the real pictures' features around the holes, for FID of those as well; None leaves it out.
             looked_at: indices of the pictures whose completions are looked at; None chooses them by LPIPS.
         """
-        extra = ("diversity", "hole_area")
+        extra = ("diversity", "diversity_hole", "hole_area")
         values = torch.zeros(self.n, len(self.measures) + len(extra), dtype=torch.float64, device=self.device)
         totals = torch.zeros(2, dtype=torch.float64, device=self.device)  # seconds, pictures changed outside the hole
         column = torch.zeros(self.shown, 3, self.size, self.size, dtype=torch.int32, device=self.device)
-        fake, fake_crops = (Collected(self.n, self.fabric, self.device) for _ in range(2))
+        fake, fake_crops, fake_judged = (Collected(self.n, self.fabric, self.device) for _ in range(3))
         made: dict[int, Tensor] = {}
         for indices in self.batches():
             measure = partial(self._measured, method, kind, problem, indices, crops is not None)
@@ -141,6 +156,8 @@ class Bench:
             fake.add(indices, found["features"])
             if crops is not None:
                 fake_crops.add(indices, found["crops"])
+            if self.judge is not None:
+                fake_judged.add(indices, found["judged"])
             values[indices.to(self.device)] = found["scores"]
             totals += found["totals"]
             column[indices[indices < self.shown].to(self.device)] = found["shown"].int()
@@ -150,24 +167,33 @@ class Bench:
         if looked_at is None:
             looked_at = chosen(values[: self.candidates, [*self.measures].index("lpips")], self.gallery)
         looked = self._looked(looked_at, made)
-        of_sets = figures(self.sets, self.real, fake.joined(), self.paired, self.fabric)
+        features = fake.joined()
+        of_sets = figures(self.sets, self.real, features, self.paired, self.fabric)
         if crops is not None:
             of_sets["fid_hole"] = figures({}, crops, fake_crops.joined(), True, self.fabric)["fid"]
+        if self.judged is not None:
+            of_sets["fd"] = figures({}, self.judged, fake_judged.joined(), self.paired, self.fabric)["fid"]
+        nearest = torch.zeros(0, len(SHEET), 3, self.size, self.size, dtype=torch.uint8)
+        if self.training is not None and features.each is not None:
+            found, places = self.training.figures(features.each)
+            of_sets |= found
+            nearest = self._nearest(method, problem, self.training, found["training_distance"], places)
         each = of_sets | dict(zip((*self.measures, *extra), values.cpu().T, strict=True))
         area = each.pop("hole_area")
         if self.completions == 1:
-            del each["diversity"]
+            del each["diversity"], each["diversity_hole"]
         row = {
             "method": method.name,
             "mask": kind,
             "n": self.n,
+            **({"identity": method.identity} if method.identity else {}),
             **{name: None if math.isnan(mean := x.mean().item()) else mean for name, x in each.items()},
             "seconds_per_image": totals[0].item() / self.n,
             "network_calls": method.network_calls,
         }
         known = {"hole_area": area} | {name: x for name, x in each.items() if x.ndim}
         touched = int(totals[1])
-        return Scored(row, _of_each(known), touched, column.cpu().to(torch.uint8), looked_at, looked)
+        return Scored(row, _of_each(known), touched, column.cpu().to(torch.uint8), looked_at, looked, nearest)
 
     def _looked(self, indices: list[int], made: Mapping[int, Tensor]) -> Tensor:
         """The completions of those indices, from the ranks that made them; every rank must ask."""
@@ -178,19 +204,37 @@ class Bench:
                 found[number] = made[index].to(self.device)
         return (reduced(found, self.fabric) if indices else found).cpu().to(torch.uint8)
 
-    def _measured(self, method: Method, kind: str, problem: Problem, indices: Tensor, crops: bool) -> dict[str, Tensor]:
-        """A method's completions of a batch, as figures and features."""
+    def _nearest(
+        self, method: Method, problem: Problem, training: Training, distances: Tensor, places: Tensor
+    ) -> Tensor:
+        """The sheet of the completions that are nearest to a training picture, which are made once more for it."""
+        sheet: Tensor | None = None
+        if self.fabric.is_global_zero:
+            chosen = distances.argsort(stable=True)[: self.shown]
+            truths, asked, holes = self._asked(problem, chosen)
+            filled, _ = _fill(method, asked, holes, example_seeds(self.seed, chosen), self.fabric.device)
+            sheet = training.sheet(chosen, truths, to_uint8(filled), places)
+        shared = self.fabric.broadcast(sheet)
+        assert shared is not None
+        return shared
+
+    def _asked(self, problem: Problem, indices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """True pictures, what a method is handed of them, and what it shall fill."""
         target, holes = self.pictures[indices], problem.regions(self.size, indices)
         # What may not be looked at is taken out before any method sees it.
-        asked = problem.task.plain(to_float(problem.given(target, holes, indices)), holes, grey=0.0)
+        given = to_float(problem.given(target, holes, indices))
+        return target, problem.task.plain(given, holes, grey=0.0), holes
+
+    def _measured(self, method: Method, kind: str, problem: Problem, indices: Tensor, crops: bool) -> dict[str, Tensor]:
+        """A method's completions of a batch, as figures and features."""
+        target, asked, holes = self._asked(problem, indices)
         filled, seconds = _fill(method, asked, holes, example_seeds(self.seed, indices), self.fabric.device)
         _require_finite(filled, indices, method, kind)
         touched = ((filled != to_float(target)) & ~holes).flatten(1).any(dim=1).sum()
         images, target, region = (x.to(self.device) for x in (to_uint8(filled), target, holes))
         scores = [measure(images, target, region).double() for measure in self.measures.values()]
         several = torch.stack([images, *self._others(method, indices, asked, holes)])
-        alone = torch.zeros(len(indices), dtype=torch.float64, device=self.device)
-        scores.append(diversity(self.perceptual, several).double() if len(several) > 1 else alone)
+        scores += self._spread(several, region)
         scores.append(region.double().mean(dim=(1, 2, 3)))
         measured = {
             "scores": torch.stack(scores, dim=1),
@@ -199,7 +243,11 @@ class Bench:
             "looked": small(several.transpose(0, 1)[(indices < self.candidates).to(self.device)]),
             "features": self.extractor(images),
         }
-        return measured | ({"crops": self.extractor(hole_crop(images, holes))} if crops else {})
+        if crops:
+            measured["crops"] = self.extractor(hole_crop(images, holes))
+        if self.judge is not None:
+            measured["judged"] = self.judge(images)
+        return measured
 
     def _others(self, method: Method, indices: Tensor, asked: Tensor, holes: Tensor) -> Iterator[Tensor]:
         """All completions but the first, 8-bit (B, 3, S, S)."""
@@ -207,6 +255,12 @@ class Bench:
             seeds = example_seeds(self.seed, indices, completion)
             filled, _ = _fill(method, asked, holes, seeds, self.fabric.device)
             yield to_uint8(filled).to(self.device)
+
+    def _spread(self, several: Tensor, region: Tensor) -> list[Tensor]:
+        """How much the completions of each picture differ as a whole and in the hole, float64 (B,); 0 of one only."""
+        if len(several) == 1:
+            return [torch.zeros(several.shape[1], dtype=torch.float64, device=self.device)] * 2
+        return [diversity(self.perceptual, several, hole).double() for hole in (None, region)]
 
 
 def example_seeds(seed: int, indices: Tensor, completion: int = 0) -> Tensor:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from diffusion_lab.data.masks import MASK_SET
 from diffusion_lab.evaluation.bench import Bench, Scored, asked_sha256
 from diffusion_lab.evaluation.gallery import Shown, small
+from diffusion_lab.evaluation.memorisation import Training, parts
 from diffusion_lab.evaluation.methods import Method
 from diffusion_lab.evaluation.problems import Problem
-from diffusion_lab.evaluation.reference import Extractor, PictureSet, reference_features
+from diffusion_lab.evaluation.reference import KEPT, Extractor, PictureSet, pixels_sha256, reference_features
 from diffusion_lab.evaluation.report import MORE_IS_BETTER, Report, machine
 from diffusion_lab.evaluation.sets import SetMeasure
-from diffusion_lab.evaluation.uncertainty import by_area, uncertainties
+from diffusion_lab.evaluation.uncertainty import by_area, by_attribute, uncertainties
 from diffusion_lab.evaluation.unfinished import Unfinished
 from diffusion_lab.metrics import LPIPS, Measure, l1_hole, psnr, ssim
 from diffusion_lab.pictures import to_float, to_uint8
@@ -50,6 +51,9 @@ def evaluate(
     measures: Mapping[str, Measure] | None = None,
     sets: Mapping[str, SetMeasure] | None = None,
     crops: bool = False,
+    judge: Extractor | None = None,
+    training: PictureSet | None = None,
+    labels: Mapping[str, Tensor] | None = None,
     protocol: Mapping[str, Any] | None = None,
     unfinished: Path | None = None,
     inputs: Mapping[str, Any] | None = None,
@@ -77,13 +81,18 @@ def evaluate(
         measures: of each picture, beside the usual ones.
         sets: of the features of all pictures, beside FID.
         crops: whether to take FID of the square around each hole as well, which doubles the time for features.
+        judge: another extractor, such as `diffusion_lab.metrics.dinov2`: `fd` is the Frechet distance of its features.
+        training: the pictures that the model was trained on, of the same size: with them, the rows say how far
+            completions and truths are from the nearest of these, and the report shows the nearest ones.
+        labels: of each attribute which pictures of the split have it, bool (N,): they are compared with all others.
         protocol: facts that only the caller knows (data, crop, ...), to stand beside the figures.
         unfinished: folder for what is measured before all is, batch by batch: there the same evaluation goes on if it
             is called again. Whoever has saved the report removes it. None keeps nothing.
         inputs: what else the figures hang on, such as the weights and the methods' options, as JSON has it: with other
             facts nothing is taken from `unfinished`.
 
-    ValueError for a number of pictures that the split does not have, or a completion that is not finite.
+    ValueError for a number of pictures that the split does not have, a completion that is not finite, or training
+    pictures of another size.
     """
     fabric = fabric or Fabric(accelerator="cpu", devices=1)
     n = len(pictures) if num_images is None else num_images
@@ -93,10 +102,19 @@ def evaluate(
         raise ValueError(f"Cannot show {gallery} pictures of each kind: ask for 0 or more.")
     if not methods or not problems:
         raise ValueError("There is nothing to evaluate: give at least one method and one mask kind.")
+    side = pictures.images.shape[-1]
+    if training is not None and training.images.shape[-1] != side:
+        raise ValueError(
+            f"The training pictures have {training.images.shape[-1]} pixels and the evaluated ones {side}: their "
+            "features do not compare, give both the same size."
+        )
+    if training is not None and n > KEPT:
+        raise ValueError(f"Memorisation needs the features of each picture, which are kept up to {KEPT}, not of {n}.")
     # MPS has no float64, which every figure needs: there the pictures are measured on the CPU.
     device = torch.device("cpu") if fabric.device.type == "mps" else fabric.device
-    if isinstance(extractor, nn.Module):
-        extractor.to(device)
+    for module in (extractor, judge):
+        if isinstance(module, nn.Module):
+            module.to(device)
     perceptual = LPIPS().to(device)
     measured: dict[str, Measure] = {"lpips": perceptual, "psnr": _psnr, "ssim": ssim, "l1_hole": l1_hole}
     measured |= measures or {}
@@ -105,14 +123,14 @@ def evaluate(
     facts: dict[str, Any] = {
         "name": f"faces-{next(iter(problems.values())).task.name}-v{RULES}",
         "n": n,
-        "pictures_sha256": _digest(pictures, n),
+        "pictures_sha256": pixels_sha256(pictures, n),
         "asked_sha256": {
             kind: asked_sha256(problem, pictures, n, batch_size, fabric, device) for kind, problem in problems.items()
         },
         "fid_biased": n < UNBIASED_ENOUGH,
         "fid_reference": "the evaluated pictures themselves" if reference is None else "another split",
         "fid_reference_n": n_compared,
-        "image_size": pictures.images.shape[-1],
+        "image_size": side,
         "extractor": extractor.name,
         "extractor_sha256": extractor.digest,
         "resize": extractor.resize,
@@ -126,6 +144,10 @@ def evaluate(
         **machine(fabric),
         **(protocol or {}),
     }
+    if judge is not None:
+        facts |= {"fd_extractor": judge.name, "fd_extractor_sha256": judge.digest, "fd_resize": judge.resize}
+    if training is not None:
+        facts["training_n"] = len(training)
     kept = Unfinished(
         unfinished,
         {
@@ -140,6 +162,7 @@ def evaluate(
             "crops": crops,
             "examples": examples,
             "gallery": gallery,
+            "training": None if training is None else training.digest,
         },
     )
     mine = len(range(fabric.global_rank, n, fabric.world_size))
@@ -148,7 +171,13 @@ def evaluate(
     each: list[dict[str, Any]] = []
     grid: list[tuple[str, list[Tensor]]] = []
     shown: list[Shown] = []
-    work = len(range(fabric.global_rank, n_compared, fabric.world_size))
+    nearest: list[tuple[str, list[Tensor]]] = []
+    ruler = [("real", compared, n_compared)]  # all real pictures whose features are needed
+    if training is not None:
+        ruler += [(f"training-{i}", part, len(part)) for i, part in enumerate(parts(training))]
+        ruler += [("truth", pictures, n)] if reference is not None else []
+    work = sum(len(range(fabric.global_rank, count, fabric.world_size)) for _, _, count in ruler)
+    work += len(range(fabric.global_rank, n_compared, fabric.world_size)) * (judge is not None)
     work += mine * len(problems) * (len(methods) + crops)
     if fabric.is_global_zero and (before := sum(kept.pictures(row) for of_kind in names for row in of_kind)):
         asked = n * len(problems) * len(methods)
@@ -166,10 +195,8 @@ def evaluate(
                 now = progress.tasks[0]
                 print(f"{now.description}: {now.completed / work:.0%} of all is done", flush=True)
 
-        real = reference_features(
-            extractor,
-            compared,
-            n_compared,
+        features_of = partial(
+            reference_features,
             fabric=fabric,
             device=device,
             batch_size=batch_size,
@@ -177,6 +204,10 @@ def evaluate(
             unfinished=kept,
             advance=advance,
         )
+        real, *others = [features_of(extractor, of, count, name=name) for name, of, count in ruler]
+        judged = None if judge is None else features_of(judge, compared, n_compared, name="judged")
+        truths = (real if reference is None else others.pop()).each if training is not None else None
+        learned = [part.each.cpu() for part in others if part.each is not None]
         bench = Bench(
             pictures,
             n,
@@ -187,6 +218,9 @@ def evaluate(
             extractor,
             real,
             reference is None,
+            judge,
+            judged,
+            None if training is None or truths is None else Training(training, learned, truths, fabric),
             perceptual,
             measured,
             sets or {},
@@ -213,6 +247,7 @@ def evaluate(
                 each.append({"mask": kind, "method": method.name, **scored.each})
                 columns.append(to_float(scored.column))
                 looked_at, looked[method.name] = scored.chosen, scored.looked
+                nearest += [(f"{kind}: {method.name}", list(to_float(found))) for found in scored.nearest]
                 if fabric.is_global_zero and row is None:
                     kept.finish(name, scored.kept())
                 if in_lines and row is None:
@@ -235,19 +270,18 @@ def evaluate(
         uncertainties(each, MORE_IS_BETTER),
         by_area(each, [*measured]),
         gallery=shown,
+        attributes=by_attribute(
+            each,
+            {name: has[:n].bool().numpy() for name, has in (labels or {}).items()},
+            [*measured, *(("diversity", "diversity_hole") if completions > 1 else ())],
+            MORE_IS_BETTER,
+        ),
+        nearest=nearest,
     )
 
 
 def _psnr(images: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     return psnr(images, target).clamp(max=HIGHEST_PSNR)
-
-
-def _digest(pictures: PictureSet, n: int) -> str:
-    """The sha256 of the evaluated pictures' pixels, the same on every machine that decodes them alike."""
-    sha256 = hashlib.sha256()
-    for start in range(0, n, 1024):
-        sha256.update(pictures[list(range(start, min(start + 1024, n)))].numpy().tobytes())
-    return sha256.hexdigest()
 
 
 def _progress(fabric: Fabric) -> Progress:

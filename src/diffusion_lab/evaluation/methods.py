@@ -24,7 +24,8 @@ class Method:
         name: how the report calls it.
         fill: completes pictures and leaves the known pixels alone.
         network_calls: network evaluations that one picture costs.
-        identity: what its completions come from, where the settings do not say it, such as the sha256 of a folder.
+        identity: its options and what its completions come from, such as the sha256 of a folder: rows of one name and
+            two identities do not compare. Of a model the recipe and the protocol's samplers say it, and it is empty.
     """
 
     name: str

@@ -101,6 +101,14 @@ def reduced(values: Tensor, fabric: Fabric, by: str = "sum") -> Tensor:
     return total
 
 
+def pixels_sha256(pictures: PictureSet, n: int) -> str:
+    """Of the first n pictures' pixels, the same on every machine that decodes them alike."""
+    sha256 = hashlib.sha256()
+    for start in range(0, n, 1024):
+        sha256.update(pictures[list(range(start, min(start + 1024, n)))].numpy().tobytes())
+    return sha256.hexdigest()
+
+
 def dealt(n: int, batch_size: int, fabric: Fabric) -> Iterator[Tensor]:
     """Indices of this rank's pictures in batches: each of n on one rank only and none twice; a rank may have none."""
     mine = torch.arange(fabric.global_rank, n, fabric.world_size)
@@ -118,6 +126,7 @@ def reference_features(
     cache: Path | None,
     unfinished: Unfinished,
     advance: Callable[[int], None],
+    name: str = "real",
 ) -> Features:
     """Those of the first n real pictures: from the cache, or else computed by all ranks.
 
@@ -131,6 +140,7 @@ def reference_features(
         cache: folder of cached features; None computes them anew.
         unfinished: keeps what is computed until all of it is.
         advance: told how many pictures were dealt with.
+        name: what they are kept by in `unfinished`.
     """
     key = repr((pictures.digest, n, extractor.name, extractor.digest, extractor.resize, "in order"))
     file = cache / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.safetensors" if cache else None
@@ -144,14 +154,14 @@ def reference_features(
         return {"features": extractor(pictures[indices].to(device))}
 
     for indices in dealt(n, batch_size, fabric):
-        collected.add(indices, unfinished.batch("real", indices, partial(features_of, indices))["features"])
+        collected.add(indices, unfinished.batch(name, indices, partial(features_of, indices))["features"])
         advance(len(indices))
     features = collected.joined()
     if file and fabric.is_global_zero:
         held = {"features": features.each, "moments": features.sums}
         with replacing(file) as fresh:
             save_file({name: x.cpu().contiguous() for name, x in held.items() if x is not None}, fresh)
-        unfinished.finish("real")
+        unfinished.finish(name)
     return features
 
 

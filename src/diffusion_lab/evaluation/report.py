@@ -19,6 +19,7 @@ from rich.table import Table
 from torch import Tensor
 
 from diffusion_lab.evaluation.gallery import Shown
+from diffusion_lab.evaluation.memorisation import SHEET
 from diffusion_lab.files import replacing
 from diffusion_lab.pictures import save_png, sheet
 from diffusion_lab.protocol import digest
@@ -49,6 +50,13 @@ _COLUMNS: tuple[tuple[_Column, ...], ...] = (  # a table of each
         ("seam", "seam", ".2f", None),
         ("diversity", "diversity", ".4f", None),
     ),
+    (
+        ("diversity_hole", "div. hole", ".4f", None),
+        ("fd", "FD ↓", ".2f", False),
+        ("training_distance", "to train", ".2f", None),
+        ("true_training_distance", "truth's", ".2f", None),
+        ("nearer_than_truth", "nearer", ".2f", None),
+    ),
 )
 MORE_IS_BETTER = {key: more for table in _COLUMNS for key, _, _, more in table}
 HEADINGS = {key: (heading, form) for table in _COLUMNS for key, heading, form, _ in table}
@@ -70,6 +78,9 @@ class Report:
         areas: figures by the area of the hole, as `diffusion_lab.evaluation.uncertainty.by_area` has them.
         gallery: pictures of each kind to look at.
         recipe: of the model, as `recipe.json` has it; None: there is no model, or nobody has said.
+        attributes: figures by what faces are like, as `diffusion_lab.evaluation.uncertainty.by_attribute` has them.
+        nearest: caption and pictures of the completions that are nearest to a training picture, as
+            `diffusion_lab.evaluation.memorisation.SHEET` names them.
     """
 
     rows: Sequence[Mapping[str, Any]]
@@ -81,6 +92,8 @@ class Report:
     areas: Sequence[Mapping[str, Any]]
     gallery: Sequence[Shown] = ()
     recipe: Mapping[str, Any] | None = None
+    attributes: Sequence[Mapping[str, Any]] = ()
+    nearest: Sequence[tuple[str, Sequence[Tensor]]] = ()
 
     @property
     def protocol_sha256(self) -> str:
@@ -88,8 +101,10 @@ class Report:
         return digest(self.protocol)
 
     def save(self, folder: Path) -> None:
-        """Write grid.png, results.md and results.json, each whole or not at all; call it on one rank only."""
+        """Write grid.png, results.md, results.json and, if asked for, nearest.png, each whole; on one rank only."""
         save_png(self.grid(), folder / "grid.png")
+        if self.nearest:
+            save_png(_captioned(self.nearest, SHEET, self._side), folder / "nearest.png")
         with replacing(folder / "results.md") as fresh:
             fresh.write_text(self.markdown(), encoding="utf-8")
         with replacing(folder / "results.json") as fresh:
@@ -105,7 +120,8 @@ class Report:
         }
         head = json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False).removesuffix("\n}")
         parts = [head]
-        for name, entries in (("uncertainty", self.uncertainty), ("areas", self.areas), ("pictures", self.pictures)):
+        tables = {"uncertainty": self.uncertainty, "areas": self.areas, "attributes": self.attributes}
+        for name, entries in (tables | {"pictures": self.pictures}).items():
             lines = (json.dumps(dict(entry), ensure_ascii=False, allow_nan=False) for entry in entries)
             parts.append(f'  "{name}": [\n    ' + ",\n    ".join(lines) + "\n  ]")  # a line per entry, not per number
         return ",\n".join(parts) + "\n}\n"
@@ -122,6 +138,9 @@ class Report:
         lines += [note + "\n" for note in self.notes()]
         lines += self._against()
         lines += self._by_area()
+        lines += self._by_attribute()
+        if self.nearest:
+            lines += ["![completions, and the training pictures that are nearest to them](nearest.png)", ""]
         lines += ["![truth, given and completed pictures](grid.png)", "", "| protocol | |", "|---|---|"]
         lines.append(_line(["sha256", self.protocol_sha256]))
         lines += [_line([key, str(value)]) for key, value in flat(self.protocol).items()]
@@ -180,6 +199,11 @@ class Report:
                     else ""
                 )
             )
+        if published := facts.get("published"):
+            notes.append(
+                f"Holes and number of pictures are {published['name']}'s; its own figures are of "
+                f"{published['pictures']}, with other draws of the random holes."
+            )
         notes.append(f"Protocol {facts['name']}, sha256 {self.protocol_sha256[:16]}.")
         changed = facts["known_pixels_changed"]
         touched = "; ".join(f"{name} in {count} pictures" for name, count in changed.items())
@@ -190,18 +214,11 @@ class Report:
 
     def grid(self) -> Image.Image:
         """The examples as one picture: columns are truth, what is given and methods, rows pictures of each kind."""
-        side = max(96, self.protocol["image_size"])
-        body = sheet([row for _, row in self.examples], ["truth", "given", *self.methods], side=side)
-        margin = 96
-        canvas = Image.new("RGB", (body.width + margin, body.height), "white")
-        canvas.paste(body, (margin, 0))
-        draw = ImageDraw.Draw(canvas)
-        step = side + 4
-        top = body.height - step * len(self.examples)  # below the head with the captions
-        for i, (caption, _) in enumerate(self.examples):
-            middle = top + i * step + side // 2
-            draw.text((margin - 6, middle), caption, fill="black", font=ImageFont.load_default(12), anchor="rm")
-        return canvas
+        return _captioned(self.examples, ["truth", "given", *self.methods], self._side)
+
+    @property
+    def _side(self) -> int:
+        return max(96, int(self.protocol["image_size"]))
 
     def _tables(self) -> list[list[_Column]]:
         """The columns of each table: those of which a row has a value, for some were perhaps not asked for."""
@@ -260,6 +277,44 @@ class Report:
             share = f"{entry['from']:.0%} to {entry['to']:.0%}"
             lines.append(_line([share, entry["method"], str(entry["n"]), *figures]))
         return [*lines, ""]
+
+    def _by_attribute(self) -> list[str]:
+        """The figures of pictures with and without each attribute, and how many of these differences chance makes."""
+        if not self.attributes:
+            return []
+        names = list(self.attributes[0]["figures"])
+        known = [column for columns in self._tables() for column in columns if column[0] in names]
+        comparisons = len(self.attributes) * len(known)
+        lines = ["## By attribute, all kinds together", ""]
+        lines += [
+            "Figures of the pictures with it, minus those of the pictures without it; the verdict is of those with it. "
+            f"These are {comparisons} comparisons at 95 %: about {comparisons / 20:.0f} of them differ by chance. "
+            "What differs need not be the method's doing: some faces are harder to fill.",
+            "",
+        ]
+        lines += [_line(["attribute", "method", "with", "without", *(heading for _, heading, _, _ in known)])]
+        lines += [_line(["---", "---", "---:", "---:", *["---"] * len(known)])]
+        for entry in self.attributes:
+            cells = []
+            for key, _, form, _ in known:
+                figure = entry["figures"][key]
+                cells.append(_difference({**figure, "mean": figure["difference"]}, form))
+            counts = [str(entry["with"]), str(entry["without"])]
+            lines.append(_line([entry["attribute"], entry["method"], *counts, *cells]))
+        return [*lines, ""]
+
+
+def _captioned(rows: Sequence[tuple[str, Sequence[Tensor]]], columns: Sequence[str], side: int) -> Image.Image:
+    """A sheet with a caption before each row."""
+    body, font = sheet([row for _, row in rows], columns, side=side), ImageFont.load_default(12)
+    margin = max(96, 12 + round(max(font.getlength(caption) for caption, _ in rows)))
+    canvas = Image.new("RGB", (body.width + margin, body.height), "white")
+    canvas.paste(body, (margin, 0))
+    draw, step = ImageDraw.Draw(canvas), side + 4
+    top = body.height - step * len(rows)  # below the head with the captions
+    for i, (caption, _) in enumerate(rows):
+        draw.text((margin - 6, top + i * step + side // 2), caption, fill="black", font=font, anchor="rm")
+    return canvas
 
 
 def _difference(found: Mapping[str, Any] | None, form: str) -> str:

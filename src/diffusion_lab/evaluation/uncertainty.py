@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diffusion_lab.bootstrap import intervals, verdict
+from diffusion_lab.bootstrap import contrasts, intervals, verdict
 
 Each = Mapping[str, Any]
 """A row's figures of each picture: ``{"mask": ..., "method": ..., "hole_area": [...], "lpips": [...], ...}``."""
 
+LEAST = 10  # pictures with an attribute, and without it, below which nothing is said of it
 _BINS = 10  # of hole area
 
 
@@ -86,6 +87,57 @@ def by_area(pictures: Sequence[Each], figures: Sequence[str]) -> list[dict[str, 
             of = np.repeat(counts[number][:, None], len(figures), axis=1)
             ends = _ends(sums[number], of) if seen.sum() > 1 else []
             found.append({**entry, "intervals": dict(zip(figures, ends, strict=False))})
+    return found
+
+
+def by_attribute(
+    pictures: Sequence[Each],
+    labels: Mapping[str, NDArray[np.bool_]],
+    figures: Sequence[str],
+    more_is_better: Mapping[str, bool | None],
+) -> list[dict[str, Any]]:
+    """The figures of each method on pictures that have an attribute and on those that do not, over all kinds of holes.
+
+    Of an attribute that fewer than 10 pictures have, or all but fewer than 10, nothing is said.
+
+    Args:
+        pictures: of each row.
+        labels: ``(n,)`` of each attribute, which pictures have it.
+        figures: which; means over pictures.
+        more_is_better: by figure; None: neither.
+
+    Returns:
+        ``{"attribute", "method", "with": pictures, "without": pictures, "figures": {figure: {"with": mean, "without":
+        mean, "difference", "interval": [low, high] of with - without, "verdict"}}}`` by attribute and method; the
+        verdict is of the pictures with it.
+    """
+    methods = list(dict.fromkeys(each["method"] for each in pictures))
+    each_method = [
+        np.mean([_columns(row, figures) for row in pictures if row["method"] == method], axis=0) for method in methods
+    ]
+    enough = {
+        name: np.asarray(has, dtype=bool) for name, has in labels.items() if LEAST <= np.sum(has) <= len(has) - LEAST
+    }
+    if not enough:
+        return []
+    members = np.stack([*enough.values()], axis=1)
+    ends = contrasts(np.concatenate(each_method, axis=1), members)
+    ends = ends.reshape(len(enough), len(methods), len(figures), 2)
+    found = []
+    for (attribute, has), of_attribute in zip(enough.items(), ends, strict=True):
+        for method, values, of_method in zip(methods, each_method, of_attribute, strict=True):
+            entry: dict[str, Any] = {"attribute": attribute, "method": method}
+            entry |= {"with": int(has.sum()), "without": int((~has).sum()), "figures": {}}
+            means = values[has].mean(axis=0), values[~has].mean(axis=0)
+            for name, ours, theirs, (low, high) in zip(figures, *means, of_method, strict=True):
+                entry["figures"][name] = {
+                    "with": _short(ours),
+                    "without": _short(theirs),
+                    "difference": _short(ours - theirs),
+                    "interval": [_short(low), _short(high)],
+                    "verdict": verdict(low, high, more_is_better.get(name)),
+                }
+            found.append(entry)
     return found
 
 

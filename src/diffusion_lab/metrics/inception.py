@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from diffusion_lab.metrics.resizing import Resizing, antialiased
+
 
 class _Convolution(nn.Conv2d):
     """A convolution, its batch norm folded in, and a ReLU."""
@@ -142,8 +144,7 @@ class InceptionV3(nn.Module):
     """Maps uint8 pictures (N, 3, H, W) of any size to the 2048 pooled features that FID compares.
 
     Args:
-        antialias: how pictures are resized to 299x299, always bilinearly. True blurs before it shrinks; for
-            pictures below 299 pixels the two agree. The choice is part of every number: see `resize`.
+        resize: how pictures become 299x299, which is part of every number; None is `antialiased`.
 
     Use `inception` for one with weights: a bare instance holds random ones, which measure nothing.
     """
@@ -151,9 +152,9 @@ class InceptionV3(nn.Module):
     num_features = 2048
     name = "Inception-v3 (2015-12-05), 2048 pooled features"
 
-    def __init__(self, antialias: bool = True):
+    def __init__(self, resize: Resizing | None = None):
         super().__init__()
-        self.antialias = antialias
+        self.resizing = resize or antialiased()
         self.digest = ""  # of the weights; `inception` sets it, and caches of features are keyed by it
         self.layers = nn.Sequential()
         for name, layer in (
@@ -181,7 +182,7 @@ class InceptionV3(nn.Module):
     @property
     def resize(self) -> str:
         """How pictures reach 299x299, in words, to stand beside each number."""
-        return f"bilinear to 299x299, {'antialiased' if self.antialias else 'not antialiased'}"
+        return self.resizing.words
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
@@ -194,9 +195,6 @@ class InceptionV3(nn.Module):
                 f"FID features need uint8 pictures (N, 3, H, W), got {images.dtype} {tuple(images.shape)}."
             )
         with torch.autocast(images.device.type, enabled=False):
-            x = images.float()
-            if x.shape[-2:] != (299, 299):
-                x = F.interpolate(x, (299, 299), mode="bilinear", align_corners=False, antialias=self.antialias)
-            x = ((x - 128) / 128).contiguous(memory_format=torch.channels_last)
+            x = self.resizing(images).contiguous(memory_format=torch.channels_last)
             features: Tensor = self.layers(x).mean(dim=(2, 3))
         return features

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
 
 import torch
@@ -49,6 +51,8 @@ class LPIPS(nn.Module):
 
     def taps(self, images: Tensor) -> list[Tensor]:
         """The five activations after the ReLUs, each of unit length along its channels."""
+        if min(images.shape[-2:]) < _SMALLEST:
+            raise ValueError(f"LPIPS needs pictures of at least {_SMALLEST} pixels, got {tuple(images.shape[-2:])}.")
         x = images / 127.5 - 1 if images.dtype == torch.uint8 else images
         x = (x - self.shift) / self.scale
         activations = []
@@ -66,26 +70,45 @@ class LPIPS(nn.Module):
             target: as `images`.
             mask: not looked at, the whole picture counts; it is there so that all measures are called alike.
         """
-        if min(images.shape[-2:]) < _SMALLEST:
-            raise ValueError(f"LPIPS needs pictures of at least {_SMALLEST} pixels, got {tuple(images.shape[-2:])}.")
         with torch.autocast(images.device.type, enabled=False):
-            distance = torch.zeros(len(images), device=images.device)
-            for level, (x, y) in enumerate(zip(self.taps(images), self.taps(target), strict=True)):
-                weight = self.get_submodule(f"lin{level}").weight
-                assert isinstance(weight, Tensor)
-                distance = distance + F.conv2d((x - y).square(), weight).mean(dim=(1, 2, 3))
+            return self.between(self.taps(images), self.taps(target))
+
+    def between(self, some: Sequence[Tensor], others: Sequence[Tensor], hole: Tensor | None = None) -> Tensor:
+        """Distances, float32 (B,), of pictures whose `taps` are known.
+
+        Args:
+            some: of B pictures.
+            others: of as many.
+            hole: bool (B, 1, H, W), True where it counts: in place of ``mean_hw``, a mean in which each cell of a layer
+                weighs as much as of it lies in the hole. None or a whole picture is the distance itself; 0 where there
+                is no hole.
+        """
+        distance = torch.zeros(len(some[0]), device=some[0].device)
+        for level, (x, y) in enumerate(zip(some, others, strict=True)):
+            weight = self.get_submodule(f"lin{level}").weight
+            assert isinstance(weight, Tensor)
+            apart = F.conv2d((x - y).square(), weight)
+            if hole is None:
+                distance = distance + apart.mean(dim=(1, 2, 3))
+            else:
+                inside = F.adaptive_avg_pool2d(hole.to(apart.dtype), (apart.shape[-2], apart.shape[-1]))
+                total = inside.sum(dim=(1, 2, 3)).clamp(min=1e-12)
+                distance = distance + (apart * inside).sum(dim=(1, 2, 3)) / total
         return distance
 
 
-def diversity(perceptual: LPIPS, completions: Tensor) -> Tensor:
+def diversity(perceptual: LPIPS, completions: Tensor, hole: Tensor | None = None) -> Tensor:
     """Mean LPIPS over all pairs of k completions of the same picture, (B,); 0 when the model knows one answer only.
 
     Args:
         perceptual: the distance.
         completions: (k, B, 3, H, W), uint8 or float in [-1, 1], k >= 2.
+        hole: bool (B, 1, H, W): of that part alone, see `LPIPS.between`. None is the whole picture, of which the known
+            part is the same in all and so makes a small hole look as if there were one answer.
     """
     k = len(completions)
     if k < 2:
         raise ValueError(f"Diversity compares at least 2 completions of a picture, got {k}.")
-    pairs = torch.combinations(torch.arange(k))
-    return torch.stack([perceptual(completions[i], completions[j]) for i, j in pairs.tolist()]).mean(dim=0)
+    with torch.autocast(completions.device.type, enabled=False):
+        taps = [perceptual.taps(images) for images in completions]
+        return torch.stack([perceptual.between(*pair, hole) for pair in combinations(taps, 2)]).mean(dim=0)

@@ -99,9 +99,15 @@ def center(size: int, generator: Generator, side: float = 0.5) -> Tensor:
     return _tensor(mask)
 
 
-def half(size: int, generator: Generator) -> Tensor:
-    """The left, right, upper or lower half, each as often."""
-    side = whole_number(0, 3, next(uniforms(1, generator)))
+def half(size: int, generator: Generator, turns: Sequence[int] = (0, 1, 2, 3)) -> Tensor:
+    """One of the halves, each as often: the left, right, upper or lower one.
+
+    Args:
+        size: side of the mask in pixels.
+        generator: source of randomness.
+        turns: the halves to choose from, as quarter turns of the left one; 2 is the right one.
+    """
+    side = turns[whole_number(0, len(turns) - 1, next(uniforms(1, generator)))]
     mask = torch.zeros(1, size, size, dtype=torch.bool)
     mask[:, :, : size // 2] = True
     return mask.rot90(side, (1, 2)).contiguous()
