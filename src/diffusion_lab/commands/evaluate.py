@@ -64,7 +64,7 @@ def main(cfg: DictConfig) -> None:
         crops=cfg.crops,
         judge=instantiate(cfg.fd.extractor) if cfg.fd.extractor.weights else None,
         training=learned().pictures("train") if cfg.memorisation else None,
-        labels=labelled(data, instantiate(cfg.labels), cfg.split),
+        labels=labelled(data, instantiate(cfg.get("labels")), cfg.split),
         protocol={
             **protocol,
             "task": task.name,
