@@ -212,17 +212,17 @@ def run(jobs: Sequence[Job], command: Callable[[Job], Sequence[str]], places: Se
                         free.pop(0)
                     if not job.open or any(each.job is job for each in running):
                         waiting.remove(job)
+                if waiting and not running:
+                    for job in waiting:
+                        if job.number not in spoken:
+                            print(f"job {job.number}: somebody is at work on it in '{job.folder}'; waiting", flush=True)
+                            spoken.add(job.number)
                 for each in [each for each in running if each.process.poll() is not None]:
                     running.remove(each)
                     free.append(each.place)
                     stopped = each.ended() or stopped
                 if stopped:
                     break
-                if waiting and not running:
-                    for job in waiting:
-                        if job.number not in spoken:
-                            print(f"job {job.number}: somebody is at work on it in '{job.folder}'; waiting", flush=True)
-                            spoken.add(job.number)
                 time.sleep(_LOOK)
     except KeyboardInterrupt:  # the jobs got it too
         stopped = 128 + signal.SIGINT
