@@ -68,7 +68,7 @@ def lab(program: Path, home: Path) -> Lab:
             env={**inherited, "OMP_NUM_THREADS": "1", **environment},
             capture_output=True,
             text=True,
-            timeout=2 * PATIENCE,
+            timeout=12 * PATIENCE,
         )
         assert done.returncode == code, done.stdout + done.stderr
         return done
@@ -178,6 +178,6 @@ def test_slurm_starts_every_rank_by_the_command(program: Path, home: Path) -> No
         )
         for rank in range(2)
     ]
-    said = [task.communicate(timeout=2 * PATIENCE)[0] for task in tasks]
+    said = [task.communicate(timeout=12 * PATIENCE)[0] for task in tasks]
     assert [task.returncode for task in tasks] == [0, 0], said
     assert steps(home / "logs" / "slurm" / "run") == 2

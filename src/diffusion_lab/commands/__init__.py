@@ -72,7 +72,7 @@ def listing() -> str:
             "",
             "COMMAND --help says what can be set. Groups of one's own stand beside the packaged ones in the folder of",
             "--config-dir FOLDER; --cfg job prints what would run. Tab completes after",
-            '  eval "$(diffusion-lab -sc install=bash)"',
+            'eval "$(diffusion-lab -sc install=bash)"',
         ]
     )
 
