@@ -65,9 +65,8 @@ def picture_restored(cfg: DictConfig) -> None:
     print(f"inpainter: {folder}", flush=True)
     seeds = list(range(cfg.seed, cfg.seed + cfg.num_samples))
     inpainter, sampler = cascade.load(folder).to(device(cfg.device)), instantiate(cfg.get("sampler"))
-    data = inpainter.recipe["data"]
-    crop = named(data["crop"])
-    cut = photo.cut(image, hole, int(data["image_size"]), crop, inpainter.task, eyes)
+    crop = named(inpainter.recipe["data"]["crop"])
+    cut = photo.cut(image, hole, inpainter.sides, crop, inpainter.task, eyes, cfg.detail)
     if hole is not None:
         lines = (
             told(cut, align) if crop.eyes else [f"face: not looked for, the model's crop ({crop.name}) knows no eyes"]
@@ -77,7 +76,8 @@ def picture_restored(cfg: DictConfig) -> None:
     for seed, picture in zip(seeds, pictures, strict=True):
         path = output if len(seeds) == 1 else output.with_stem(f"{output.stem}-{seed}")
         save_png(picture, path)
-        print(f"wrote {path} (seed {seed}, {inpainter.network_calls(sampler) * len(cut.parts)} network calls)")
+        calls = inpainter.network_calls(sampler, cut.images.shape[-1]) * len(cut.parts)
+        print(f"wrote {path} (seed {seed}, {calls} network calls)")
 
 
 def for_its_task(arguments: list[str]) -> list[str]:
