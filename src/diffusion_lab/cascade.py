@@ -125,6 +125,28 @@ class Cascade(nn.Module):
         """
         return Windows.over(hole, self.sizes[min(leg, len(self.sizes) - 1)])
 
+    def joined(self, leg: int, windows: Windows, made: Tensor, given: Tensor) -> Tensor:
+        """What a stage has made of its windows, as a whole.
+
+        A window of a large picture may lie in the hole altogether, and a refiner, which was trained to distrust the
+        colours that it is given, then changes them. So all that is as coarse as the first stage's pixels stays as it
+        was given: x + up(down(y - x)), as in DDNM (Wang et al. 2023), eq. 6.
+
+        Args:
+            leg: as in `asked`.
+            windows: R of them, over B pictures.
+            made: ``(R, 3, s, s)``.
+            given: ``(R, 3, s, s)``, what it was shown.
+
+        Returns:
+            ``(B, 3, S, S)``; what lies in no window is of no meaning.
+        """
+        whole = windows.joined(made)
+        if leg < len(self.sizes):
+            return whole
+        coarse = F.avg_pool2d(windows.joined(given) - whole, windows.side // self.sizes[0])
+        return (whole + F.interpolate(coarse, windows.side, mode="bicubic")).clamp(-1, 1)
+
     def forward(
         self,
         image: Tensor,
@@ -163,15 +185,16 @@ class Cascade(nn.Module):
             stage = self.stages[number]
             taken = stage.sampler if sampler is None or leg > 0 else sampler
             parts = partial(in_parts, most=max(len(image), MOST))
+            rows = windows.cut(given)
             made = stage.drawn(
-                windows.cut(given),
+                rows,
                 windows.cut(hole),
                 windows.noise(stage_seeds(seeds, leg), given.shape[1], given.device),
                 replace(taken, wrap=Around([parts, taken.wrap])),
                 attributes if leg == 0 else None,
                 on_step,
             )
-            filled = windows.joined(made)
+            filled = self.joined(leg, windows, made, rows)
         assert filled is not None
         return torch.where(mask, filled, image)
 
@@ -188,8 +211,8 @@ def sides(made: Mapping[str, Any]) -> tuple[int, ...]:
     """Of the pictures that a model of this recipe fills, for who has not loaded it.
 
     Example:
-        >>> sides({"model": {"stages": []}, "data": {"image_size": 256}}), sides({"model": {}, "data": {"image_size": 64}})
-        ((256, 512, 1024), (64,))
+        >>> sides({"model": {"stages": []}, "data": {"image_size": 64}})
+        (64, 128, 256)
     """
     return tuple(int(made["data"]["image_size"]) * times for times in (CLOSER if "stages" in made["model"] else (1,)))
 

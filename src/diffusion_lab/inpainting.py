@@ -72,6 +72,10 @@ class Inpainter(nn.Module):
         """Where its network looks: at the whole; see `Cascade.windows`."""
         return Windows.over(hole, hole.shape[-1])
 
+    def joined(self, leg: int, windows: Windows, made: Tensor, given: Tensor) -> Tensor:
+        """What its stage has made, as a whole; see `Cascade.joined`."""
+        return windows.joined(made)
+
     def condition(self, given: Tensor, mask: Tensor, fill: Tensor, attributes: Tensor | None = None) -> Condition:
         """What the model may see: what its task shows of the given picture, and what the face is like.
 

@@ -84,14 +84,15 @@ class Walk:
         seen = self.given if self.seen is None else torch.where(self.hole, self.seen.x_0, self.given)
         side = self.model.sides[0]
         image, hole = reduced(self.image, self.mask, self.image.shape[-1] // side)
-        whole = self.windows.joined(seen.clamp(-1, 1))
+        whole = self.model.joined(self.leg, self.windows, seen.clamp(-1, 1), self.given)
         how = "bicubic" if whole.shape[-1] < side else "area"
         filled = whole if whole.shape[-1] == side else F.interpolate(whole, side, mode=how)
         return to_uint8(torch.where(hole, filled, image)).cpu()
 
     def filled(self) -> Tensor:
         """``(n P, 3, S, S)`` at the stage's side: where it ended."""
-        return self.windows.joined(torch.where(self.hole, self.rows.x.clamp(-1, 1), self.given))
+        made = torch.where(self.hole, self.rows.x.clamp(-1, 1), self.given)
+        return self.model.joined(self.leg, self.windows, made, self.given)
 
     def pictures(self) -> Tensor:
         """``(n P, 3, S, S)``: where it ended; known pixels are the image's."""

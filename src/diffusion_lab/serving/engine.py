@@ -1,6 +1,6 @@
 """What an engine is: jobs in, events out. `local.LocalEngine` is a model in this process."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -50,22 +50,22 @@ class Job:
         """
         return len(self.seeds) * len(Windows.over(self.mask, size))
 
-    def check(self, size: int) -> None:
+    def check(self, sides: Collection[int]) -> None:
         """Says it where a program has made a job that is none.
 
         Args:
-            size: of the smallest squares of the model in service; others are so many times as large, of which a model
-                that fills none so large makes small ones again.
+            sides: that S may be.
 
         Raises:
             ValueError: in that case.
         """
         parts, side = len(self.image), self.image.shape[-1]
         fits = self.image.shape == (parts, 3, side, side) and self.mask.shape == (parts, 1, side, side)
-        if not (fits and side >= size and side % size == 0 and self.rows):
+        if not (fits and side in sides and self.rows):
+            known = " or ".join(f"3x{side}x{side}" for side in sorted(sides))
             raise ValueError(
-                f"a job needs images of 3x{size}x{size}, as many masks of 1x{size}x{size} and a seed, or squares a "
-                f"multiple as large, got {tuple(self.image.shape)}, {tuple(self.mask.shape)} and {len(self.seeds)} seeds"
+                f"a job needs images of {known}, as many masks of one channel and that size, and a seed, got "
+                f"{tuple(self.image.shape)}, {tuple(self.mask.shape)} and {len(self.seeds)} seeds"
             )
 
 

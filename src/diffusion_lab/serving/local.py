@@ -94,6 +94,7 @@ class LocalEngine:
         if "data" not in inpainter.recipe:
             raise ValueError("this inpainter has no recipe that names its image size: load it from a folder")
         self._model = Model(inpainter.eval(), version, autocast)
+        self._sides = {*self._model.inpainter.sides}  # and of the models before: a job may have been cut for the last
         self._calls = SharedCalls(max_batch)
         self._max_queue = max_queue
         self._seconds = seconds
@@ -175,6 +176,7 @@ class LocalEngine:
                 if self._until is not None:
                     raise SwapRefused("the engine is about to end")
                 self._model = model
+                self._sides.update(model.inpainter.sides)
             log.info("%s serves in place of %s", model.version, old.version)
             return model.version
 
@@ -190,7 +192,7 @@ class LocalEngine:
         """A place in the queue."""
         if not self.stats().ready:
             raise NotReady("the engine ends" if self._until is not None else "the engine warms up", retry_after=5)
-        job.check(self.image_size)
+        job.check(self._sides)
         now = time.monotonic()
         rows = job.windows(self.image_size)
         calls, all_calls = (self.inpainter.network_calls(job.sampler, side) for side in (None, job.image.shape[-1]))

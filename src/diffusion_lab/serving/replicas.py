@@ -88,6 +88,7 @@ class ReplicatedEngine:
         made = recipe.read(folder)
         self._task = tasks.of(made)
         self._sides, self._crop = sides(made), named(made["data"]["crop"])
+        self._taken = {*self._sides}  # and those of the models before: a job may have been cut for the last
         self._version = version_of(folder)
         self._max_queue = max_queue
         self._seconds = seconds
@@ -200,6 +201,7 @@ class ReplicatedEngine:
             self._version = answers[0] if answers else version_of(folder)
             made = recipe.read(folder)
             self._sides, self._crop = sides(made), named(made["data"]["crop"])
+            self._taken.update(self._sides)
             log.info("%s serves in place of %s, in %d replicas", self._version, old_version, len(answers))
             return self._version
 
@@ -224,7 +226,7 @@ class ReplicatedEngine:
         stats = self.stats()
         if not stats.ready:
             raise NotReady("the engine ends" if self._draining else "no replica is ready", retry_after=5)
-        job.check(self.image_size)
+        job.check(self._taken)
         if stats.queued >= self._max_queue * len(self._standings):
             raise QueueFull(f"{stats.queued} jobs wait already", math.ceil(self._wait))
         now = asyncio.get_running_loop().time()
