@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from diffusion_lab import recipe
 from diffusion_lab.data.degradations import enlarged
 from diffusion_lab.diffusion.denoiser import Condition, Denoiser, Prediction
+from diffusion_lab.diffusion.samplers import dpm_solver
 from diffusion_lab.diffusion.sampling import Around, Rows, Sampler
 from diffusion_lab.inpainting import Inpainter
 from diffusion_lab.pictures import to_float, to_uint8
@@ -31,6 +32,8 @@ from diffusion_lab.windows import Windows
 
 CLOSER = (1, 2, 4)
 """So many times as large as its last stage's are the pictures that a cascade fills."""
+AGAIN = dpm_solver(steps=4, eta=0.5)
+"""How a refiner samples for windows of a large picture: what there is has been decided, four steps do as well as eight."""
 MOST = 16
 """Windows of a network call, at most, where a cascade calls by itself and there are more than pictures."""
 
@@ -96,8 +99,19 @@ class Cascade(nn.Module):
 
         All windows are asked about at once.
         """
-        _, *later = self.legs(side or self.sizes[-1])
-        return self.first.network_calls(sampler) + sum(self.stages[stage].network_calls() for stage in later)
+        legs = enumerate(self.legs(side or self.sizes[-1]))
+        return sum(self.stages[stage].network_calls(self.taken(leg, sampler)) for leg, stage in legs)
+
+    def taken(self, leg: int, sampler: Sampler | None) -> Sampler:
+        """How a stage samples.
+
+        Args:
+            leg: as in `asked`.
+            sampler: of the first one; None is its own. Refiners keep theirs, but for windows `AGAIN` is enough.
+        """
+        if leg == len(self.sizes):
+            return replace(AGAIN, wrap=self.stages[-1].sampler.wrap, constrain=self.stages[-1].sampler.constrain)
+        return self.stages[leg].sampler if sampler is None or leg > 0 else sampler
 
     def asked(self, leg: int, image: Tensor, mask: Tensor, filled: Tensor | None) -> tuple[Tensor, Tensor]:
         """What a stage is given, and the hole that it fills, as a whole.
@@ -183,7 +197,7 @@ class Cascade(nn.Module):
             given, hole = self.asked(leg, image, mask, filled)
             windows = self.windows(leg, hole)
             stage = self.stages[number]
-            taken = stage.sampler if sampler is None or leg > 0 else sampler
+            taken = self.taken(leg, sampler)
             parts = partial(in_parts, most=max(len(image), MOST))
             rows = windows.cut(given)
             made = stage.drawn(

@@ -64,6 +64,10 @@ class Inpainter(nn.Module):
         """The stages that a picture goes through: its one; see `Cascade.legs`."""
         return (0,)
 
+    def taken(self, leg: int, sampler: Sampler | None) -> Sampler:
+        """How its one stage samples; see `Cascade.taken`."""
+        return sampler or self.sampler
+
     def asked(self, leg: int, image: Tensor, mask: Tensor, filled: Tensor | None) -> tuple[Tensor, Tensor]:
         """What its one stage is given, and the hole that it fills; see `Cascade.asked`."""
         return image, mask

@@ -129,7 +129,7 @@ def entered(
     """The walk before the first step of a stage; `before` is where it left the last one, None at the first."""
     side = image.shape[-1]
     inpainter = model.stages[model.legs(side)[leg]]
-    taken = sampler or inpainter.sampler
+    taken = model.taken(leg, sampler)
     whole, holes = model.asked(leg, image, mask, None if before is None else before.filled())
     windows = model.windows(leg, holes)
     given, hole = windows.cut(whole), windows.cut(holes)
