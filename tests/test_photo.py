@@ -184,6 +184,24 @@ def test_an_aligned_picture_is_shown_as_the_model_knows_it(enlarged: int) -> Non
     assert turned.parts[0].frame.side == 178 * enlarged
 
 
+@pytest.mark.parametrize(
+    ("between", "detail", "side"),
+    [(6.9, 64, 16), (7.1, 64, 32), (13.8, 64, 32), (14.1, 64, 64), (80, 64, 64), (80, 40, 32), (80, 8, 16)],
+)
+def test_a_large_face_is_shown_at_its_own_sharpness(between: float, detail: int, side: int) -> None:
+    """In the least of the sides that has two thirds of its pixels."""
+    wide = 148 / 43 * between  # as center148 has it
+    before, mask = picture(600, 500), hole(600, 500, (300, 250, 303, 252))
+    made = cut(before, mask, (16, 32, 64), center148(), eyes=[eyes(300, 250, between)], detail=detail)
+    assert made.parts[0].frame.side == pytest.approx(wide)
+    assert side == 16 or side / 2 < wide * 2 / 3
+    assert made.images.shape == (1, 3, side, side)
+    assert made.holes.shape == (1, 1, side, side)
+    red = np.asarray(filled(made))
+    assert np.abs(red[mask[0].numpy()].astype(int) - (255, 0, 0)).max() <= 8
+    assert np.array_equal(red[~mask[0].numpy()], np.asarray(before)[~mask[0].numpy()])
+
+
 @pytest.mark.parametrize("task", [restoration("colorization", unchanged), several(unchanged)])
 def test_a_whole_picture_is_shown_resampled_as_the_training_s_were(task: Task) -> None:
     """By Lanczos, which looks at all pixels; the nearest one alone would alias. Nothing of it is hidden."""

@@ -33,7 +33,7 @@ from diffusion_lab.windows import Windows
 CLOSER = (1, 2, 4)
 """So many times as large as its last stage's are the pictures that a cascade fills."""
 AGAIN = dpm_solver(steps=4, eta=0.5)
-"""How a refiner samples for windows of a large picture: what there is has been decided, four steps do as well as eight."""
+"""How a refiner samples for windows of a large picture: four steps are measured to do as well as eight."""
 MOST = 16
 """Windows of a network call, at most, where a cascade calls by itself and there are more than pictures."""
 

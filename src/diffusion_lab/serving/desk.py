@@ -145,9 +145,9 @@ class Desk:
             raise Mistake(422, "invalid_request", message, "num_samples")
         if (windows := job.windows(self.engine.image_size)) > max(self.limits.windows, job.rows):
             message = (
-                f"num_samples: at {job.image.shape[-1]} px the hole is {windows // len(seeds)} windows wide, each "
-                f"filled {len(seeds)} times, and {self.limits.windows} may be filled at once: ask for less, or send a "
-                f"smaller picture"
+                f"num_samples: at {job.image.shape[-1]} px the hole is seen through {windows // len(seeds)} windows, "
+                f"each filled {len(seeds)} times, and {self.limits.windows} may be at once: ask for less, fill a part "
+                "of it first, or send a smaller picture"
             )
             raise Mistake(422, "invalid_request", message, "num_samples")
         order = Order(photo, job, settings.feather, small)
