@@ -55,6 +55,8 @@ def picture_restored(cfg: DictConfig) -> None:
     output = Path(cfg.output)
     if output.suffix.lower() != ".png":
         raise ValueError(f"output={output} must end in .png: another format would change the known pixels")
+    if type(cfg.detail) is not int or cfg.detail < 1:
+        raise ValueError(f"detail={cfg.detail} must be pixels of a square's side, such as 256, 512 or 1024")
     align = OmegaConf.to_container(cfg.align) if OmegaConf.is_config(cfg.align) else cfg.align
     align = "off" if align is False else align  # as YAML reads it
     photo.eyes_of(align)  # a mistake shows before anything is read

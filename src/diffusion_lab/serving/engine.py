@@ -188,7 +188,7 @@ class Measures(Protocol):
         """A job left the queue for its first step."""
 
     def stepped(self, rows: int, seconds: float) -> None:
-        """One step of all running jobs was taken: so many pictures, in so many seconds."""
+        """One step of all running jobs was taken: so many pictures or windows, in so many seconds."""
 
     def cancelled(self, stage: Stage) -> None:
         """Whoever asked for a job has gone."""
