@@ -1,6 +1,7 @@
 """How real photos fare: faces somewhere in a larger picture, turned and scaled, with holes, filled at their own size.
 
-``python benchmarks/photo.py --inpainter FOLDER`` prints one row per hole and method; ``--sheet FILE`` draws them.
+``python benchmarks/photo.py --inpainter FOLDER`` prints one row per hole and method; ``--sheet FILE`` draws them, and
+``--close FILE`` their holes at the photo's own pixels.
 """
 
 import argparse
@@ -28,8 +29,8 @@ from diffusion_lab.data.celeba import built_in_faces
 from diffusion_lab.data.crops import named
 from diffusion_lab.frames import Frame, Pixels, Points
 from diffusion_lab.inpainting import shipped
-from diffusion_lab.metrics import LPIPS, seam
-from diffusion_lab.pictures import from_pil, sheet
+from diffusion_lab.metrics import LPIPS, frechet_distance, inception, seam
+from diffusion_lab.pictures import from_pil, sheet, to_pil, to_uint8
 
 EYES = np.array([[0.368, 0.477], [0.625, 0.477]])
 """In the pictures of faces, as fractions of their side: FFHQ's upright frame."""
@@ -49,7 +50,12 @@ class Scene(NamedTuple):
 
 
 def pictures(archive: Path, count: int) -> list[Image.Image]:
-    """Square pictures of faces of the test partition (2), or of all if there is no list of them beside the archive."""
+    """Square pictures of faces, of a folder or of an archive.
+
+    Of an archive those of the test partition (2), or all if there is no list of them beside it.
+    """
+    if archive.is_dir():
+        return [Image.open(path).convert("RGB") for path in sorted(archive.glob("*.png"))[:count]]
     partition = archive.parent / "list_eval_partition.txt"
     asked = dict(line.split() for line in partition.read_text().splitlines()) if partition.is_file() else {}
     with zipfile.ZipFile(archive) as stored:
@@ -137,14 +143,15 @@ def scene(face: Image.Image, name: str, number: int, side: int, turn: float, roo
     return Scene(back, torch.from_numpy(np.asarray(laid(mask)) > 127)[None], frame)
 
 
-def ours(folder: Path, eyes: tuple[Points, ...] | None, feather: int) -> Fill:
-    """An inpainter or a cascade, aligned (None) or not (no eyes)."""
+def ours(folder: Path, eyes: tuple[Points, ...] | None, feather: int, detail: int) -> Fill:
+    """An inpainter or a cascade, aligned (None) or not (no eyes), in squares of up to so many pixels a side."""
     model = cascade.load(folder).eval()
-    size, crop = int(model.recipe["data"]["image_size"]), named(model.recipe["data"]["crop"])
+    crop = named(model.recipe["data"]["crop"])
 
     @torch.inference_mode()
     def fill(picture: Image.Image, mask: torch.Tensor, seed: int) -> Image.Image:
-        return photo.fill(model, photo.cut(picture, mask, size, crop, model.task, eyes), [seed], feather=feather)[0]
+        cut = photo.cut(picture, mask, model.sides, crop, model.task, eyes, detail)
+        return photo.fill(model, cut, [seed], feather=feather)[0]
 
     return fill
 
@@ -168,14 +175,21 @@ def sharpness(pixels: Pixels, mask: NDArray[np.bool_]) -> float:
     return float(cv2.Laplacian(grey(pixels), cv2.CV_64F)[mask].var())
 
 
-def measured(example: Scene, result: Image.Image, lpips: LPIPS) -> tuple[float, float, float]:
-    """Sharp, LPIPS and seam; of the first and the last 1 is right."""
+def boxed(example: Scene, picture: Image.Image) -> torch.Tensor:
+    """The box around the hole at the photo's own pixels, 64 a side at least."""
+    left, top, right, bottom = Image.fromarray(example.hole[0].numpy()).getbbox() or (0, 0, 0, 0)
+    return from_pil(picture.crop((left, top, max(right, left + 64), max(bottom, top + 64))))
+
+
+def measured(example: Scene, result: Image.Image, lpips: LPIPS) -> tuple[float, float, float, float]:
+    """Sharp, LPIPS of the face, LPIPS of the hole's box and seam; of the first and the last 1 is right."""
     truth, made, mask = np.asarray(example.picture), np.asarray(result), example.hole[0].numpy()
     assert np.array_equal(truth[~mask], made[~mask]), "a known pixel has changed"
     squares = [from_pil(Image.fromarray(example.frame.cut(x, SHOWN)))[None] for x in (made, truth)]
     apart = float(lpips(*squares))
+    close = float(lpips(*(boxed(example, picture)[None] for picture in (result, example.picture))))
     whole = (torch.from_numpy(x.copy()).permute(2, 0, 1)[None] for x in (made, truth))
-    return sharpness(made, mask) / sharpness(truth, mask), apart, float(seam(*whole, example.hole[None]))
+    return sharpness(made, mask) / sharpness(truth, mask), apart, close, float(seam(*whole, example.hole[None]))
 
 
 def holed(example: Scene) -> Pixels:
@@ -187,6 +201,18 @@ def looked_at(example: Scene, pixels: Pixels) -> torch.Tensor:
     """The face as it lies in the photo, with what is around it."""
     wide = Frame(example.frame.x, example.frame.y, 1.3 * example.frame.side)
     return from_pil(Image.fromarray(wide.cut(pixels, SHOWN)))
+
+
+def laid_out(rows: list[list[torch.Tensor]]) -> Image.Image:
+    """Pictures of any sizes in rows, pixel by pixel."""
+    heights = [max(picture.shape[1] for picture in row) + 4 for row in rows]
+    whole = Image.new("RGB", (max(sum(picture.shape[2] + 4 for picture in row) for row in rows), sum(heights)), "white")
+    for number, row in enumerate(rows):
+        left = 0
+        for picture in row:
+            whole.paste(to_pil(picture), (left, sum(heights[:number])))
+            left += picture.shape[2] + 4
+    return whole
 
 
 def interval(values: list[float], draws: int = 2000) -> str:
@@ -202,7 +228,7 @@ def memory(megapixels: float, size: int, faces: Path) -> None:
     example = scene(pictures(faces, 1)[0], "half", 0, side, 30, 2.4)
     size_before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     began = time.perf_counter()
-    cut = photo.cut(example.picture, example.hole, size, named("center148"))
+    cut = photo.cut(example.picture, example.hole, (size,), named("center148"))
     between = time.perf_counter()
     photo.paste(cut, cut.images, feather=8)
     ended = time.perf_counter()
@@ -218,7 +244,7 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--inpainter", type=Path, default=shipped(), help="folder of an inpainter or a cascade")
-    parser.add_argument("--faces", type=Path, default=built_in_faces() / "img_align_celeba.zip", metavar="ZIP")
+    parser.add_argument("--faces", type=Path, default=built_in_faces() / "img_align_celeba.zip", help="zip or folder")
     parser.add_argument("--methods", nargs="+", default=["ours", "unaligned", "Telea", "Navier-Stokes"])
     parser.add_argument("--holes", nargs="+", choices=HOLES, default=HOLES)
     parser.add_argument("--count", type=int, default=24, help="faces")
@@ -226,6 +252,8 @@ def main() -> None:
     parser.add_argument("--turn", type=float, default=30, help="degrees")
     parser.add_argument("--room", type=float, default=4, help="width of the photo, in faces; 1: upright portraits")
     parser.add_argument("--feather", type=int, default=0)
+    parser.add_argument("--detail", type=int, nargs="+", default=[1024], help="pixels a side of a face, each a method")
+    parser.add_argument("--close", type=Path, help="where to draw the holes of the first six at the photo's own pixels")
     parser.add_argument("--sheet", type=Path, help="where to draw the first eight of each hole")
     parser.add_argument("--megapixels", type=float, default=0, help="measure memory on a photo of this size instead")
     options = parser.parse_args()
@@ -236,41 +264,54 @@ def main() -> None:
         child.start()
         child.join()
         return
-    makers: dict[str, Callable[[], Fill]] = {
-        "ours": lambda: ours(options.inpainter, None, options.feather),
-        "unaligned": lambda: ours(options.inpainter, (), options.feather),
-        "Telea": lambda: classical(cv2.INPAINT_TELEA),
-        "Navier-Stokes": lambda: classical(cv2.INPAINT_NS),
+    finest = options.detail[-1]
+    makers: dict[str, Callable[[], dict[str, Fill]]] = {
+        "ours": lambda: {
+            f"ours, {side} px": ours(options.inpainter, None, options.feather, side) for side in options.detail
+        },
+        "unaligned": lambda: {"unaligned": ours(options.inpainter, (), options.feather, finest)},
+        "Telea": lambda: {"Telea": classical(cv2.INPAINT_TELEA)},
+        "Navier-Stokes": lambda: {"Navier-Stokes": classical(cv2.INPAINT_NS)},
     }
-    methods = {name: makers[name]() for name in options.methods}
-    lpips = LPIPS()
+    methods = {name: fill for chosen in options.methods for name, fill in makers[chosen]().items()}
+    lpips, features = LPIPS(), inception()
     faces = pictures(options.faces, options.count)
     print(
         f"{options.inpainter}; {len(faces)} faces of {options.faces.name}, {options.side} px wide, turned by up to "
         f"{options.turn:g} degrees in photos up to {options.room:g} times as wide; medians with 95 % bootstrap "
         f"intervals; {platform.machine()}, {torch.get_num_threads()} threads"
     )
-    print("| hole | method | sharp | LPIPS | seam | seconds |\n|---|---|---:|---:|---:|---:|")
-    rows = []
+    print("| hole | method | sharp | LPIPS | LPIPS of the hole | seam | FID of the hole | seconds |")
+    print("|---|---|---:|---:|---:|---:|---:|---:|")
+    rows, close = [], []
     for name in options.holes:
         examples = [
             scene(face, name, number, options.side, options.turn, options.room) for number, face in enumerate(faces)
         ]
+        truths = [boxed(e, e.picture) for e in examples]
+        close.append(truths[:6])
         shown = [[looked_at(e, np.asarray(e.picture)), looked_at(e, holed(e))] for e in examples[:8]]
         for method, fill in methods.items():
-            figures, seconds = [], []
+            figures, seconds, boxes = [], [], []
             for number, example in enumerate(examples):
                 began = time.perf_counter()
                 result = fill(example.picture, example.hole, number)
                 seconds.append(time.perf_counter() - began)
                 figures.append(measured(example, result, lpips))
+                boxes.append(boxed(example, result))
                 if number < len(shown):
                     shown[number].append(looked_at(example, np.asarray(result)))
-            sharp, apart, seam = (interval(list(column)) for column in zip(*figures, strict=True))
-            print(f"| {name} | {method} | {sharp} | {apart} | {seam} | {statistics.median(seconds):.2f} |", flush=True)
+            told = " | ".join(interval(list(column)) for column in zip(*figures, strict=True))
+            with torch.inference_mode():
+                seen = [torch.cat([features(to_uint8(box[None])) for box in each]) for each in (truths, boxes)]
+            fid = float(frechet_distance(*(x.double() for x in seen)))
+            print(f"| {name} | {method} | {told} | {fid:.1f} | {statistics.median(seconds):.2f} |", flush=True)
+            close.append(boxes[:6])
         rows += shown
     if options.sheet:
         sheet(rows, ["photo", "hole", *methods], side=160).save(options.sheet)
+    if options.close:
+        laid_out(close).save(options.close)
 
 
 if __name__ == "__main__":

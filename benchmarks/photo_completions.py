@@ -26,12 +26,12 @@ def main() -> None:
     parser.add_argument("--inpainter", type=Path, default=shipped())
     options = parser.parse_args()
     model = cascade.load(options.inpainter).eval()
-    size, crop = int(model.recipe["data"]["image_size"]), named(model.recipe["data"]["crop"])
+    crop = named(model.recipe["data"]["crop"])
     faces = pictures(options.faces, 1 + max(number for number, _ in ROWS))
     sheet = Image.new("RGB", (6 * (SIDE + 4) - 4, len(ROWS) * (SIDE + 4) - 4), "white")
     for row, (number, name) in enumerate(ROWS):
         example = scene(faces[number], name, number, 256, 20, 3)
-        cut = photo.cut(example.picture, example.hole, size, crop)
+        cut = photo.cut(example.picture, example.hole, model.sides, crop)
         with torch.inference_mode():
             filled = photo.fill(model, cut, [0, 1, 2, 3])
         shown = [np.asarray(example.picture), holed(example), *map(np.asarray, filled)]

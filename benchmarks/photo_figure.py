@@ -39,8 +39,8 @@ def main(path: Path) -> None:
             canvas.paste(laid, (0, 0), shape)
     ImageDraw.Draw(mask).line([(640, 320), (665, 340), (690, 380)], fill=255, width=6)
     model = cascade.load(shipped()).eval()
-    crop, size = named(model.recipe["data"]["crop"]), int(model.recipe["data"]["image_size"])
-    cut = photo.cut(picture, torch.from_numpy(np.asarray(mask) > 127)[None], size, crop)
+    crop = named(model.recipe["data"]["crop"])
+    cut = photo.cut(picture, torch.from_numpy(np.asarray(mask) > 127)[None], model.sides, crop)
     with torch.inference_mode():
         (result,) = photo.fill(model, cut, [1], feather=3)
     holed = Image.fromarray(np.where(cut.mask[..., None], np.uint8(90), cut.pixels))

@@ -61,11 +61,11 @@ def rival(kind: str, folder: Path, port: int) -> None:
     from diffusion_lab.pictures import png as encoded
 
     app, inpainter = FastAPI(), Inpainter.load(folder)
-    size, crop = int(inpainter.recipe["data"]["image_size"]), named(inpainter.recipe["data"]["crop"])
+    crop = named(inpainter.recipe["data"]["crop"])
     lock, waiting = asyncio.Lock(), asyncio.Queue()
 
     def shown(image: bytes, mask: bytes) -> Photo:
-        return cut(as_rgb(opened(image, "image")), as_mask(opened(mask, "mask")), size, crop)
+        return cut(as_rgb(opened(image, "image")), as_mask(opened(mask, "mask")), inpainter.sides, crop)
 
     def fill(photos: list[Photo], seeds: list[int], steps: int) -> torch.Tensor:
         return inpainter(  # no face is in what is asked here, and so one part in each

@@ -54,12 +54,17 @@ def small_inpainter(model: Mapping[str, Any] = MODEL, crop: str = "full") -> Inp
 
 
 def filled(
-    model: Model, picture: Image.Image, mask: Tensor | None, seeds: list[int], feather: int = 0, align: Any = "auto"
+    model: Model,
+    picture: Image.Image,
+    mask: Tensor | None,
+    seeds: list[int],
+    feather: int = 0,
+    align: Any = "auto",
+    detail: int = 1024,
 ) -> list[Image.Image]:
     """What `inpaint.py` makes of a picture."""
-    data = model.recipe["data"]
-    crop, eyes = named(data["crop"]), photo.eyes_of(align)
-    cut = photo.cut(picture, mask, int(data["image_size"]), crop, model.task, eyes)
+    crop, eyes = named(model.recipe["data"]["crop"]), photo.eyes_of(align)
+    cut = photo.cut(picture, mask, model.sides, crop, model.task, eyes, detail)
     return photo.fill(model, cut, seeds, feather=feather)
 
 

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from diffusion_lab import cascade, recipe
-from diffusion_lab.cascade import Cascade, joined, load, reduced
+from diffusion_lab.cascade import Cascade, joined, load, reduced, stage_seeds
 from diffusion_lab.data.degradations import noisy_reduced
 from diffusion_lab.diffusion.denoiser import Condition, Prediction
+from diffusion_lab.diffusion.noise import ExampleNoise
 from diffusion_lab.diffusion.process import along, eps_from_x_0
 from diffusion_lab.diffusion.samplers import heun
 from diffusion_lab.diffusion.schedule import cosine
@@ -178,6 +179,116 @@ def test_of_one_size_the_refiner_is_shown_the_filling_itself() -> None:
     assert torch.equal(hole, mask)
     assert (given - filled).abs().max() <= 1 / 255 + 1e-6
     assert torch.equal(torch.where(mask, image, given), image)
+
+
+class OfOnePixel(nn.Module):
+    """Says of each pixel what it and what is shown there say, and of noise nothing else: it sees no windows."""
+
+    condition_channels = 4
+
+    def __init__(self, shift: float = 0.0) -> None:
+        super().__init__()
+        self.schedule, self.shift = cosine(100), shift
+        self.weight = nn.Parameter(torch.tensor(0.3))
+
+    def forward(self, x: Tensor, level: Tensor, condition: Condition) -> Prediction:
+        assert condition.known is not None
+        x_0 = condition.known + self.shift + self.weight * 0.1 * torch.sin(3 * x)
+        return Prediction(x_0, eps_from_x_0(x, x_0, level))
+
+
+def of_one_pixel(shift: float = 0.0) -> Cascade:
+    """A cascade of 4 -> 16 pixels, whose networks look at each pixel alone."""
+    base, fine = Inpainter(OfOnePixel(), heun(steps=2)), Inpainter(OfOnePixel(shift), heun(steps=2))  # type: ignore[arg-type]
+    fine.task = refinement(noisy_reduced)
+    return Cascade([base, fine], [4, 16])
+
+
+def large(side: int, *boxes: tuple[int, int, int, int]) -> tuple[Tensor, Tensor]:
+    """Pictures of noise, each with a hole."""
+    image = torch.rand(len(boxes), 3, side, side, generator=torch.Generator().manual_seed(side)) * 1.6 - 0.8
+    mask = torch.zeros(len(boxes), 1, side, side, dtype=torch.bool)
+    for row, (left, top, right, bottom) in zip(mask, boxes, strict=True):
+        row[:, top:bottom, left:right] = True
+    return image, mask
+
+
+def before_windows(model: Cascade, image: Tensor, mask: Tensor, seeds: list[int]) -> Tensor:
+    """What the stages make of large pictures at their own sizes."""
+    filled = None
+    for number, stage in enumerate(model.stages):
+        filled = stage(*model.asked(number, image, mask, filled), seeds=stage_seeds(seeds, number))
+    assert filled is not None
+    return filled
+
+
+BOXES = (5, 3, 30, 20), (9, 9, 12, 12), (0, 0, 32, 31)
+
+
+@pytest.mark.parametrize("side", [32, 64])
+def test_who_looks_at_single_pixels_sees_no_windows(side: int) -> None:
+    """The result is that of a last stage which is shown the large picture at once: no seam."""
+    (image, mask), model = large(side, *BOXES), of_one_pixel()
+    result = model(image, mask, seeds=[4, 5, 6])
+    given, hole = model.asked(2, image, mask, before_windows(model, image, mask, [4, 5, 6]))
+    whole = model.stages[1].drawn(
+        given, hole, ExampleNoise(stage_seeds([4, 5, 6], 2), (3, side, side)), model.taken(2, None)
+    )
+    coarse = nn.functional.avg_pool2d(given - whole, side // 4)
+    wanted = (whole + nn.functional.interpolate(coarse, side, mode="bicubic")).clamp(-1, 1)
+    assert len(model.windows(2, hole)) > 5
+    torch.testing.assert_close(result, torch.where(mask, wanted, image), atol=2e-5, rtol=0)
+    assert (result - given)[mask.expand_as(result)].abs().max() > 0.01
+
+
+@pytest.mark.parametrize("side", [32, 64])
+def test_known_pixels_of_a_large_picture_are_kept_whatever_its_company(side: int) -> None:
+    (image, mask), model = large(side, *BOXES), small_cascade()
+    result = model(image, mask, seeds=[4, 5, 6])
+    assert torch.equal(torch.where(mask, image, result), image)
+    assert torch.equal(model(torch.where(mask, 0.7, image), mask, seeds=[4, 5, 6]), result)
+    for row in range(3):
+        alone = model(image[row : row + 1], mask[row : row + 1], seeds=[4 + row])
+        missed = (alone - result[row : row + 1]).abs()
+        assert int(to_uint8(alone).int().sub(to_uint8(result[row : row + 1]).int()).abs().max()) <= 2, missed.max()
+
+
+def test_what_is_coarse_in_a_large_picture_keeps_its_colour() -> None:
+    """Though its refiner would make all of it lighter; where the first stages have decided it, it does."""
+    (image, mask), model = large(64, (4, 4, 60, 60)), of_one_pixel(shift=0.3)
+    given, hole = model.asked(2, image, mask, before_windows(model, image, mask, [4]))
+    moved = (model(image, mask, seeds=[4]) - given)[..., 24:40, 24:40]
+    assert abs(float(moved.mean())) < 0.02
+    assert float((model.stages[1](given, hole, seeds=[4]) - given)[..., 24:40, 24:40].mean()) > 0.15
+
+
+def test_pictures_of_its_size_are_those_of_its_stages_alone_bit_for_bit() -> None:
+    """As they were made before there were windows."""
+    (image, mask), model = example(), small_cascade()
+    filled = model.stages[0](*model.asked(0, image, mask, None), seeds=[5])
+    wanted = model.stages[1](*model.asked(1, image, mask, filled), seeds=stage_seeds([5], 1))
+    assert torch.equal(model(image, mask, seeds=[5]), torch.where(mask, wanted, image))
+
+
+def test_a_large_picture_takes_one_more_stage() -> None:
+    model = small_cascade()
+    assert model.sides == cascade.sides(model.recipe) == (16, 32, 64)
+    assert [model.legs(side) for side in model.sides] == [(0, 1), (0, 1, 1), (0, 1, 1)]
+    assert [model.network_calls(side=side) for side in (None, 16, 32, 64)] == [6, 6, 10, 10]
+    assert (small_inpainter().sides, cascade.sides(small_inpainter().recipe)) == ((16,), (16,))
+    calls = []
+    model(*large(64, (0, 0, 64, 64)), seeds=[1], on_step=lambda rows, said: calls.append(len(rows.x)))
+    assert calls == [1] * 6 + [25] * 4
+    with pytest.raises(ValueError, match="fills pictures of 16, 32, 64 px, not of 24"):
+        model(*large(24, (5, 5, 9, 9)), seeds=[1])
+
+
+def test_a_network_is_asked_about_so_many_windows_at_a_time() -> None:
+    (image, mask), model = large(64, (0, 0, 64, 64)), small_cascade()
+    rows = []
+    model.stages[1].denoiser.network.register_forward_hook(lambda module, given, said: rows.append(len(said)))
+    model(image, mask, seeds=[1])
+    assert rows == [1] * 3 + [16, 9] * 4
 
 
 def refiner() -> Inpainter:

@@ -86,7 +86,7 @@ def test_only_the_hole_changes_and_all_of_it_at_any_size_and_turn(
     if bool(mask.all()):
         return
     before = picture(width, height)
-    photo = cut(before, mask, 16, center148(), eyes=pairs)
+    photo = cut(before, mask, (16,), center148(), eyes=pairs)
     after, known = np.asarray(filled(photo, feather)), ~mask[0].numpy()
     assert np.array_equal(np.asarray(before)[known], after[known])
     # Each pixel of the hole is in a part, and in the square of each part that it is in.
@@ -109,7 +109,7 @@ def test_a_square_is_filled_red(turn: float, between: int) -> None:
     """However a face is turned and whatever its size, its hole is filled to the edge."""
     before = Image.new("RGB", (400, 300), (0, 20, 40))
     mask = hole(400, 300, (180, 140, 220, 155))
-    photo = cut(before, mask, 32, center148(), eyes=[eyes(200, 150, between, turn)])
+    photo = cut(before, mask, (32,), center148(), eyes=[eyes(200, 150, between, turn)])
     (part,) = photo.parts
     assert part.frame.angle == pytest.approx(turn)
     after = np.asarray(filled(photo))[mask[0].numpy()].astype(int)
@@ -123,7 +123,7 @@ def test_the_eyes_are_where_the_model_expects_them() -> None:
     y, x = np.mgrid[:600, :800]
     for a, b in pair:
         pixels[(x + 0.5 - a) ** 2 + (y + 0.5 - b) ** 2 < 36] = 255
-    photo = cut(Image.fromarray(pixels), hole(800, 600, (400, 300, 430, 320)), 148, center148(), eyes=[pair])
+    photo = cut(Image.fromarray(pixels), hole(800, 600, (400, 300, 430, 320)), (148,), center148(), eyes=[pair])
     seen = (photo.images[0, 0].numpy() + 1).clip(0)
     ys, xs = np.mgrid[:148, :148] + 0.5
     for half, expected in zip((slice(0, 74), slice(74, 148)), center148().eyes or (), strict=True):
@@ -136,7 +136,7 @@ def test_two_fillings_fade_into_each_other() -> None:
     """Where an aligned square ends within the hole, nothing of what lay there shows, and there is no edge."""
     before = Image.new("RGB", (1000, 400), (0, 255, 0))
     mask = hole(1000, 400, (10, 190, 990, 230))
-    photo = cut(before, mask, 32, center148(), eyes=[eyes(500, 200, 43)])
+    photo = cut(before, mask, (32,), center148(), eyes=[eyes(500, 200, 43)])
     colours = torch.stack([torch.full((3, 32, 32), -1.0 if part.eyes is None else 1.0) for part in photo.parts])
     for feather in (0, 5):
         after = np.asarray(paste(photo, colours, feather)).astype(int)
@@ -153,7 +153,7 @@ def test_without_faces_it_is_an_upright_square_around_the_hole() -> None:
     known = Image.fromarray(hidden(np.asarray(before), mask[0].numpy()))
     shown = known.crop(box).resize((16, 16), Image.Resampling.LANCZOS)
     for crop, found in ((center148(), []), (full(), [eyes(40, 40, 10)])):
-        made = cut(before, mask, 16, crop, eyes=found)
+        made = cut(before, mask, (16,), crop, eyes=found)
         assert made.faces is None
         assert made.used == ()
         assert torch.equal(made.images[0], from_pil(shown))
@@ -174,20 +174,39 @@ def test_an_aligned_picture_is_shown_as_the_model_knows_it(enlarged: int) -> Non
     before = picture(178, 218)
     large = before.resize((178 * enlarged, 218 * enlarged), Image.Resampling.NEAREST)
     mask = hole(*large.size, tuple(enlarged * edge for edge in (60, 100, 80, 120)))  # type: ignore[arg-type]
-    made = cut(large, mask, 148, center148(), eyes=())
+    made = cut(large, mask, (148,), center148(), eyes=())
     frame = made.parts[0].frame
     assert (frame.x, frame.y, frame.side) == (89 * enlarged, 109 * enlarged, 148 * enlarged)
     if enlarged == 1:
         seen, known = center148()(before), ~made.holes[0]
         assert torch.equal(made.images[0][known.expand(3, -1, -1)], from_pil(seen)[known.expand(3, -1, -1)])
-    turned = cut(large.transpose(Image.Transpose.TRANSPOSE), mask.mT, 148, center148(), eyes=())
+    turned = cut(large.transpose(Image.Transpose.TRANSPOSE), mask.mT, (148,), center148(), eyes=())
     assert turned.parts[0].frame.side == 178 * enlarged
+
+
+@pytest.mark.parametrize(
+    ("between", "detail", "side"),
+    [(6.9, 64, 16), (7.1, 64, 32), (13.8, 64, 32), (14.1, 64, 64), (80, 64, 64), (80, 40, 32), (80, 8, 16)],
+)
+def test_a_large_face_is_shown_at_its_own_sharpness(between: float, detail: int, side: int) -> None:
+    """In the least of the sides that has two thirds of its pixels."""
+    wide = 148 / 43 * between  # as center148 has it
+    before, mask = picture(600, 500), hole(600, 500, (300, 250, 303, 252))
+    made = cut(before, mask, (16, 32, 64), center148(), eyes=[eyes(300, 250, between)], detail=detail)
+    assert made.parts[0].frame.side == pytest.approx(wide)
+    assert side == 16 or side / 2 < wide * 2 / 3
+    assert made.images.shape == (1, 3, side, side)
+    assert made.holes.shape == (1, 1, side, side)
+    red = np.asarray(filled(made))
+    inside = red[mask[0].numpy()].astype(int)
+    assert (inside[:, 0] - inside[:, 1:].max(1)).min() > 100
+    assert np.array_equal(red[~mask[0].numpy()], np.asarray(before)[~mask[0].numpy()])
 
 
 @pytest.mark.parametrize("task", [restoration("colorization", unchanged), several(unchanged)])
 def test_a_whole_picture_is_shown_resampled_as_the_training_s_were(task: Task) -> None:
     """By Lanczos, which looks at all pixels; the nearest one alone would alias. Nothing of it is hidden."""
-    shown = cut(picture(40, 40), None, 16, full(), task).images[0]
+    shown = cut(picture(40, 40), None, (16,), full(), task).images[0]
     assert torch.equal(shown, from_pil(picture(40, 40).resize((16, 16), Image.Resampling.LANCZOS)))
 
 
@@ -213,7 +232,7 @@ def test_the_paste_is_the_blend_written_out(seed: int, feather: int, strip: int)
     before, red = picture(24, 20, seed), torch.tensor([1.0, -1.0, -1.0]).view(3, 1, 1).expand(1, 3, 16, 16)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("diffusion_lab.photo.STRIP", strip)
-        result = paste(cut(before, mask, 16, full()), red, feather)
+        result = paste(cut(before, mask, (16,), full()), red, feather)
     weight, known = feathered(mask, feather), from_pil(before)
     wanted = torch.where(weight > 0, torch.lerp(known, red[0, :, :1, :1].expand_as(known), weight), known)
     assert np.abs(np.asarray(result).astype(int) - to_uint8(wanted).permute(1, 2, 0).numpy()).max() <= 1
@@ -227,7 +246,7 @@ def test_a_preview_s_hole_is_that_of_the_photo(width: int, height: int, side: in
     mask = torch.zeros(1, height, width, dtype=torch.bool)
     mask[:, rows, columns] = True  # single pixels, which a coarser grid steps over
     pairs = [eyes(width / 2, height / 2, 8)] if data.draw(st.booleans()) else []
-    small = cut(picture(width, height), mask, 16, center148(), eyes=pairs).within(side)
+    small = cut(picture(width, height), mask, (16,), center148(), eyes=pairs).within(side)
     wide, high = small.size
     assert max(wide, high) <= side or (wide, high) == (width, height)
     for row, column in zip(rows, columns, strict=True):
@@ -280,9 +299,9 @@ def test_what_lies_in_the_hole_is_never_looked_at_unless_the_task_does() -> None
     mask, pair = hole(200, 160, (80, 70, 130, 95)), eyes(100, 80, 30, 0.3)
     one, other = picture(200, 160), picture(200, 160).copy()
     other.paste((255, 0, 255), (80, 70, 130, 95))
-    shown = [cut(each, mask, 32, center148(), eyes=[pair]).images for each in (one, other)]
+    shown = [cut(each, mask, (32,), center148(), eyes=[pair]).images for each in (one, other)]
     assert torch.equal(*shown)
-    fine = [cut(each, mask, 32, center148(), refinement(unchanged), [pair]).images for each in (one, other)]
+    fine = [cut(each, mask, (32,), center148(), refinement(unchanged), [pair]).images for each in (one, other)]
     assert not torch.equal(*fine)
 
 
@@ -301,12 +320,12 @@ def test_faces_are_looked_for_in_the_hole_and_around_it_where_it_is_erased(monke
     looked: list[np.ndarray] = []
     monkeypatch.setattr(faces, "find", lambda given: looked.append(np.asarray(given)) or [])
     before, mask = picture(200, 160), hole(200, 160, (80, 70, 130, 95))
-    assert cut(before, mask, 32, center148()).faces == ()
+    assert cut(before, mask, (32,), center148()).faces == ()
     assert np.array_equal(looked[0], np.asarray(before))
     before.paste((0, 0, 0), (80, 70, 130, 95))
-    cut(before, mask, 32, center148())
+    cut(before, mask, (32,), center148())
     assert np.array_equal(looked[1], hidden(np.asarray(before), mask[0].numpy()))
-    for unasked in (cut(before, mask, 32, center148(), eyes=()), cut(before, mask, 32, full())):
+    for unasked in (cut(before, mask, (32,), center148(), eyes=()), cut(before, mask, (32,), full())):
         assert unasked.faces is None
     assert len(looked) == 2
 
@@ -314,7 +333,9 @@ def test_faces_are_looked_for_in_the_hole_and_around_it_where_it_is_erased(monke
 def test_two_faces_are_not_twins() -> None:
     painter = Painter()
     pairs = [eyes(100, 100, 40), eyes(400, 100, 40)]
-    photo = cut(picture(500, 200), hole(500, 200, (90, 90, 110, 110), (390, 90, 410, 110)), 16, center148(), eyes=pairs)
+    photo = cut(
+        picture(500, 200), hole(500, 200, (90, 90, 110, 110), (390, 90, 410, 110)), (16,), center148(), eyes=pairs
+    )
     assert len(fill(painter, photo, [5, 6])) == 2  # type: ignore[arg-type]
     assert painter.seen[0] == [5, 6]
     assert len({*painter.seen[0], *painter.seen[1]}) == 4
@@ -332,21 +353,21 @@ def test_two_faces_are_not_twins() -> None:
 )
 def test_masks_that_say_nothing(mask: Tensor | None, said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        cut(picture(40, 30), mask, 16, center148())
+        cut(picture(40, 30), mask, (16,), center148())
 
 
 def test_a_whole_picture_is_one_square_and_a_small_one_made_as_large_as_the_model() -> None:
     task = restoration("colorization", unchanged)
     for size, expected in (((40, 30), (40, 30)), ((8, 6), (16, 12)), ((4, 4), (16, 16))):
-        photo = cut(picture(*size), None, 16, center148(), task)
+        photo = cut(picture(*size), None, (16,), center148(), task)
         assert (photo.size, len(photo.parts), photo.faces) == (expected, 1, None)
         assert np.asarray(filled(photo)).tolist() == np.full((*expected[::-1], 3), [255, 0, 0]).tolist()
     with pytest.raises(ValueError, match="leave the mask out"):
-        cut(picture(40, 30), hole(40, 30, (1, 1, 5, 5)), 16, center148(), task)
+        cut(picture(40, 30), hole(40, 30, (1, 1, 5, 5)), (16,), center148(), task)
 
 
 def test_no_completion_is_a_mistake() -> None:
-    photo = cut(picture(40, 30), hole(40, 30, (5, 5, 10, 10)), 16, center148(), eyes=())
+    photo = cut(picture(40, 30), hole(40, 30, (5, 5, 10, 10)), (16,), center148(), eyes=())
     with pytest.raises(ValueError, match="num_samples must be 1 or more"):
         fill(Painter(), photo, [])  # type: ignore[arg-type]
 
@@ -391,7 +412,7 @@ def test_an_eye_found_two_pixels_off_changes_little() -> None:
             pair = place.outside(known / 178)
             shift = np.random.default_rng(number).choice([-2.0, 2.0], (2, 2))
             for name, given in (("right", [pair]), ("off", [pair + shift]), ("unaligned", [])):
-                photo = cut(wide, mask, 64, center148(), eyes=given)
+                photo = cut(wide, mask, (64,), center148(), eyes=given)
                 (result,) = fill(model, photo, [0])
                 pictures = (from_pil(Image.fromarray(place.cut(np.asarray(x), 178)))[None] for x in (result, wide))
                 with torch.inference_mode():

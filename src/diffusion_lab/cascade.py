@@ -8,7 +8,10 @@ apart; of one cascade, the same command makes its inpainters again.
 import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from itertools import pairwise
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,15 +22,27 @@ from torch.nn import functional as F
 
 from diffusion_lab import recipe
 from diffusion_lab.data.degradations import enlarged
-from diffusion_lab.diffusion.denoiser import Prediction
-from diffusion_lab.diffusion.sampling import Rows, Sampler
+from diffusion_lab.diffusion.denoiser import Condition, Denoiser, Prediction
+from diffusion_lab.diffusion.samplers import dpm_solver
+from diffusion_lab.diffusion.sampling import Around, Rows, Sampler
 from diffusion_lab.inpainting import Inpainter
 from diffusion_lab.pictures import to_float, to_uint8
 from diffusion_lab.tasks import Task
+from diffusion_lab.windows import Windows
+
+CLOSER = (1, 2, 4)
+"""So many times as large as its last stage's are the pictures that a cascade fills."""
+AGAIN = dpm_solver(steps=4, eta=0.5)
+"""How a refiner samples for windows of a large picture: four steps are measured to do as well as eight."""
+MOST = 16
+"""Windows of a network call, at most, where a cascade calls by itself and there are more than pictures."""
 
 
 class Cascade(nn.Module):
     """Fills a hole at a coarse size and makes it fine in one stage or more; known pixels come back bit for bit.
+
+    A picture that is larger than the last stage's is filled at its size first. Then the last stage, a refiner, is asked
+    once more: for windows of its size over the hole of the large picture (see `windows`).
 
     Args:
         stages: the coarsest first. The later ones are refiners (`tasks.refinement`).
@@ -69,25 +84,82 @@ class Cascade(nn.Module):
         """What a face shall be like: `Inpainter.attributes`, heard by the first stage."""
         return recipe.asked(self.recipe, wanted)
 
-    def network_calls(self, sampler: Sampler | None = None) -> int:
-        """How often a picture asks a network, over all stages."""
-        return self.first.network_calls(sampler) + sum(stage.network_calls() for stage in self.stages[1:])
+    @property
+    def sides(self) -> tuple[int, ...]:
+        """Of the pictures that it fills, in pixels: its last stage's size, and what is so many times larger."""
+        return tuple(self.sizes[-1] * times for times in CLOSER)
 
-    def asked(self, stage: int, image: Tensor, mask: Tensor, filled: Tensor | None) -> tuple[Tensor, Tensor]:
-        """What a stage is given, and the hole that it fills.
+    def legs(self, side: int) -> tuple[int, ...]:
+        """The numbers of the stages that a picture of that side goes through, one after the other."""
+        last = len(self.sizes) - 1
+        return (*range(last + 1), *[last] * (side > self.sizes[last]))
+
+    def network_calls(self, sampler: Sampler | None = None, side: int | None = None) -> int:
+        """How often a picture of that side asks a network, over all stages; None is the last stage's size.
+
+        All windows are asked about at once.
+        """
+        legs = enumerate(self.legs(side or self.sizes[-1]))
+        return sum(self.stages[stage].network_calls(self.taken(leg, sampler)) for leg, stage in legs)
+
+    def taken(self, leg: int, sampler: Sampler | None) -> Sampler:
+        """How a stage samples.
 
         Args:
-            stage: its number.
-            image: ``(B, 3, H, W)`` in [-1, 1] at the last stage's size.
-            mask: ``(B, 1, H, W)`` bool.
-            filled: ``(B, 3, h, w)``, what the stage before has made; None for the first.
+            leg: as in `asked`.
+            sampler: of the first one; None is its own. Refiners keep theirs, but for windows `AGAIN` is enough.
         """
-        small, hole = reduced(image, mask, self.sizes[-1] // self.sizes[stage])
+        if leg == len(self.sizes):
+            return replace(AGAIN, wrap=self.stages[-1].sampler.wrap, constrain=self.stages[-1].sampler.constrain)
+        return self.stages[leg].sampler if sampler is None or leg > 0 else sampler
+
+    def asked(self, leg: int, image: Tensor, mask: Tensor, filled: Tensor | None) -> tuple[Tensor, Tensor]:
+        """What a stage is given, and the hole that it fills, as a whole.
+
+        Args:
+            leg: how many stages the pictures have behind them.
+            image: ``(B, 3, S, S)`` in [-1, 1], of one of our sides.
+            mask: ``(B, 1, S, S)`` bool.
+            filled: ``(B, 3, s, s)``, what the stage before has made; None for the first.
+        """
+        side = (*self.sizes, image.shape[-1])[leg]
+        small, hole = reduced(image, mask, image.shape[-1] // side)
         if filled is None:
             return small, hole
-        coarse = enlarged(to_uint8(filled), self.sizes[stage] // self.sizes[stage - 1])  # in 8 bits, as in training
+        coarse = enlarged(to_uint8(filled), side // filled.shape[-1])  # in 8 bits, as in training
         sound = filled.isfinite().flatten(1).all(1).reshape(-1, 1, 1, 1)  # what is no number is none in 8 bits either
         return torch.where(hole, to_float(coarse).where(sound, torch.nan), small), hole
+
+    def windows(self, leg: int, hole: Tensor) -> Windows:
+        """Where a stage's network, which knows pictures of its size alone, looks at what the stage is given.
+
+        Args:
+            leg: as in `asked`.
+            hole: ``(B, 1, s, s)`` bool, likewise.
+        """
+        return Windows.over(hole, self.sizes[min(leg, len(self.sizes) - 1)])
+
+    def joined(self, leg: int, windows: Windows, made: Tensor, given: Tensor) -> Tensor:
+        """What a stage has made of its windows, as a whole.
+
+        A window of a large picture may lie in the hole altogether, and a refiner, which was trained to distrust the
+        colours that it is given, then changes them. So all that is as coarse as the first stage's pixels stays as it
+        was given: x + up(down(y - x)), as in DDNM (Wang et al. 2023), eq. 6.
+
+        Args:
+            leg: as in `asked`.
+            windows: R of them, over B pictures.
+            made: ``(R, 3, s, s)``.
+            given: ``(R, 3, s, s)``, what it was shown.
+
+        Returns:
+            ``(B, 3, S, S)``; what lies in no window is of no meaning.
+        """
+        whole = windows.joined(made)
+        if leg < len(self.sizes):
+            return whole
+        coarse = F.avg_pool2d(windows.joined(given) - whole, windows.side // self.sizes[0])
+        return (whole + F.interpolate(coarse, windows.side, mode="bicubic")).clamp(-1, 1)
 
     def forward(
         self,
@@ -99,30 +171,44 @@ class Cascade(nn.Module):
         attributes: Tensor | None = None,
         on_step: Callable[[Rows, Prediction], None] | None = None,
     ) -> Tensor:
-        """Fills the holes: `Inpainter.forward`, at the last stage's size.
+        """Fills the holes: `Inpainter.forward`, at one of our sides.
 
         Args:
-            image: ``(B, 3, H, W)`` in [-1, 1]; what lies in the hole is never looked at.
-            mask: ``(B, 1, H, W)`` bool, True = hole.
+            image: ``(B, 3, S, S)`` in [-1, 1]; what lies in the hole is never looked at.
+            mask: ``(B, 1, S, S)`` bool, True = hole.
             seeds: one per example; each stage has its own part of the noise, so that changing one leaves the others'.
             sampler: of the first stage; None is its own. Refiners keep theirs.
             attributes: ``(B, A)``, for the first stage.
             on_step: called after every network call, with the rows of the stage.
 
         Returns:
-            ``(B, 3, H, W)`` in [-1, 1], equal to `image` outside the mask.
+            ``(B, 3, S, S)`` in [-1, 1], equal to `image` outside the mask.
+
+        Raises:
+            ValueError: for pictures of another side.
         """
-        filled = None
-        for number, stage in enumerate(self.stages):
-            given, hole = self.asked(number, image, mask, filled)
-            filled = stage(
-                given,
-                hole,
-                seeds=stage_seeds(seeds, number),
-                sampler=sampler if number == 0 else None,
-                attributes=attributes if number == 0 else None,
-                on_step=on_step,
+        if image.shape[-1] not in self.sides:
+            raise ValueError(
+                f"this cascade fills pictures of {recipe.listed([*map(str, self.sides)])} px, not of "
+                f"{image.shape[-1]}: resize them"
             )
+        filled = None
+        for leg, number in enumerate(self.legs(image.shape[-1])):
+            given, hole = self.asked(leg, image, mask, filled)
+            windows = self.windows(leg, hole)
+            stage = self.stages[number]
+            taken = self.taken(leg, sampler)
+            parts = partial(in_parts, most=max(len(image), MOST))
+            rows = windows.cut(given)
+            made = stage.drawn(
+                rows,
+                windows.cut(hole),
+                windows.noise(stage_seeds(seeds, leg), given.shape[1], given.device),
+                replace(taken, wrap=Around([parts, taken.wrap])),
+                attributes if leg == 0 else None,
+                on_step,
+            )
+            filled = self.joined(leg, windows, made, rows)
         assert filled is not None
         return torch.where(mask, filled, image)
 
@@ -133,6 +219,16 @@ class Cascade(nn.Module):
 
 Model = Inpainter | Cascade
 """Whatever fills holes or restores pictures, and is a folder."""
+
+
+def sides(made: Mapping[str, Any]) -> tuple[int, ...]:
+    """Of the pictures that a model of this recipe fills, for who has not loaded it.
+
+    Example:
+        >>> sides({"model": {"stages": []}, "data": {"image_size": 64}})
+        (64, 128, 256)
+    """
+    return tuple(int(made["data"]["image_size"]) * times for times in (CLOSER if "stages" in made["model"] else (1,)))
 
 
 def reduced(image: Tensor, mask: Tensor, factor: int) -> tuple[Tensor, Tensor]:
@@ -159,8 +255,20 @@ def reduced(image: Tensor, mask: Tensor, factor: int) -> tuple[Tensor, Tensor]:
     return mean, share == 0
 
 
+def in_parts(denoiser: Denoiser, most: int) -> Denoiser:
+    """The same denoiser, called with so many rows at a time, at most: memory is bounded."""
+
+    def denoise(x: Tensor, level: Tensor, condition: Condition) -> Prediction:
+        if len(x) <= most:
+            return denoiser(x, level, condition)
+        slices = [slice(first, first + most) for first in range(0, len(x), most)]
+        return Prediction.joined([denoiser(x[rows], level[rows], condition.map(itemgetter(rows))) for rows in slices])
+
+    return denoise
+
+
 def stage_seeds(seeds: Sequence[int] | Tensor, stage: int) -> Sequence[int] | Tensor:
-    """The seeds of a stage's noise: the first one's own, and a hash of (seed, stage) for the others.
+    """The seeds of a stage's noise: the first one's own, and a hash of (seed, leg) for the others.
 
     Example:
         >>> stage_seeds([7, 8], 0)

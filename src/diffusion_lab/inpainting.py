@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from diffusion_lab import recipe
 from diffusion_lab.diffusion.denoiser import Condition, NetworkDenoiser, Prediction
-from diffusion_lab.diffusion.noise import ExampleNoise
+from diffusion_lab.diffusion.noise import ExampleNoise, Noise
 from diffusion_lab.diffusion.sampling import Constrain, Rows, Sampler, keep_clean, sample
 from diffusion_lab.tasks import Task, inpainting
+from diffusion_lab.windows import Windows
 
 
 class Inpainter(nn.Module):
@@ -54,9 +55,30 @@ class Inpainter(nn.Module):
         """Itself: a cascade has more."""
         return (self,)
 
-    def asked(self, stage: int, image: Tensor, mask: Tensor, filled: Tensor | None) -> tuple[Tensor, Tensor]:
+    @property
+    def sides(self) -> tuple[int, ...]:
+        """Of the pictures that it fills, in pixels: the one that it was trained on. A cascade has more."""
+        return (int(self.recipe["data"]["image_size"]),)
+
+    def legs(self, side: int) -> tuple[int, ...]:
+        """The stages that a picture goes through: its one; see `Cascade.legs`."""
+        return (0,)
+
+    def taken(self, leg: int, sampler: Sampler | None) -> Sampler:
+        """How its one stage samples; see `Cascade.taken`."""
+        return sampler or self.sampler
+
+    def asked(self, leg: int, image: Tensor, mask: Tensor, filled: Tensor | None) -> tuple[Tensor, Tensor]:
         """What its one stage is given, and the hole that it fills; see `Cascade.asked`."""
         return image, mask
+
+    def windows(self, leg: int, hole: Tensor) -> Windows:
+        """Where its network looks: at the whole; see `Cascade.windows`."""
+        return Windows.over(hole, hole.shape[-1])
+
+    def joined(self, leg: int, windows: Windows, made: Tensor, given: Tensor) -> Tensor:
+        """What its stage has made, as a whole; see `Cascade.joined`."""
+        return windows.joined(made)
 
     def condition(self, given: Tensor, mask: Tensor, fill: Tensor, attributes: Tensor | None = None) -> Condition:
         """What the model may see: what its task shows of the given picture, and what the face is like.
@@ -88,8 +110,8 @@ class Inpainter(nn.Module):
         """
         return recipe.asked(self.recipe, wanted)
 
-    def network_calls(self, sampler: Sampler | None = None) -> int:
-        """How often a picture asks the network."""
+    def network_calls(self, sampler: Sampler | None = None, side: int | None = None) -> int:
+        """How often a picture asks the network; of whatever side."""
         return (sampler or self.sampler).network_calls(self.denoiser.schedule)
 
     def forward(
@@ -116,6 +138,18 @@ class Inpainter(nn.Module):
             ``(B, 3, H, W)`` in [-1, 1], equal to `image` outside the mask.
         """
         noise = ExampleNoise(seeds, image.shape[1:], image.device)
+        return self.drawn(image, mask, noise, sampler, attributes, on_step)
+
+    def drawn(
+        self,
+        image: Tensor,
+        mask: Tensor,
+        noise: Noise,
+        sampler: Sampler | None = None,
+        attributes: Tensor | None = None,
+        on_step: Callable[[Rows, Prediction], None] | None = None,
+    ) -> Tensor:
+        """The same from any noise, which is a seed's elsewhere: see `forward`."""
         x_T = noise()
         condition = self.condition(image, mask, noise(), attributes)
         x_0 = sample(

@@ -26,6 +26,8 @@ from diffusion_lab.tasks import Task, inpainting
 
 STRIP = 256
 """Rows of a picture that are floats at a time: as a whole a phone's photo would be 300 MB."""
+ENOUGH = 2 / 3
+"""Of a part's width in the photo: a square that has so many pixels is large enough."""
 FLAT = 8
 """A hole is erased if nine tenths of it are within so many levels of one colour."""
 
@@ -83,29 +85,32 @@ class Photo:
 def cut(
     picture: Image.Image,
     mask: Tensor | None,
-    size: int,
+    sides: Sequence[int],
     crop: Crop,
     task: Task | None = None,
     eyes: Sequence[Points] | None = None,
+    detail: int = 1024,
 ) -> Photo:
     """Divides the hole among the faces of a picture, and cuts a square for each.
 
     Args:
         picture: RGB, upright, of any size.
         mask: ``(1, H, W)`` bool of the picture's size, True = hole; None for a task on the whole picture, which is made
-            as large as the model's square if it is smaller.
-        size: S, the model's.
+            as large as the model's smallest square if it is smaller.
+        sides: of the squares that the model fills, the smallest first. S is the least of them that shows the widest
+            part of the hole's frame as sharp as the photo has it, or nearly (see `ENOUGH`).
         crop: that the model was trained on: where it expects the eyes. Of one that says nothing, nothing is aligned.
         task: of the model; None fills holes.
         eyes: of the faces to align, each ``(2, 2)`` in pixels of the picture; none of them: nothing is aligned; None:
             they are looked for, in the hole too, where the person's own photo often still lies.
+        detail: pixels; no larger side is taken, except for the smallest.
 
     Raises:
         ValueError: for a mask of another size, or one without a hole, or with nothing else, or if there is one where
             none is wanted or none where one is.
     """
     task = task or inpainting()
-    whole = mask is None
+    whole, size = mask is None, sides[0]
     if whole and max(picture.size) < size:
         scale = size / max(picture.size)
         larger = [max(1, round(side * scale)) for side in picture.size]
@@ -121,8 +126,11 @@ def cut(
             eyes = [face.eyes for face in seen]
         found = tuple(eyes)
     parts = divided(hole, found or (), size, crop)
-    images = torch.stack([from_pil(Image.fromarray(part.frame.cut(shown, size))) for part in parts])
-    holes = torch.stack([torch.from_numpy(part.frame.cut_hole(hole, size))[None] for part in parts])
+    widest = max(part.frame.side for part in parts)
+    offered = [size, *(side for side in sides[1:] if side <= detail)]
+    side = next((side for side in offered if side >= ENOUGH * widest), offered[-1])
+    images = torch.stack([from_pil(Image.fromarray(part.frame.cut(shown, side))) for part in parts])
+    holes = torch.stack([torch.from_numpy(part.frame.cut_hole(hole, side))[None] for part in parts])
     return Photo(pixels, hole, found, tuple(parts), images, holes)
 
 

@@ -61,6 +61,8 @@ def picture_restored(cfg: DictConfig) -> None:
     output = Path(cfg.output)
     if output.suffix.lower() != ".png":
         raise ValueError(f"output={output} must end in .png: another format would change the known pixels")
+    if type(cfg.detail) is not int or cfg.detail < 1:
+        raise ValueError(f"detail={cfg.detail} must be pixels of a square's side, such as 256, 512 or 1024")
     align = OmegaConf.to_container(cfg.align) if OmegaConf.is_config(cfg.align) else cfg.align
     align = "off" if align is False else align  # as YAML reads it
     photo.eyes_of(align)  # a mistake shows before anything is read
@@ -71,9 +73,8 @@ def picture_restored(cfg: DictConfig) -> None:
     print(f"inpainter: {folder}", flush=True)
     seeds = list(range(cfg.seed, cfg.seed + cfg.num_samples))
     inpainter, sampler = cascade.load(folder).to(device(cfg.device)), instantiate(cfg.get("sampler"))
-    data = inpainter.recipe["data"]
-    crop = named(data["crop"])
-    cut = photo.cut(image, hole, int(data["image_size"]), crop, inpainter.task, eyes)
+    crop = named(inpainter.recipe["data"]["crop"])
+    cut = photo.cut(image, hole, inpainter.sides, crop, inpainter.task, eyes, cfg.detail)
     if hole is not None:
         lines = (
             told(cut, align) if crop.eyes else [f"face: not looked for, the model's crop ({crop.name}) knows no eyes"]
@@ -83,7 +84,8 @@ def picture_restored(cfg: DictConfig) -> None:
     for seed, picture in zip(seeds, pictures, strict=True):
         path = output if len(seeds) == 1 else output.with_stem(f"{output.stem}-{seed}")
         save_png(picture, path)
-        print(f"wrote {path} (seed {seed}, {inpainter.network_calls(sampler) * len(cut.parts)} network calls)")
+        calls = inpainter.network_calls(sampler, cut.images.shape[-1]) * len(cut.parts)
+        print(f"wrote {path} (seed {seed}, {calls} network calls)")
 
 
 def for_its_task(arguments: list[str]) -> list[str]:

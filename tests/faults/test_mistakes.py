@@ -122,6 +122,7 @@ def test_train(folder: Path, run_script: RunScript, overrides: list[str], said: 
         (["sampler.steps=5"], "no sampler is chosen that could have settings: add sampler=<one of"),
         (["sampler=ddim", "sampler.steps=0"], "sampler.steps must be 1 or more, got 0"),
         (["sampler=nope"], "Could not find 'sampler/nope'"),
+        (["detail=much"], "detail=much must be pixels of a square's side, such as 256, 512 or 1024"),
         (["num_samples=0"], "num_samples must be 1 or more"),
         (["device=nonsense"], "device=nonsense is not to be had on this machine"),
         (["inpainter=nowhere"], "no recipe.json in 'nowhere'"),

@@ -50,7 +50,7 @@ class Heard:
 class FakeEngine:
     """Fills holes with red, in five steps, for as many jobs at once as come."""
 
-    image_size = 16
+    image_size, sides = 16, (16,)
     crop = full()
     task = inpainting()
     steps = 5

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from diffusion_lab import recipe, tasks
-from diffusion_lab.cascade import Cascade, load
+from diffusion_lab.cascade import AGAIN, MOST, Cascade, load, reduced
 from diffusion_lab.data.degradations import noisy_reduced
 from diffusion_lab.diffusion.samplers import ddim, ddpm, dpm_solver, heun, repaint
 from diffusion_lab.inpainting import Inpainter
@@ -53,7 +53,13 @@ def of_elementwise(sizes: tuple[int, ...] = (4, 8), steps: int = 3) -> tuple[Cas
 @settings(max_examples=20, deadline=None)
 @given(
     st.lists(
-        st.tuples(st.integers(0, len(SAMPLERS) - 1), st.integers(1, 3), st.integers(1, 2), st.integers(0, 6)),
+        st.tuples(
+            st.integers(0, len(SAMPLERS) - 1),
+            st.integers(1, 3),
+            st.integers(1, 2),
+            st.sampled_from([8, 8, 16, 32]),
+            st.integers(0, 6),
+        ),
         min_size=1,
         max_size=7,
     ),
@@ -61,18 +67,18 @@ def of_elementwise(sizes: tuple[int, ...] = (4, 8), steps: int = 3) -> tuple[Cas
     st.sampled_from([(4, 8), (8, 8), (2, 4, 8)]),
 )
 def test_a_job_is_the_same_bit_for_bit_in_any_company(
-    asked: list[tuple[int, int, int, int]], max_batch: int, sizes: tuple[int, ...]
+    asked: list[tuple[int, int, int, int, int]], max_batch: int, sizes: tuple[int, ...]
 ) -> None:
     cascade, networks = of_elementwise(sizes)
 
     async def main() -> None:
         async with running(cascade, max_batch=max_batch) as engine:
 
-            async def arrive(i: int, sampler: int, n: int, parts: int, after: int) -> None:
+            async def arrive(i: int, sampler: int, n: int, parts: int, side: int, after: int) -> None:
                 await asyncio.sleep(after / 2000)
-                mine = job(i, *range(50 * i, 50 * i + n - 1), sampler=SAMPLERS[sampler], parts=parts)
+                mine = job(i, *range(50 * i, 50 * i + n - 1), sampler=SAMPLERS[sampler], parts=parts, size=side)
                 events = await events_of(engine, mine)
-                finished, calls = events[-1], cascade.network_calls(mine.sampler)
+                finished, calls = events[-1], cascade.network_calls(mine.sampler, side)
                 assert isinstance(finished, Finished)
                 assert torch.equal(finished.pictures, alone(cascade, mine))
                 assert finished.network_calls == calls
@@ -80,8 +86,8 @@ def test_a_job_is_the_same_bit_for_bit_in_any_company(
                 assert steps == list(range(1, calls + 1))
 
             await asyncio.gather(*(arrive(i, *one) for i, one in enumerate(asked)))
-            # The cascade alone, which is compared with, asks for up to three.
-            assert max(rows for network in networks for rows in network.calls) <= max(max_batch, 6)
+            # The cascade alone, which is compared with, asks for up to three, or so many windows.
+            assert max(rows for network in networks for rows in network.calls) <= MOST
 
     run(main())
 
@@ -119,6 +125,77 @@ def test_stages_go_on_side_by_side_and_each_shares_its_calls() -> None:
             # The first refines beside the others' coarse steps; the third comes after two of them, the second after 5.
             assert coarse.calls == [1] * 5 + [2, 2, 1, 1, 1]
             assert fine.calls == [1, 1, 2, 1, 1, 1, 1, 1]
+
+    run(main())
+
+
+def test_a_large_square_shares_its_windows_calls_with_a_small_one_s_second_stage() -> None:
+    cascade, (coarse, fine) = of_elementwise(steps=3)
+    wide, small = job(1, size=16), job(2)
+    wide.mask.fill_(True)
+    again = AGAIN.network_calls(cascade.stages[1].denoiser.schedule)
+
+    async def main() -> None:
+        async with running(cascade) as engine:
+            fine.held = True
+            first = await begun(engine, wide)
+            await until(lambda: len(fine.calls) == 1)  # in the first step of its second stage
+            second = await begun(engine, small)
+            fine.held = False
+            fine.let(1)
+            finished = [await first, await second]
+            # Five coarse steps of the second go beside two of the first's second stage and three of its windows'.
+            assert (coarse.calls, fine.calls) == ([1] * 10, [1] * 3 + [9] * (again - 1) + [10, 1, 1])
+            for asked, made in zip((wide, small), finished, strict=True):
+                assert torch.equal(made.pictures, alone(cascade, asked))
+
+    run(main())
+
+
+def test_a_job_that_was_cut_for_larger_squares_is_filled_in_small_ones(tmp_path: Path) -> None:
+    """A swap came between; of a side that no model had it is refused."""
+    plain, cascade = small_inpainter(), small_cascade()
+    folder = saved(plain, tmp_path / "plain")
+    asked = job(1, size=64)
+
+    async def main() -> None:
+        async with running(cascade) as engine:
+            assert (engine.sides, engine.image_size) == ((16, 32, 64), 16)
+            assert (await result_of(engine, asked)).pictures.shape[-1] == 64
+            await engine.swap(folder)
+            assert engine.sides == (16,)
+            made = (await result_of(engine, asked)).pictures
+            wanted = plain(*reduced(asked.image, asked.mask, 4), seeds=[1])
+            assert (made[:, 0] - wanted).abs().max() <= 2 / 255
+            with pytest.raises(ValueError, match="images of 3x16x16 or 3x32x32 or 3x64x64"):
+                await anext(engine.submit(job(1, size=48)))
+
+    run(main())
+
+
+def test_previews_of_a_large_square_are_small_and_show_what_was_known() -> None:
+    cascade = small_cascade()
+    asked = job(1, 2, size=64, previews=50)
+    asked.mask[:] = False
+    asked.mask[..., 8:40, 12:52] = True
+    small, hole = reduced(asked.image, asked.mask, 4)
+
+    async def main() -> None:
+        async with running(cascade) as engine:
+            events = await events_of(engine, asked)
+        shown = {event.step: event.preview for event in events if isinstance(event, Stepped)}
+        assert [step for step, preview in shown.items() if preview is not None] == [*range(1, 10)]
+        known = ~hole.expand(2, 1, 3, -1, -1)
+        for step in range(1, 10):
+            preview = shown[step]
+            assert preview is not None
+            assert preview.shape == (2, 1, 3, 16, 16)
+            assert torch.equal(preview[known], to_uint8(small.expand(2, -1, -1, -1, -1))[known])
+        last, ended = events[-1], shown[9]
+        assert isinstance(last, Finished)
+        assert ended is not None
+        seen = torch.nn.functional.avg_pool2d(last.pictures.flatten(0, 1), 4)[:, None]
+        assert (to_uint8(seen).int() - ended.int())[~known].abs().float().mean() < 40
 
     run(main())
 

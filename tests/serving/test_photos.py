@@ -22,7 +22,7 @@ from diffusion_lab.serving.settings import Limits, offered
 from diffusion_lab.tasks import Task
 from patience import PATIENCE
 from portraits import two_on_a_wall
-from small import MODEL, RESTORER, filled, small_inpainter
+from small import MODEL, RESTORER, filled, small_cascade, small_inpainter
 
 
 @pytest.fixture(scope="module")
@@ -251,6 +251,30 @@ def test_more_squares_than_may_be_filled_at_once_are_refused(service: httpx.Clie
     assert (answer.status_code, error["param"]) == (422, "num_samples")
     assert "2 faces and places, each filled 4 times, and 6 squares may be" in error["message"]
     assert service.post("/v1/inpaint", files=files(group, mask), data={"num_samples": "3"}).status_code == 200
+
+
+def test_a_large_face_is_filled_in_large_squares_as_far_as_the_service_goes(group: Image.Image) -> None:
+    cascade = small_cascade()
+    cascade.recipe["data"]["crop"] = "center148"
+    mask = mask_of(group, LEFT)
+    made = {}
+    for detail in (16, 64):
+        app = create_app(
+            LocalEngine(cascade, "tiny@1"), offered(cascade.recipe), limits=Limits(detail=detail, windows=20)
+        )
+        with served(app) as url, httpx.Client(base_url=url, timeout=PATIENCE) as client:
+            until(lambda client=client: client.get("/readyz").status_code == 200)
+            answer = client.post("/v1/inpaint", files=files(group, mask), data={"seed": "5"})
+            made[detail] = decoded(answer.content)
+            (wanted,) = filled(cascade, group, as_mask(mask), [5], detail=detail)
+            check(made[detail], wanted, group, mask)
+            many = client.post("/v1/inpaint", files=files(group, mask), data={"seed": "5", "num_samples": "8"})
+            assert many.status_code == (200 if detail == 16 else 422)
+    assert np.abs(made[16].astype(int) - made[64]).max() > 8
+    error = many.json()["error"]
+    assert (error["code"], error["param"]) == ("invalid_request", "num_samples")
+    assert "at 64 px the hole is seen through " in error["message"]
+    assert "filled 8 times, and 20 may be at once: ask for less" in error["message"]
 
 
 def test_each_square_is_measured(service: httpx.Client, group: Image.Image) -> None:

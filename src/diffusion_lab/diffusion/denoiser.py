@@ -1,6 +1,6 @@
 """What a network says of a noisy picture, whatever it was trained to predict."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -31,6 +31,12 @@ class Prediction:
     def map(self, function: Callable[[Tensor], Tensor]) -> "Prediction":
         """The same prediction with every tensor passed through a function: a slice, a detachment."""
         return replace(self, **{k: function(v) for k, v in vars(self).items() if v is not None})
+
+    @classmethod
+    def joined(cls, parts: Sequence["Prediction"]) -> "Prediction":
+        """One of several, row after row."""
+        named = {k: [getattr(part, k) for part in parts] for k, v in vars(parts[0]).items() if v is not None}
+        return cls(**{k: torch.cat(tensors) for k, tensors in named.items()})
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from diffusion_lab.cascade import Model, stage_seeds
+from diffusion_lab.cascade import Model, reduced, stage_seeds
 from diffusion_lab.diffusion.denoiser import Condition, Denoiser, Prediction
-from diffusion_lab.diffusion.noise import ExampleNoise
 from diffusion_lab.diffusion.sampling import Rows, Sampler, Wrap, advance, start
 from diffusion_lab.photo import part_seeds
 from diffusion_lab.pictures import to_uint8
+from diffusion_lab.windows import Windows
 
 log = logging.getLogger(__name__)
 
@@ -27,10 +27,11 @@ class Walk:
         model: whose rules hold.
         image: ``(n P, 3, S, S)``, a job's P squares one after the other, n times.
         mask: ``(n P, 1, S, S)`` bool.
-        seeds: one per row.
-        stage: where it is.
-        given: ``(n P, 3, s, s)``, what the stage was given.
-        hole: ``(n P, 1, s, s)`` bool, what the stage fills.
+        seeds: one per square.
+        leg: how many stages it has behind it.
+        windows: where the stage's network looks: R of them.
+        given: ``(R, 3, s, s)``, what the stage was given.
+        hole: ``(R, 1, s, s)`` bool, what the stage fills.
         wrap: what the stage's sampler puts around its network.
         rows: where it stands.
         step: how often a network was asked.
@@ -42,7 +43,8 @@ class Walk:
     image: Tensor
     mask: Tensor
     seeds: tuple[int, ...]
-    stage: int
+    leg: int
+    windows: Windows
     given: Tensor
     hole: Tensor
     wrap: Wrap
@@ -52,8 +54,18 @@ class Walk:
     seen: Prediction | None = None
 
     @property
+    def legs(self) -> tuple[int, ...]:
+        """The stages that it goes through."""
+        return self.model.legs(self.image.shape[-1])
+
+    @property
+    def stage(self) -> int:
+        """Where it is."""
+        return self.legs[self.leg]
+
+    @property
     def done(self) -> bool:
-        return self.rows.done and self.stage == len(self.model.stages) - 1
+        return self.rows.done and self.leg == len(self.legs) - 1
 
     def advanced(self, prediction: Prediction) -> "Walk":
         """One step on, and into the next stage if that was the last of this one."""
@@ -65,18 +77,22 @@ class Walk:
 
     def onward(self) -> "Walk":
         """Before the first step of the next stage."""
-        return entered(self.model, self.image, self.mask, self.seeds, self.stage + 1, None, self)
+        return entered(self.model, self.image, self.mask, self.seeds, self.leg + 1, None, self)
 
     def preview(self) -> Tensor:
-        """``(n P, 3, S, S)`` uint8: what the model sees in the holes."""
-        filled = self.given if self.seen is None else torch.where(self.hole, self.seen.x_0, self.given)
-        side = self.image.shape[-1]
-        large = filled if filled.shape[-1] == side else F.interpolate(filled.clamp(-1, 1), side, mode="bicubic")
-        return to_uint8(torch.where(self.mask, large, self.image)).cpu()
+        """``(n P, 3, s, s)`` uint8: what the model sees in the holes, at the smallest of its sides."""
+        seen = self.given if self.seen is None else torch.where(self.hole, self.seen.x_0, self.given)
+        side = self.model.sides[0]
+        image, hole = reduced(self.image, self.mask, self.image.shape[-1] // side)
+        whole = self.model.joined(self.leg, self.windows, seen.clamp(-1, 1), self.given)
+        how = "bicubic" if whole.shape[-1] < side else "area"
+        filled = whole if whole.shape[-1] == side else F.interpolate(whole, side, mode=how)
+        return to_uint8(torch.where(hole, filled, image)).cpu()
 
     def filled(self) -> Tensor:
-        """``(n P, 3, s, s)``: where the stage ended."""
-        return torch.where(self.hole, self.rows.x.clamp(-1, 1), self.given)
+        """``(n P, 3, S, S)`` at the stage's side: where it ended."""
+        made = torch.where(self.hole, self.rows.x.clamp(-1, 1), self.given)
+        return self.model.joined(self.leg, self.windows, made, self.given)
 
     def pictures(self) -> Tensor:
         """``(n P, 3, S, S)``: where it ended; known pixels are the image's."""
@@ -88,11 +104,14 @@ def begin(model: Model, image: Tensor, mask: Tensor, seeds: Sequence[int], sampl
 
     Args:
         model: whose rules hold.
-        image: ``(P, 3, S, S)``, the squares of a picture.
+        image: ``(P, 3, S, S)``, the squares of a picture; of a side that the model does not fill they are made as much
+            smaller as is needed, for they may have been cut for the one before it.
         mask: ``(P, 1, S, S)`` bool.
         seeds: n, one per completion.
         sampler: of the first stage; None is its own.
     """
+    side = image.shape[-1]
+    image, mask = reduced(image, mask, side // max(own for own in model.sides if side % own == 0))
     drawn = [seed for row in zip(*(part_seeds(seeds, part) for part in range(len(image))), strict=True) for seed in row]
     image, mask = (x.expand(len(seeds), *x.shape).flatten(0, 1) for x in (image, mask))
     return entered(model, image, mask, tuple(drawn), 0, sampler, None)
@@ -103,20 +122,23 @@ def entered(
     image: Tensor,
     mask: Tensor,
     seeds: tuple[int, ...],
-    stage: int,
+    leg: int,
     sampler: Sampler | None,
     before: Walk | None,
 ) -> Walk:
     """The walk before the first step of a stage; `before` is where it left the last one, None at the first."""
-    inpainter = model.stages[stage]
-    taken = sampler or inpainter.sampler
-    given, hole = model.asked(stage, image, mask, None if before is None else before.filled())
-    noise = ExampleNoise(stage_seeds(seeds, stage), given.shape[1:], given.device)
+    side = image.shape[-1]
+    inpainter = model.stages[model.legs(side)[leg]]
+    taken = model.taken(leg, sampler)
+    whole, holes = model.asked(leg, image, mask, None if before is None else before.filled())
+    windows = model.windows(leg, holes)
+    given, hole = windows.cut(whole), windows.cut(holes)
+    noise = windows.noise(stage_seeds(seeds, leg), given.shape[1], given.device)
     x_T = noise()
     condition = inpainter.condition(given, hole, fill=noise())
     rows = start(x_T, taken.path(inpainter.denoiser.schedule), taken, inpainter.constrain, condition, noise)
-    step, steps = (0, model.network_calls(sampler)) if before is None else (before.step, before.steps)
-    return Walk(model, image, mask, seeds, stage, given, hole, taken.wrap, rows, step, steps)
+    step, steps = (0, model.network_calls(sampler, side)) if before is None else (before.step, before.steps)
+    return Walk(model, image, mask, seeds, leg, windows, given, hole, taken.wrap, rows, step, steps)
 
 
 @dataclass(frozen=True)
@@ -245,14 +267,7 @@ class SharedCalls:
                 if rows <= self.most:
                     return denoiser(question.x, question.level, question.condition)
                 parts = [question.part(slice(i, i + self.most)) for i in range(0, rows, self.most)]
-                said = [denoiser(part.x, part.level, part.condition) for part in parts]
-                return Prediction(
-                    **{
-                        name: torch.cat([getattr(one, name) for one in said])
-                        for name, value in vars(said[0]).items()
-                        if value is not None
-                    }
-                )
+                return Prediction.joined([denoiser(part.x, part.level, part.condition) for part in parts])
             except torch.OutOfMemoryError:
                 tried = min(rows, self.most)
                 if tried == 1:

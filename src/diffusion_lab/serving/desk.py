@@ -143,6 +143,13 @@ class Desk:
                 f"and {self.limits.squares} squares may be filled at once: ask for less, or fill a part of it first"
             )
             raise Mistake(422, "invalid_request", message, "num_samples")
+        if (windows := job.windows(self.engine.image_size)) > max(self.limits.windows, job.rows):
+            message = (
+                f"num_samples: at {job.image.shape[-1]} px the hole is seen through {windows // len(seeds)} windows, "
+                f"each filled {len(seeds)} times, and {self.limits.windows} may be at once: ask for less, fill a part "
+                "of it first, or send a smaller picture"
+            )
+            raise Mistake(422, "invalid_request", message, "num_samples")
         order = Order(photo, job, settings.feather, small)
         if self._held + order.pixels > self.limits.held:
             self.measures.rejected("memory")
@@ -208,7 +215,7 @@ class Desk:
     async def preview(
         self, order: Order, preview: Tensor, encode: Callable[[Image.Image], bytes], small: bool = True
     ) -> list[bytes]:
-        """Pastes what the model sees on the way, ``(n, P, 3, S, S)`` uint8, into the photo or its small copy."""
+        """Pastes what the model sees on the way, ``(n, P, 3, s, s)`` uint8, into the photo or its small copy."""
         photo = order.small if small else order.photo
 
         def pasted() -> list[bytes]:
@@ -262,7 +269,8 @@ class Desk:
         except ValueError as error:
             raise Mistake(422, "invalid_request", f"align: {error}", "align") from None
         try:
-            photo = cut(as_rgb(picture), hole, self.engine.image_size, self.engine.crop, self.engine.task, eyes)
+            engine = self.engine
+            photo = cut(as_rgb(picture), hole, engine.sides, engine.crop, engine.task, eyes, self.limits.detail)
         except ValueError as error:
             raise Mistake(400, "invalid_mask", str(error), "mask") from None
         return photo, photo.within(PREVIEW)

@@ -1,6 +1,6 @@
 """What an engine is: jobs in, events out. `local.LocalEngine` is a model in this process."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -10,6 +10,7 @@ from torch import Tensor
 from diffusion_lab.data.crops import Crop
 from diffusion_lab.diffusion.sampling import Sampler
 from diffusion_lab.tasks import Task
+from diffusion_lab.windows import Windows
 
 Code = Literal["non_finite_output", "deadline_exceeded", "engine_error", "shutting_down"]
 Stage = Literal["queued", "running"]
@@ -17,10 +18,11 @@ Stage = Literal["queued", "running"]
 
 @dataclass(frozen=True)
 class Job:
-    """One request at the model's size, checked already: the squares of a picture, each filled once per seed.
+    """One request, checked already: the squares of a picture, each filled once per seed.
 
     Args:
-        image: ``(P, 3, S, S)`` float32 in [-1, 1]; what the task shows of a hole is all that is looked at in it.
+        image: ``(P, 3, S, S)`` float32 in [-1, 1], of one of the model's sides; what the task shows of a hole is all
+            that is looked at in it.
         mask: ``(P, 1, S, S)`` bool, True = what is made anew: the hole, or all of it.
         seeds: one per completion, n of them; `photo.part_seeds` makes those of the squares.
         sampler: None is the inpainter's own.
@@ -37,22 +39,32 @@ class Job:
 
     @property
     def rows(self) -> int:
-        """Of a network call: n P."""
+        """Squares in all: n P."""
         return len(self.seeds) * len(self.image)
 
-    def check(self, size: int) -> None:
+    def windows(self, size: int) -> int:
+        """Rows of its largest network call: as `rows`, but a large square counts once for each of its windows.
+
+        Args:
+            size: of the model's smallest squares.
+        """
+        return len(self.seeds) * len(Windows.over(self.mask, size))
+
+    def check(self, sides: Collection[int]) -> None:
         """Says it where a program has made a job that is none.
 
         Args:
-            size: S, of the model in service.
+            sides: that S may be.
 
         Raises:
             ValueError: in that case.
         """
-        parts = len(self.image)
-        if self.image.shape != (parts, 3, size, size) or self.mask.shape != (parts, 1, size, size) or not self.rows:
+        parts, side = len(self.image), self.image.shape[-1]
+        fits = self.image.shape == (parts, 3, side, side) and self.mask.shape == (parts, 1, side, side)
+        if not (fits and side in sides and self.rows):
+            known = " or ".join(f"3x{side}x{side}" for side in sorted(sides))
             raise ValueError(
-                f"a job needs images of 3x{size}x{size}, as many masks of 1x{size}x{size} and a seed, got "
+                f"a job needs images of {known}, as many masks of one channel and that size, and a seed, got "
                 f"{tuple(self.image.shape)}, {tuple(self.mask.shape)} and {len(self.seeds)} seeds"
             )
 
@@ -75,7 +87,8 @@ class Stepped:
     Args:
         step: how often by now, from 1.
         steps: how often in all.
-        preview: ``(n, P, 3, S, S)`` uint8, what the model sees in the holes now; None between previews.
+        preview: ``(n, P, 3, s, s)`` uint8, what the model sees in the holes now, at the smallest of its sides; None
+            between previews.
     """
 
     step: int
@@ -88,7 +101,8 @@ class Finished:
     """The holes are filled.
 
     Args:
-        pictures: ``(n, P, 3, S, S)`` float32 in [-1, 1] on the CPU, equal to the image outside the holes.
+        pictures: ``(n, P, 3, S, S)`` float32 in [-1, 1] on the CPU, equal to the image outside the holes; smaller ones
+            if the model has no squares so large (a swap may come between).
         version: of the model that filled them.
         network_calls: that each square took.
         seconds: since the submission.
@@ -174,7 +188,7 @@ class Measures(Protocol):
         """A job left the queue for its first step."""
 
     def stepped(self, rows: int, seconds: float) -> None:
-        """One step of all running jobs was taken: so many pictures, in so many seconds."""
+        """One step of all running jobs was taken: so many pictures or windows, in so many seconds."""
 
     def cancelled(self, stage: Stage) -> None:
         """Whoever asked for a job has gone."""
@@ -188,7 +202,11 @@ class Engine(Protocol):
 
     @property
     def image_size(self) -> int:
-        """Of the model in service, in pixels."""
+        """Of the model in service, in pixels; a swap never changes it."""
+
+    @property
+    def sides(self) -> tuple[int, ...]:
+        """Of the squares that the model in service fills, in pixels, its size first."""
 
     @property
     def crop(self) -> Crop:

@@ -94,6 +94,7 @@ class LocalEngine:
         if "data" not in inpainter.recipe:
             raise ValueError("this inpainter has no recipe that names its image size: load it from a folder")
         self._model = Model(inpainter.eval(), version, autocast)
+        self._sides = {*self._model.inpainter.sides}  # and of the models before: a job may have been cut for the last
         self._calls = SharedCalls(max_batch)
         self._max_queue = max_queue
         self._seconds = seconds
@@ -114,6 +115,10 @@ class LocalEngine:
     @property
     def image_size(self) -> int:
         return self._model.image_size
+
+    @property
+    def sides(self) -> tuple[int, ...]:
+        return self._model.inpainter.sides
 
     @property
     def crop(self) -> Crop:
@@ -171,6 +176,7 @@ class LocalEngine:
                 if self._until is not None:
                     raise SwapRefused("the engine is about to end")
                 self._model = model
+                self._sides.update(model.inpainter.sides)
             log.info("%s serves in place of %s", model.version, old.version)
             return model.version
 
@@ -186,11 +192,13 @@ class LocalEngine:
         """A place in the queue."""
         if not self.stats().ready:
             raise NotReady("the engine ends" if self._until is not None else "the engine warms up", retry_after=5)
-        job.check(self.image_size)
+        job.check(self._sides)
         now = time.monotonic()
-        calls = self.inpainter.network_calls(job.sampler)
+        rows = job.windows(self.image_size)
+        calls, all_calls = (self.inpainter.network_calls(job.sampler, side) for side in (None, job.image.shape[-1]))
+        work = job.rows * calls + rows * (all_calls - calls)
         deadline = now + (self._seconds if job.seconds is None else job.seconds)
-        ticket = Ticket(job, calls, now, deadline, asyncio.get_running_loop())
+        ticket = Ticket(job, rows, work, now, deadline, asyncio.get_running_loop())
         with self._changed:
             if self._until is not None:
                 raise NotReady("the engine ends", retry_after=5)
@@ -203,9 +211,8 @@ class LocalEngine:
 
     def _wait(self) -> float:
         """Seconds until a job at the queue's end would start, by what steps have taken of late."""
-        ahead = sum(ticket.rows * ticket.calls for ticket in self._waiting)
-        ahead += sum(ticket.rows * ticket.calls for ticket in self._starting)
-        ahead += sum(run.ticket.rows * (run.walk.steps - run.walk.step) for run in self._running)
+        ahead = float(sum(ticket.work for ticket in (*self._waiting, *self._starting)))
+        ahead += sum(run.ticket.work * (1 - run.walk.step / run.walk.steps) for run in self._running)
         return ahead / self._rate
 
     def _leave(self, ticket: Ticket) -> None:
@@ -253,11 +260,11 @@ class LocalEngine:
         image, mask = torch.zeros(1, 3, size, size, device=device), torch.ones(1, 1, size, size, dtype=torch.bool)
         for rows in (1, self._calls.most):
             walk = begin(self._model.inpainter, image, mask.to(device), range(rows), None)
-            stages, seconds = len(self._model.inpainter.stages), 0.0
+            stages, seconds = len(walk.legs), 0.0
             for stage in range(stages):
                 walk = walk.onward() if stage else walk
                 begun = time.monotonic()
-                (said,) = self._calls(self._model.denoiser(stage), [walk])
+                (said,) = self._calls(self._model.denoiser(walk.stage), [walk])
                 if isinstance(said, Exception):
                     raise said
                 said.x_0.sum().item()  # waits for the device
@@ -309,6 +316,7 @@ class LocalEngine:
         if not self._running:  # whoever was to start has failed
             return
         begun = time.monotonic()
+        rows = sum(len(run.walk.rows.x) for run in self._running)
         together: dict[tuple[Model, int], list[Run]] = {}
         for run in self._running:  # before anybody moves: who enters a stage in this step asks it in the next
             together.setdefault((run.model, run.walk.stage), []).append(run)
@@ -319,7 +327,6 @@ class LocalEngine:
                     if isinstance(prediction, Exception):
                         raise prediction
                     run.walk = run.walk.advanced(prediction)
-        rows = sum(run.ticket.rows for run in self._running)
         events = self._news([run for run in self._running if not run.ticket.gone])
         seconds = time.monotonic() - begun
         self._rate += 0.2 * (rows / seconds - self._rate)

@@ -9,7 +9,7 @@ diffusion_lab_failed_total          jobs that failed, by code; non_finite_output
 diffusion_lab_queue_depth           jobs that wait
 diffusion_lab_running               jobs whose pictures are being made
 diffusion_lab_queue_wait_seconds    from submission to the first step
-diffusion_lab_batch_size            pictures per step
+diffusion_lab_batch_size            rows per step: pictures, or windows of large ones
 diffusion_lab_step_seconds          one step of all running jobs; its count is the number of steps
 diffusion_lab_ready                 1 if jobs are taken
 diffusion_lab_heartbeat_seconds     since the model's thread last came round

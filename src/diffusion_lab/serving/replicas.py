@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_lab import recipe, tasks
+from diffusion_lab.cascade import sides
 from diffusion_lab.data.crops import Crop, named
 from diffusion_lab.serving.engine import (
     Event,
@@ -85,8 +86,9 @@ class ReplicatedEngine:
         self._stream = handle.options(method_name="submit", stream=True)
         self._wish = Wish(0, folder)
         made = recipe.read(folder)
-        data, self._task = made["data"], tasks.of(made)
-        self._size, self._crop = int(data["image_size"]), named(data["crop"])
+        self._task = tasks.of(made)
+        self._sides, self._crop = sides(made), named(made["data"]["crop"])
+        self._taken = {*self._sides}  # and those of the models before: a job may have been cut for the last
         self._version = version_of(folder)
         self._max_queue = max_queue
         self._seconds = seconds
@@ -105,7 +107,11 @@ class ReplicatedEngine:
 
     @property
     def image_size(self) -> int:
-        return self._size
+        return self._sides[0]
+
+    @property
+    def sides(self) -> tuple[int, ...]:
+        return self._sides
 
     @property
     def crop(self) -> Crop:
@@ -193,7 +199,9 @@ class ReplicatedEngine:
                 await self._ask("adopt", self._wish)
                 raise SwapRefused(f"'{folder}' was found fit, and could not serve: {errors[0]}")
             self._version = answers[0] if answers else version_of(folder)
-            self._crop = named(recipe.read(folder)["data"]["crop"])
+            made = recipe.read(folder)
+            self._sides, self._crop = sides(made), named(made["data"]["crop"])
+            self._taken.update(self._sides)
             log.info("%s serves in place of %s, in %d replicas", self._version, old_version, len(answers))
             return self._version
 
@@ -218,7 +226,7 @@ class ReplicatedEngine:
         stats = self.stats()
         if not stats.ready:
             raise NotReady("the engine ends" if self._draining else "no replica is ready", retry_after=5)
-        job.check(self.image_size)
+        job.check(self._taken)
         if stats.queued >= self._max_queue * len(self._standings):
             raise QueueFull(f"{stats.queued} jobs wait already", math.ceil(self._wait))
         now = asyncio.get_running_loop().time()

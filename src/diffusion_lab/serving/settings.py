@@ -27,6 +27,8 @@ class Limits:
         pixels: of a picture, looked at before it is decoded.
         num_samples: completions.
         squares: of all completions together: several, where the hole lies in several faces.
+        windows: likewise, where a square that is larger than the model's counts once for each that it is seen through.
+        detail: pixels of the side of the largest square that a face is filled in.
         steps: of a sampler.
         feather: pixels.
         previews: of a job.
@@ -42,6 +44,8 @@ class Limits:
     pixels: int = 25_000_000
     num_samples: int = 8
     squares: int = 64
+    windows: int = 128
+    detail: int = 1024
     steps: int = 1000
     feather: int = 64
     previews: int = 50

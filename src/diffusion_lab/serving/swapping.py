@@ -153,8 +153,8 @@ def try_out(model: Model, rows: int) -> None:
     mask = torch.ones_like(image[:, :1], dtype=torch.bool)
     level = torch.full((rows,), 0.5, dtype=torch.float64)
     given = None
-    for stage in range(len(model.inpainter.stages)):
-        given, hole = model.inpainter.asked(stage, image, mask, given)
+    for leg, stage in enumerate(model.inpainter.legs(model.image_size)):
+        given, hole = model.inpainter.asked(leg, image, mask, given)
         x = torch.randn(given.shape, generator=torch.Generator().manual_seed(0)).to(model.device)
         said = model.denoiser(stage)(x, level, Condition(known=x, mask=hole, fill=x))
         if said.x_0.shape != x.shape or not bool(said.x_0.isfinite().all()):

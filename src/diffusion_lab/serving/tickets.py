@@ -16,7 +16,8 @@ class Ticket:
 
     Args:
         job: what is asked for.
-        calls: of the network that each of its pictures takes.
+        rows: of its largest network call.
+        work: rows of all of its network calls together.
         submitted: on the monotonic clock.
         deadline: likewise.
         loop: where its events are awaited.
@@ -26,17 +27,14 @@ class Ticket:
     """
 
     job: Job
-    calls: int
+    rows: int
+    work: int
     submitted: float
     deadline: float
     loop: asyncio.AbstractEventLoop
     events: asyncio.Queue[Event | Exception] = field(default_factory=asyncio.Queue)
     position: int = -1
     gone: bool = False
-
-    @property
-    def rows(self) -> int:
-        return self.job.rows
 
     def by_seed(self, rows: Tensor) -> Tensor:
         """``(n P, ...)`` as ``(n, P, ...)``."""
