@@ -44,6 +44,7 @@ def read(path: Path) -> Report:
         found["uncertainty"],
         found["areas"],
         recipe=found.get("recipe"),
+        attributes=found.get("attributes", ()),
     )
 
 
