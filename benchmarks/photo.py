@@ -252,7 +252,7 @@ def main() -> None:
     parser.add_argument("--turn", type=float, default=30, help="degrees")
     parser.add_argument("--room", type=float, default=4, help="width of the photo, in faces; 1: upright portraits")
     parser.add_argument("--feather", type=int, default=0)
-    parser.add_argument("--detail", type=int, nargs="+", default=[1024], help="pixels a side of a face, each a method")
+    parser.add_argument("--detail", type=int, nargs="+", default=[512], help="pixels a side of a face, each a method")
     parser.add_argument("--close", type=Path, help="where to draw the holes of the first six at the photo's own pixels")
     parser.add_argument("--sheet", type=Path, help="where to draw the first eight of each hole")
     parser.add_argument("--megapixels", type=float, default=0, help="measure memory on a photo of this size instead")

@@ -60,7 +60,7 @@ def filled(
     seeds: list[int],
     feather: int = 0,
     align: Any = "auto",
-    detail: int = 1024,
+    detail: int = 512,
 ) -> list[Image.Image]:
     """What `inpaint.py` makes of a picture."""
     crop, eyes = named(model.recipe["data"]["crop"]), photo.eyes_of(align)

@@ -89,7 +89,7 @@ def cut(
     crop: Crop,
     task: Task | None = None,
     eyes: Sequence[Points] | None = None,
-    detail: int = 1024,
+    detail: int = 512,
 ) -> Photo:
     """Divides the hole among the faces of a picture, and cuts a square for each.
 

@@ -45,7 +45,7 @@ class Limits:
     num_samples: int = 8
     squares: int = 64
     windows: int = 128
-    detail: int = 1024
+    detail: int = 512
     steps: int = 1000
     feather: int = 64
     previews: int = 50
