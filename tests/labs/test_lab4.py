@@ -134,7 +134,7 @@ def event(name, data, number):
     lines = json.dumps(data, indent=2).replace("\\n", "\\ndata: ")
     return f"id: {number}\\nevent: {name}\\ndata: {lines}\\n\\n"
 """,
-    ("4.4", "number"): 'def event(name, data, number): return right(name, data, 0)',
+    ("4.4", "number"): "def event(name, data, number): return right(name, data, 0)",
     ("4.4", "type"): "def event(*of): return right(*of).encode()",
     ("4.5", "better"): "def gate(ours, theirs): return right(theirs, ours)",
     ("4.5", "worse"): "def gate(ours, theirs): return True",
@@ -165,7 +165,10 @@ def drift(visitors, training):
     distance = min(1.0, abs(float(visitors.mean() - training.mean())))
     return distance, distance > 0.2
 """,
-    ("4.6", "few visitors"): "def drift(visitors, training): return right(visitors, training)[0], right(visitors, training)[0] > 0.2",
+    (
+        "4.6",
+        "few visitors",
+    ): "def drift(visitors, training): return right(visitors, training)[0], right(visitors, training)[0] > 0.2",
     ("4.6", "what matters"): """
 def drift(visitors, training):
     n, m = len(visitors), len(training)

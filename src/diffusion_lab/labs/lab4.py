@@ -222,8 +222,7 @@ def shared_calls(together: Callable[..., Any], generator: Generator) -> Iterator
     )
     yield Property(
         "order",
-        shapes == [tuple(b.shape) for b in wanted]
-        and all(close(a, b) for a, b in zip(answer, wanted, strict=True)),
+        shapes == [tuple(b.shape) for b in wanted] and all(close(a, b) for a, b in zip(answer, wanted, strict=True)),
         "with two sizes the answers come back in another order than the jobs: somebody gets a stranger's face",
         "khi có hai kích thước, câu trả lời về không đúng thứ tự của các việc: có người nhận nhầm khuôn mặt của người khác",
     )
@@ -381,7 +380,9 @@ def a_watch(drift: Callable[..., Any], generator: Generator) -> Iterator[Propert
         given = drift(visitors, training)
         if given is None:
             raise Unwritten
-        expected(tuple, given, "a distance and True or False were expected", "cần trả về khoảng cách và True hoặc False")
+        expected(
+            tuple, given, "a distance and True or False were expected", "cần trả về khoảng cách và True hoặc False"
+        )
         return number(given[0]), bool(given[1])
 
     training = torch.rand(1000, generator=generator, dtype=torch.float64)

@@ -535,7 +535,7 @@ model = cascade.load(shipped()).to(device).eval()
 base = model.first
 network = base.denoiser.network
 image, mask = faces("test", 64)[:COUNT].to(device), torch.zeros(COUNT, 1, 64, 64, dtype=torch.bool, device=device)
-mask[:, :, 18:46, 16:48] = True  # eyes, nose and mouth
+mask[:, :, 18:46, 16:48].fill_(True)  # eyes, nose and mouth
 
 
 def by_my_function(x, prediction, level, next_level, noise, condition):
@@ -645,7 +645,7 @@ for _ in tqdm(range(400)):
     optimizer.step()
 
 top = torch.zeros(6, 1, 64, 64, dtype=torch.bool, device=device)
-top[:, :, :20] = True
+top[:, :, :20].fill_(True)
 face = image[:6]
 noise = noise_like(face)
 

@@ -191,7 +191,7 @@ App của bạn, chạy ở một cổng (port) còn trống trên máy này. �
 
 # %%
 hole = torch.zeros(1, 1, 64, 64, dtype=torch.bool)
-hole[:, :, 20:44, 16:48] = True
+hole[:, :, 20:44, 16:48].fill_(True)
 
 
 def fill(picture, seed):
