@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 
-from diffusion_lab.labs import lab1
+from diffusion_lab.labs import lab1, lab2
 from diffusion_lab.labs.grading import Exercise
 
-EXERCISES: Mapping[str, Exercise] = {exercise.number: exercise for lab in (lab1,) for exercise in lab.EXERCISES}
+EXERCISES: Mapping[str, Exercise] = {exercise.number: exercise for lab in (lab1, lab2) for exercise in lab.EXERCISES}
 
 
 def exercise(number: str) -> Exercise:

@@ -1,4 +1,4 @@
-"""What an exercise asks of a function: properties, each with a hint that says which one failed and never how to mend it."""
+"""What an exercise asks of a function: properties, each with a hint that says which one failed, never the answer."""
 
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -158,6 +158,11 @@ def close(given: Tensor | float, wanted: Tensor | float, tolerance: float = 1e-4
     return bool(((given - wanted).abs() <= tolerance * scale).all())
 
 
+def normal(generator: Generator, *shape: int) -> Tensor:
+    """Float64 from N(0, 1)."""
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
 def grade(exercise: Exercise, function: Any, seed: int | None = None) -> Outcome:
     """Looks at the properties of a student's function, up to the first that fails.
 
@@ -194,4 +199,3 @@ def broken(error: Exception) -> Property:
         f"your function stops with {what}" + (". It may use its arguments and imports only." if outside else ""),
         f"hàm dừng lại với lỗi {what}" + (". Hàm chỉ nên dùng các tham số và các import của nó." if outside else ""),
     )
-

@@ -11,7 +11,7 @@ from diffusion_lab.diffusion.denoiser import Prediction
 from diffusion_lab.diffusion.likelihood import density, step_bits
 from diffusion_lab.diffusion.process import add_noise, posterior_mean, posterior_variance, renoise
 from diffusion_lab.diffusion.schedule import NoiseSchedule, from_betas
-from diffusion_lab.labs.grading import Exercise, Property, close, number, several, tensor
+from diffusion_lab.labs.grading import Exercise, Property, close, normal, number, several, tensor
 from diffusion_lab.lessons.data import ring, rings
 from diffusion_lab.lessons.rivals import MODES, NOISE, REACH, counted
 
@@ -22,11 +22,6 @@ LEAST = 1e-4
 def some_betas(steps: int, generator: Generator) -> Tensor:
     """A table of betas that rises unevenly, float64 ``(T,)`` in (.01, .3)."""
     return 0.01 + 0.29 * torch.rand(steps, generator=generator, dtype=torch.float64).sort().values
-
-
-def normal(generator: Generator, *shape: int) -> Tensor:
-    """Float64 from N(0, 1)."""
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
 def mode_counting(count_modes: Callable[..., Any], generator: Generator) -> Iterator[Property]:
@@ -205,7 +200,8 @@ def back_with_x_0(posterior: Callable[..., Any], generator: Generator) -> Iterat
         "t = 1",
         close(mean, x_0[:1]) and close(variance, 0.0 * variance),
         "at t = 1 the step ends at the data: mean x_0, variance 0. Which alpha-bar stands before the first?",
-        "tại t = 1, bước lùi kết thúc ở dữ liệu: trung bình là x_0, phương sai 0. Trước alpha-bar đầu tiên là giá trị nào?",
+        "tại t = 1, bước lùi kết thúc ở dữ liệu: trung bình là x_0, phương sai 0. Trước alpha-bar đầu tiên là giá "
+        "trị nào?",
     )
     landed = said(table[t].sqrt()[:, None] * x_0, x_0, t)[0]
     yield Property(
@@ -229,7 +225,8 @@ def back_with_x_0(posterior: Callable[..., Any], generator: Generator) -> Iterat
         "library",
         close(mean, posterior_mean(x_t, x_0, *levels)) and close(variance, posterior_variance(*levels)),
         "on random input your result is not that of diffusion_lab.diffusion.process.posterior_mean and _variance",
-        "với đầu vào ngẫu nhiên, kết quả khác với posterior_mean và posterior_variance trong diffusion_lab.diffusion.process",
+        "với đầu vào ngẫu nhiên, kết quả khác với posterior_mean và posterior_variance trong "
+        "diffusion_lab.diffusion.process",
     )
 
 
@@ -295,8 +292,7 @@ def divergence(kl_bits: Callable[..., Any], generator: Generator) -> Iterator[Pr
     yield Property(
         "bits",
         close(apart, torch.full((4,), 0.5 / math.log(2))),
-        "N(0, 1) and N(1, 1) are 0.72 bits apart; yours gives "
-        f"{float(apart[0]):.2f}. Which logarithm is meant?",
+        f"N(0, 1) and N(1, 1) are 0.72 bits apart; yours gives {float(apart[0]):.2f}. Which logarithm is meant?",
         f"N(0, 1) và N(1, 1) cách nhau 0.72 bit; hàm cho {float(apart[0]):.2f}. Đang dùng log cơ số mấy?",
     )
     wide, narrow = said(zero, one, zero, -one), said(zero, -one, zero, one)
@@ -319,7 +315,8 @@ def divergence(kl_bits: Callable[..., Any], generator: Generator) -> Iterator[Pr
     yield Property(
         "torch",
         close(said(m, v, n, w), wanted),
-        "on random Gaussians your result is not that of torch.distributions.kl_divergence; the input is the logarithm of "
+        "on random Gaussians your result is not that of torch.distributions.kl_divergence; the input is the "
+        "logarithm of "
         "the variance, not of the deviation",
         "với các Gauss ngẫu nhiên, kết quả khác torch.distributions.kl_divergence; đầu vào là log của phương sai, "
         "không phải của độ lệch chuẩn",
@@ -373,7 +370,8 @@ def whole_bound(bound_bits: Callable[..., Any], generator: Generator) -> Iterato
         "sum",
         close(given, reference_bound(x_0, guess, betas, eps), 1e-3),
         "the parts are there, but of an imperfect model the divergences at t = 2..T do not add up as in eq. 5",
-        "đã có đủ các thành phần, nhưng với mô hình chưa hoàn hảo thì tổng các KL tại t = 2..T không đúng như công thức 5",
+        "đã có đủ các thành phần, nhưng với mô hình chưa hoàn hảo thì tổng các KL tại t = 2..T không đúng như "
+        "công thức 5",
     )
 
 
