@@ -17,7 +17,9 @@ def check(number: str, function: Any, language: str = "en") -> bool:
     Raises:
         ValueError: if there is no such exercise.
     """
-    from diffusion_lab.labs.course import exercise  # here, since it brings torch, and who builds the notebooks needs none
+    from diffusion_lab.labs.course import (
+        exercise,
+    )  # here, since it brings torch, and who builds the notebooks needs none
     from diffusion_lab.labs.grading import grade
 
     outcome = grade(exercise(number), function)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from diffusion_lab.labs import text
 
+
 def main(given: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit status, of `check` 0 if all that was asked for is solved."""
     parser = argparse.ArgumentParser(prog="python -m diffusion_lab.labs", description=__doc__)

@@ -39,13 +39,13 @@ def labs() -> list[Path]:
 
 
 def read(text: str) -> list[Cell]:
-    """The cells of a source.
+    r"""The cells of a source.
 
     Raises:
         ValueError: for a line that begins like a cell and is none.
 
     Example:
-        >>> read('# %% exercise="1.1"\\nx = 1\\n')
+        >>> read('# %% exercise="1.1"\nx = 1\n')
         [Cell(source='x = 1', language=None, exercise='1.1')]
     """
     found: list[Cell] = []
@@ -62,10 +62,10 @@ def read(text: str) -> list[Cell]:
 
 
 def emptied(source: str) -> str:
-    """An exercise as a student gets it: the body of its last function is gone, but for the docstring.
+    r"""An exercise as a student gets it: the body of its last function is gone, but for the docstring.
 
     Example:
-        >>> print(emptied('def f(x):\\n    "Twice x."\\n    return 2 * x\\n\\ncheck("1.1", f)'))
+        >>> print(emptied('def f(x):\n    "Twice x."\n    return 2 * x\n\ncheck("1.1", f)'))
         def f(x):
             "Twice x."
             ...

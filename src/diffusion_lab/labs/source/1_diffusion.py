@@ -112,6 +112,7 @@ trong $N$ mẫu); mỗi mẫu thuộc về tâm gần nó nhất, miễn là tâ
 trong khoảng cách `reach` thì nằm **giữa** các mode.
 """
 
+
 # %% exercise="1.1"
 def count_modes(draws, centres, reach):
     """How many modes are there, and the share of the draws that lies between them.
@@ -186,6 +187,7 @@ Lấy mẫu từ phân phối trên, với nhiễu `eps` cho trước lấy từ
 *hệ số nhân* tạo ra nó.
 """
 
+
 # %% exercise="1.2"
 def forward_step(x, beta, eps):
     """x_t, one step after x = x_(t-1). beta is a number in [0, 1]; eps is like x."""
@@ -215,6 +217,7 @@ $$q(x_t \mid x_0) = \mathcal N\big(x_t;\ \sqrt{\bar\alpha_t}\, x_0,\ (1 - \bar\a
 
 Mỗi mẫu trong batch có một $t$ riêng. Hàm `per_example` ở ô đầu giúp bạn đưa các số `(B,)` về đúng kích thước để nhân.
 """
+
 
 # %% exercise="1.3"
 def q_sample(x_0, t, betas, eps):
@@ -274,6 +277,7 @@ $$q(x_{t-1} \mid x_t, x_0) = \mathcal N(\tilde\mu_t, \tilde\beta_t I), \qquad
 Hãy nghĩ đến $t = 1$ trước khi lấy chỉ số: $\bar\alpha_0$ bằng 1, còn Python thì vẫn vui vẻ đọc `table[-1]`.
 """
 
+
 # %% exercise="1.4"
 def posterior(x_t, x_0, t, betas):
     """Mean and variance of q(x_(t-1) | x_t, x_0).
@@ -317,6 +321,7 @@ $$\Sigma_\theta = \exp\big(v \log \beta_t + (1 - v) \log \tilde\beta_t\big) \qqu
 
 Bước cuối kết thúc ở dữ liệu, nơi $\tilde\beta_1 = 0$: khi đó dùng số nhỏ `least` thay thế.
 """
+
 
 # %% exercise="1.5"
 def reverse_log_variance(mix, t, betas, least):
@@ -368,6 +373,7 @@ Với một chiều, tính bằng nat:
 $\mathrm{KL}(q \| p) = \tfrac12 \big( \tfrac{\sigma_q^2 + (\mu_q - \mu_p)^2}{\sigma_p^2} - 1 - \ln \tfrac{\sigma_q^2}{\sigma_p^2} \big)$.
 Hãy trả về số **bit**, lấy **tổng** theo các chiều của mỗi mẫu.
 """
+
 
 # %% exercise="1.6"
 def kl_bits(mean_q, log_variance_q, mean_p, log_variance_p):
@@ -422,6 +428,7 @@ r"""
 Duyệt qua mọi $t$, lấy $x_t$ với nhiễu `eps[t - 1]`, hỏi mô hình rồi cộng lại. Đừng quên phần tiên nghiệm (prior):
 $q(x_T | x_0)$ chính là phân phối Gauss ở bài 1.3, và `kl_bits` so nó với $\mathcal N(0, I)$.
 """
+
 
 # %% exercise="1.7"
 def bound_bits(x_0, predict, betas, eps, least):
@@ -582,6 +589,7 @@ bit (ở đây là spin, $-1$ hoặc $+1$) được giữ nguyên với xác su�
 `u` lấy đều trên $[0, 1)$, mỗi bit một số: hãy dùng nó để quyết định. Xác suất để một bit giữ nguyên giá trị là bao nhiêu?
 Đồng xu cũng có thể rơi đúng vào giá trị cũ.
 """
+
 
 # %% exercise="1.8"
 def flip(x_0, gamma, u):

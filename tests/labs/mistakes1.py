@@ -1,28 +1,11 @@
-"""Lab 1: the reference solutions pass, and what students really write fails with a hint of its own."""
+"""What students really write in lab 1, and the property that says so."""
 
-from pathlib import Path
-from typing import Any
-
-import pytest
-import torch
-
-from diffusion_lab.labs.course import exercise
-from diffusion_lab.labs.grading import grade
-from labs.solutions import definitions
-
-
-@pytest.fixture(scope="module")
-def solved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return definitions("1", tmp_path_factory.mktemp("lab1"))
-
-
-NUMBERS = [f"1.{i}" for i in range(1, 9)]
-
-WRONG: dict[tuple[str, str], str] = {
+MISTAKES: dict[tuple[str, str], str] = {
     ("1.1", "all modes"): """
 def count_modes(draws, centres, reach):
-    distance, nearest = torch.cdist(draws, centres).min(dim=0)  # over the draws
-    return len(centres) - int((nearest[distance <= reach].bincount() > 1).sum()), 0.0
+    distance, nearest = torch.cdist(draws, centres).min(dim=1)
+    near = nearest[distance <= reach].bincount(minlength=len(centres))
+    return int((near > len(draws) / 8).sum()), float((distance > reach).float().mean())  # more than the whole share
 """,
     ("1.1", "share between"): """
 def count_modes(draws, centres, reach):
@@ -152,28 +135,3 @@ def bound_bits(x_0, predict, betas, eps, least):  # the mean of the steps, besid
     ("1.8", "mean"): "def flip(x_0, gamma, u): return right(x_0, gamma.sqrt(), u)",  # as of a Gaussian
     ("1.8", "own gamma"): "def flip(x_0, gamma, u): return right(x_0, gamma[:1].expand(len(x_0)), u)",
 }
-
-
-@pytest.mark.parametrize("number", NUMBERS)
-@pytest.mark.parametrize("seed", range(3))
-def test_the_reference_passes(number: str, seed: int, solved: dict[str, Any]) -> None:
-    outcome = grade(exercise(number), solved[exercise(number).name], seed)
-    assert outcome.passed, outcome.line("en")
-
-
-@pytest.mark.parametrize(("number", "name"), WRONG)
-@pytest.mark.parametrize("seed", range(3))
-def test_a_mistake_gets_its_own_hint(number: str, name: str, seed: int, solved: dict[str, Any]) -> None:
-    names = {**solved, "right": solved[exercise(number).name], "torch": torch}
-    exec(WRONG[number, name], names)
-    outcome = grade(exercise(number), names[exercise(number).name], seed)
-    assert outcome.failed is not None
-    assert outcome.failed.name == name, outcome.line("en")
-    assert outcome.failed.en != outcome.failed.vi
-
-
-@pytest.mark.parametrize("number", NUMBERS)
-def test_what_is_not_written_is_no_mistake(number: str) -> None:
-    outcome = grade(exercise(number), lambda *of: None)
-    assert not outcome.passed
-    assert outcome.failed is None
