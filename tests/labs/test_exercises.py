@@ -6,13 +6,15 @@ from typing import Any
 import pytest
 from mistakes1 import MISTAKES as OF_LAB_1
 from mistakes2 import MISTAKES as OF_LAB_2
+from mistakes3 import MISTAKES as OF_LAB_3
+from mistakes4 import MISTAKES as OF_LAB_4
 from solutions import definitions
 
 from diffusion_lab.labs import check
 from diffusion_lab.labs.course import EXERCISES, exercise
 from diffusion_lab.labs.grading import grade
 
-MISTAKES = {**OF_LAB_1, **OF_LAB_2}
+MISTAKES = {**OF_LAB_1, **OF_LAB_2, **OF_LAB_3, **OF_LAB_4}
 SEEDS = range(2)
 
 

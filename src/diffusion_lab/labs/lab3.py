@@ -77,7 +77,8 @@ def box(rectangle: Callable[..., Any], generator: Generator) -> Iterator[Propert
     yield Property(
         "width and height",
         abs(wide[0] - 32) <= 1 and abs(wide[1] - 16) <= 1,
-        f"u = (1, 0, ...) asks for the widest box (32 of 64 columns) of the least height (16 rows), yours has {wide[0]} "
+        f"u = (1, 0, ...) asks for the widest box (32 of 64 columns) of the least height (16 rows), yours has "
+        f"{wide[0]} "
         f"columns and {wide[1]} rows",
         f"u = (1, 0, ...) cần hộp rộng nhất (32 trong 64 cột) và thấp nhất (16 hàng), hộp của bạn có {wide[0]} cột và "
         f"{wide[1]} hàng",
@@ -130,7 +131,8 @@ def brush(stroke: Callable[..., Any], generator: Generator) -> Iterator[Property
     yield Property(
         "ends",
         not bool(line[0, :, :4].any() | line[0, :, -4:].any()),
-        "the stroke goes on beyond its ends: the nearest point of a segment is not always the foot of the perpendicular",
+        "the stroke goes on beyond its ends: the nearest point of a segment is not always the foot of the "
+        "perpendicular",
         "nét cọ kéo dài quá hai đầu: điểm gần nhất trên một đoạn thẳng không phải lúc nào cũng là chân đường vuông góc",
     )
     thick = int(line[0, :, 32].sum())
@@ -262,7 +264,8 @@ def loss_on_the_hole(hole_loss: Callable[..., Any], generator: Generator) -> Ite
         "anything outside",
         close(said(wild, mask), torch.ones(4)),
         "outside the hole the output is untrained and may be anything, even infinite; 0 times infinity is no number",
-        "ngoài lỗ, đầu ra không được huấn luyện nên có thể là bất cứ gì, kể cả vô cùng; mà 0 nhân vô cùng không phải là số",
+        "ngoài lỗ, đầu ra không được huấn luyện nên có thể là bất cứ gì, kể cả vô cùng; mà 0 nhân vô cùng không phải "
+        "là số",
     )
     yield Property(
         "no hole",
@@ -311,7 +314,8 @@ def known_again(keep_known: Callable[..., Any], generator: Generator) -> Iterato
         close(said(x, 0 * one)[~inside], eps[~inside]),
         "at level 0 nothing but the noise is left of the known pixels. Yours shows the model what the hole's "
         "neighbours look like long before the hole can answer",
-        "ở mức 0, phần đã biết chỉ còn là nhiễu. Hàm của bạn cho mô hình thấy vùng quanh lỗ quá sớm, khi trong lỗ vẫn còn "
+        "ở mức 0, phần đã biết chỉ còn là nhiễu. Hàm của bạn cho mô hình thấy vùng quanh lỗ quá sớm, khi trong lỗ vẫn "
+        "còn "
         "là nhiễu",
     )
     unit = image.square() + eps.square()
@@ -320,7 +324,8 @@ def known_again(keep_known: Callable[..., Any], generator: Generator) -> Iterato
         "power",
         close(power[~inside], unit[~inside]),
         "signal and noise are mixed so that the variance stays 1: gamma and 1 - gamma are variances, not factors",
-        "tín hiệu và nhiễu được trộn sao cho phương sai luôn bằng 1: gamma và 1 - gamma là phương sai, không phải hệ số",
+        "tín hiệu và nhiễu được trộn sao cho phương sai luôn bằng 1: gamma và 1 - gamma là phương sai, không phải hệ "
+        "số",
     )
     alone = torch.cat(
         [tensor(keep_known(*(v[i : i + 1] for v in (x, image, mask, level, eps))), (1, 3, 8, 8)) for i in range(batch)]
@@ -377,7 +382,8 @@ def uphill(guided_eps: Callable[..., Any], generator: Generator) -> Iterator[Pro
         "each picture",
         close(said(1.0)[:1], said(1.0, rows=1)),
         "a picture is guided less in company than alone: whose log-probability do you differentiate?",
-        "cùng một ảnh, đứng chung batch lại được dẫn hướng yếu hơn đứng một mình: bạn đang lấy đạo hàm của đại lượng nào?",
+        "cùng một ảnh, đứng chung batch lại được dẫn hướng yếu hơn đứng một mình: bạn đang lấy đạo hàm của đại lượng "
+        "nào?",
     )
     sigma = (1 - level).sqrt().reshape(-1, 1, 1, 1)
     yield Property(
@@ -428,9 +434,11 @@ def paired(paired_interval: Callable[..., Any], generator: Generator) -> Iterato
     yield Property(
         "paired",
         close(shifted[0], 0.3) and close(shifted[1], 0.3),
-        "ours is exactly .3 higher in each picture, so that no draw of pictures can say anything else. Are both methods "
+        "ours is exactly .3 higher in each picture, so that no draw of pictures can say anything else. Are both "
+        "methods "
         "seen on the same pictures?",
-        "mọi ảnh của ours đều cao hơn đúng .3, nên dù bốc ảnh thế nào cũng không thể ra số khác. Hai phương pháp có đang "
+        "mọi ảnh của ours đều cao hơn đúng .3, nên dù bốc ảnh thế nào cũng không thể ra số khác. Hai phương pháp có "
+        "đang "
         "được xem trên cùng những ảnh ấy không?",
     )
     low, high = said(ours, theirs)
@@ -447,7 +455,8 @@ def paired(paired_interval: Callable[..., Any], generator: Generator) -> Iterato
     yield Property(
         "95 %",
         abs(low - wanted[0]) < 0.03 * spread and abs(high - wanted[1]) < 0.03 * spread,
-        f"your interval is {(high - low) / spread:.2f} times as wide as that which leaves 2.5 % of the draws on each side",
+        f"your interval is {(high - low) / spread:.2f} times as wide as that which leaves 2.5 % of the draws on each "
+        "side",
         f"khoảng của bạn rộng gấp {(high - low) / spread:.2f} lần khoảng chừa lại 2.5 % số lần bốc ở mỗi phía",
     )
 
@@ -476,25 +485,30 @@ def between_gaussians(frechet: Callable[..., Any], generator: Generator) -> Iter
     yield Property(
         "variances",
         close(said(line, 3 * line), 4 * float(line.var()), 0.05),
-        "in one dimension the spreads add (sigma_1 - sigma_2)^2. Which power of sigma is a covariance, and how often does "
+        "in one dimension the spreads add (sigma_1 - sigma_2)^2. Which power of sigma is a covariance, and how often "
+        "does "
         "the root count?",
-        "trong một chiều, độ rộng góp thêm (sigma_1 - sigma_2)^2. Hiệp phương sai là sigma mũ mấy, và căn được tính mấy lần?",
+        "trong một chiều, độ rộng góp thêm (sigma_1 - sigma_2)^2. Hiệp phương sai là sigma mũ mấy, và căn được tính "
+        "mấy lần?",
     )
     stretched, turned = normal(generator, 200, 2) * torch.tensor([3.0, 0.5]), normal(generator, 200, 2)
     turned = turned * torch.tensor([2.0, 0.3]) @ torch.tensor([[0.8, 0.6], [-0.6, 0.8]], dtype=torch.float64)
     yield Property(
         "matrix root",
         close(said(stretched, turned), float(frechet_distance(stretched, turned)), 0.02),
-        "right for clouds along the same axes, wrong for one that is turned: a matrix's root is no root of its entries, "
+        "right for clouds along the same axes, wrong for one that is turned: a matrix's root is no root of its "
+        "entries, "
         "and S_1 and S_2 do not commute",
-        "đúng khi hai đám mây cùng trục, sai khi một đám bị xoay: căn của ma trận không phải căn từng phần tử, và S_1, S_2 "
+        "đúng khi hai đám mây cùng trục, sai khi một đám bị xoay: căn của ma trận không phải căn từng phần tử, và "
+        "S_1, S_2 "
         "không giao hoán",
     )
     few, others = normal(generator, 6, 2), normal(generator, 9, 2)
     yield Property(
         "library",
         close(said(few, others), float(frechet_distance(few, others)), 1e-3),
-        "with few examples yours is not diffusion_lab.metrics.frechet's: of how many is an unbiased covariance the mean?",
+        "with few examples yours is not diffusion_lab.metrics.frechet's: of how many is an unbiased covariance the "
+        "mean?",
         "với ít mẫu, kết quả khác với diffusion_lab.metrics.frechet: hiệp phương sai không chệch chia cho bao nhiêu?",
     )
 

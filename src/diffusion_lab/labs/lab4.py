@@ -95,9 +95,11 @@ def an_api(make_app: Callable[..., Any], generator: Generator) -> Iterator[Prope
         yield Property(
             "a mistake is the client's",
             400 <= wrong.status_code < 500,
-            f"a body that is no picture is answered {wrong.status_code}: 5xx says that the *service* is broken, 2xx that "
+            f"a body that is no picture is answered {wrong.status_code}: 5xx says that the *service* is broken, 2xx "
+            "that "
             "all is well",
-            f"body không phải là ảnh mà lại được trả lời {wrong.status_code}: 5xx nghĩa là *dịch vụ* hỏng, 2xx nghĩa là mọi "
+            f"body không phải là ảnh mà lại được trả lời {wrong.status_code}: 5xx nghĩa là *dịch vụ* hỏng, 2xx nghĩa "
+            "là mọi "
             "thứ đều ổn",
         )
         try:
@@ -121,7 +123,8 @@ def an_api(make_app: Callable[..., Any], generator: Generator) -> Iterator[Prope
         "others go on",
         not any(loop for _, loop in asked),
         "fill runs on the event loop: while it thinks, nobody else is answered, not even a health check",
-        "fill chạy ngay trên event loop: trong lúc nó tính, không ai khác được trả lời, kể cả yêu cầu kiểm tra sức khoẻ",
+        "fill chạy ngay trên event loop: trong lúc nó tính, không ai khác được trả lời, kể cả yêu cầu kiểm tra sức "
+        "khoẻ",
     )
 
 
@@ -159,7 +162,8 @@ def a_queue(admitted: Callable[..., Any], generator: Generator) -> Iterator[Prop
         "too large alone",
         said([20, 1], 0) == 1,
         "a job of more rows than a call takes never begins: it is to begin once nothing else runs (and is then cut up)",
-        "việc có nhiều hàng hơn một lần gọi sẽ không bao giờ được bắt đầu: hãy cho nó chạy khi không còn gì khác đang chạy "
+        "việc có nhiều hàng hơn một lần gọi sẽ không bao giờ được bắt đầu: hãy cho nó chạy khi không còn gì khác đang "
+        "chạy "
         "(rồi nó sẽ được chia nhỏ)",
     )
     yield Property(
@@ -224,7 +228,8 @@ def shared_calls(together: Callable[..., Any], generator: Generator) -> Iterator
         "order",
         shapes == [tuple(b.shape) for b in wanted] and all(close(a, b) for a, b in zip(answer, wanted, strict=True)),
         "with two sizes the answers come back in another order than the jobs: somebody gets a stranger's face",
-        "khi có hai kích thước, câu trả lời về không đúng thứ tự của các việc: có người nhận nhầm khuôn mặt của người khác",
+        "khi có hai kích thước, câu trả lời về không đúng thứ tự của các việc: có người nhận nhầm khuôn mặt của người "
+        "khác",
     )
     calls.clear()
     try:
@@ -335,25 +340,31 @@ def a_gate(gate: Callable[..., Any], generator: Generator) -> Iterator[Property]
     yield Property(
         "no better is enough",
         said(theirs - 0.001 + 0.05 * own, theirs),
-        "as good as the champion, for all one can tell, and yet refused: the gate keeps out what is worse, and asks for no "
+        "as good as the champion, for all one can tell, and yet refused: the gate keeps out what is worse, and asks "
+        "for no "
         "proof that it is better",
-        "không kém nhà vô địch (champion) theo những gì đo được mà vẫn bị từ chối: cổng chặn cái kém hơn, chứ không đòi bằng "
+        "không kém nhà vô địch (champion) theo những gì đo được mà vẫn bị từ chối: cổng chặn cái kém hơn, chứ không "
+        "đòi bằng "
         "chứng là tốt hơn",
     )
     yield Property(
         "chance",
         said(theirs + 0.001 + 0.05 * own, theirs),
-        "worse by .001 +- .0046: that is chance, and another draw of pictures would say the opposite. A mean alone is no "
+        "worse by .001 +- .0046: that is chance, and another draw of pictures would say the opposite. A mean alone is "
+        "no "
         "reason to refuse",
-        "kém hơn .001 +- .0046: đó là ngẫu nhiên, bốc những ảnh khác có khi ra ngược lại. Chỉ một con số trung bình chưa đủ "
+        "kém hơn .001 +- .0046: đó là ngẫu nhiên, bốc những ảnh khác có khi ra ngược lại. Chỉ một con số trung bình "
+        "chưa đủ "
         "lý do để từ chối",
     )
     yield Property(
         "same pictures",
         not said(theirs + 0.01 + 0.01 * own, theirs),
-        "worse by .01 in nearly every picture, and yet it gets in: the pictures differ far more from each other than the "
+        "worse by .01 in nearly every picture, and yet it gets in: the pictures differ far more from each other than "
+        "the "
         "models do on one picture",
-        "kém .01 ở hầu hết mọi ảnh mà vẫn lọt: các ảnh khác nhau nhiều hơn hẳn so với hai mô hình khác nhau trên cùng một ảnh",
+        "kém .01 ở hầu hết mọi ảnh mà vẫn lọt: các ảnh khác nhau nhiều hơn hẳn so với hai mô hình khác nhau trên cùng "
+        "một ảnh",
     )
     yield Property(
         "enough pictures",
@@ -402,7 +413,8 @@ def a_watch(drift: Callable[..., Any], generator: Generator) -> Iterator[Propert
         "not the mean",
         said(0.5 + 0.2 * (training - 0.5), training)[0] > 0.35,
         "the same mean, but far less spread, and you see hardly a difference: compare the shares below *every* value",
-        "cùng trung bình nhưng độ trải hẹp hơn hẳn, vậy mà bạn gần như không thấy khác: hãy so tỉ lệ nằm dưới *mọi* giá trị",
+        "cùng trung bình nhưng độ trải hẹp hơn hẳn, vậy mà bạn gần như không thấy khác: hãy so tỉ lệ nằm dưới *mọi* "
+        "giá trị",
     )
     yield Property(
         "few visitors",

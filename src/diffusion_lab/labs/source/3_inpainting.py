@@ -129,6 +129,7 @@ phân bố đều trên $[0, 1]$, quyết định tất cả: bề rộng = `lea
 đến vị trí: `u[2]` = 0 là sát mép trái, 1 là sát mép phải, `u[3]` đi từ trên xuống dưới. Hộp luôn nằm trọn trong ảnh.
 """
 
+
 # %% exercise="3.1"
 def rectangle(size, u, least, most):
     """A box-shaped hole: bool (1, size, size), True inside. u (4,) in [0, 1]; least and most are shares of the side."""
@@ -159,6 +160,7 @@ tâm của nó cách đường đó không quá *nửa* `width`, hai đầu nét
 a)$, với $s = \frac{(p - a) \cdot (b - a)}{|b - a|^2}$, nếu $s$ nằm giữa 0 và 1.
 """
 
+
 # %% exercise="3.2"
 def stroke(size, points, width):
     """A free-form hole: bool (1, size, size). points (V, 2) of (x, y) and width are shares of the side."""
@@ -173,6 +175,7 @@ def stroke(size, points, width):
 
 
 check("3.2", stroke)
+
 
 # %%
 def some_masks(count, size):
@@ -213,6 +216,7 @@ nguyên qua mọi bước; ta thêm một kênh mặt nạ, bằng 1 trong lỗ 
 huấn luyện: mạng mà đọc được đáp án thì chỉ học cách chép lại.
 """
 
+
 # %% exercise="3.3"
 def condition(image, mask, fill):
     """What the network sees beside x: known pixels with noise in the hole, and the mask as -1 and 1.
@@ -248,6 +252,7 @@ phó mặc may rủi; và cũng vì chỉ khi đó loss của các mặt nạ kh
 Có hai cái bẫy: ảnh không có lỗ, và đầu ra ở ngoài lỗ vốn không ai huấn luyện nên có thể bằng vô cùng.
 """
 
+
 # %% exercise="3.4"
 def hole_loss(said, wanted, mask):
     """Mean squared error of each picture over its hole; 0 without a hole.
@@ -279,6 +284,7 @@ lỗ lấy ảnh. Palette giữ chúng như vậy ở mọi bước và ở cu�
 pixel đã biết được thêm nhiễu cho đúng mức ấy, $\sqrt\gamma\,x_0 + \sqrt{1 - \gamma}\,\epsilon$: đó là **thay thế
 (replacement)**, dành cho những mô hình chưa từng được huấn luyện để điền lỗ. RePaint ở phần 5 cần đến nó.
 """
+
 
 # %% exercise="3.5"
 def keep_known(x, image, mask, level, eps):
@@ -398,6 +404,7 @@ có mặt ở mọi bước vì lúc huấn luyện cũng vậy. Hãy đọc k�
 $x$ (lúc thì sạch, lúc thì có nhiễu), mặt nạ bị ngược, miền giá trị của ảnh, hoặc trọng số chưa hề được nạp.
 """
 
+
 # %%
 @torch.no_grad()
 def filled(network, image, mask, steps=20, guide=None):
@@ -448,6 +455,7 @@ câu hỏi: bốc lại các ảnh test, có hoàn lại, thật nhiều lần; 
 rồi mới bốc các hiệu đó. `draws` chứa số thứ tự của ảnh, mỗi hàng là một lần bốc.
 """
 
+
 # %% exercise="3.6"
 def paired_interval(ours, theirs, draws):
     """Where the mean of ours - theirs lies in 95 % of the draws of pictures.
@@ -460,6 +468,7 @@ def paired_interval(ours, theirs, draws):
 
 
 check("3.6", paired_interval)
+
 
 # %%
 @torch.no_grad()
@@ -474,7 +483,11 @@ def loss_of_each(network):
         beside, wanted = condition(image, mask, fill), velocity(image, eps, level)
         total += torch.cat(
             [
-                hole_loss(see(network, x[i : i + 50], level[i : i + 50], beside[i : i + 50]), wanted[i : i + 50], mask[i : i + 50])
+                hole_loss(
+                    see(network, x[i : i + 50], level[i : i + 50], beside[i : i + 50]),
+                    wanted[i : i + 50],
+                    mask[i : i + 50],
+                )
                 for i in range(0, len(test), 50)
             ]
         ).cpu()
@@ -584,6 +597,7 @@ $$\hat\epsilon = \epsilon_\theta(x) - \sqrt{1 - \gamma}\; s\, \nabla_x \log p(y 
 `log_probability(x)` cho $\log p(y | x)$ của từng ảnh, `(B,)`. Quá trình lấy mẫu chạy trong `torch.no_grad()`: dù vậy bạn vẫn
 cần gradient (`torch.enable_grad`, `torch.autograd.grad`).
 """
+
 
 # %% exercise="3.7"
 def guided_eps(eps, x, level, log_probability, scale):
@@ -703,6 +717,7 @@ $$d^2 = |\mu_1 - \mu_2|^2 + \mathrm{tr}\big(S_1 + S_2 - 2 (S_1 S_2)^{1/2}\big) \
 Hiệp phương sai là ước lượng không chệch ($n - 1$). Vết của căn ma trận là tổng căn các trị riêng của nó
 (`torch.linalg.eigvals` cho số phức: hãy lấy `.real`, và đừng lấy căn của một số âm rất nhỏ).
 """
+
 
 # %% exercise="3.8"
 def frechet(real, fake):

@@ -158,6 +158,7 @@ báo `async def` chạy trên **event loop** mà mọi người dùng chung: vi�
 run_in_threadpool(fill, ...)`.
 """
 
+
 # %% exercise="4.1"
 def make_app(fill):
     """A FastAPI app of which POST /fill?seed=... fills the picture in the body and answers with a PNG.
@@ -231,6 +232,7 @@ việc lớn có thể chờ mãi mãi; và một việc lớn hơn mức tối 
 ### Bài 4.2: ai được bắt đầu?
 """
 
+
 # %% exercise="4.2"
 def admitted(waiting, running, most):
     """How many of the first jobs in the queue begin now.
@@ -273,6 +275,7 @@ người chậm nhất.)
 
 Ảnh khác kích thước không nằm chung trong một tensor được: khi đó mỗi kích thước gọi một lần. Câu trả lời theo đúng thứ tự các việc.
 """
+
 
 # %% exercise="4.3"
 def together(network, jobs):
@@ -353,6 +356,7 @@ data: {"step": 3, "of": 10}
 ### Bài 4.4: một sự kiện
 """
 
+
 # %% exercise="4.4"
 def event(name, data, number):
     """A server-sent event as text: its number, its name, and data (a dict) as JSON on one line."""
@@ -390,7 +394,10 @@ with httpx.stream("GET", f"{served.url}/events", timeout=60) as answer:
             previews.append(json.loads(line.removeprefix("data: ")))
 served.stop()
 chosen = previews[::3]
-show([Image.open(io.BytesIO(b64decode(each["png"]))) for each in chosen], [f"{each['step']} of {each['of']}" for each in chosen])
+show(
+    [Image.open(io.BytesIO(b64decode(each["png"]))) for each in chosen],
+    [f"{each['step']} of {each['of']}" for each in chosen],
+)
 
 # %% [markdown] lang="en"
 r"""
@@ -495,7 +502,11 @@ def evaluated(inpainter):
     facts = {"n": COUNT, "data": "built-in faces", "split": "test", "mask_set": 1, "seed": 0, "image_size": 32}
     facts |= {"fid_biased": True, "extractor": "none", "samplers": {"diffusion": NODE["sampler"]}}
     lists = {name: value.tolist() for name, value in values.items()}
-    return {"protocol": facts, "rows": [row | means], "pictures": [{"mask": "rectangle", "method": "diffusion"} | lists]}
+    return {
+        "protocol": facts,
+        "rows": [row | means],
+        "pictures": [{"mask": "rectangle", "method": "diffusion"} | lists],
+    }
 
 
 results = {name: evaluated(inpainter) for name, inpainter in models.items()}
@@ -528,6 +539,7 @@ r"""
 cổng không tin điều nó không xét được: cần ít nhất 100 ảnh, và phải là số. `interval(values)` của `diffusion_lab.bootstrap` chính là
 `paired_interval` ở lab 3: `(low, high)` của một trung bình.
 """
+
 
 # %% exercise="4.5"
 def gate(ours, theirs):
@@ -632,7 +644,9 @@ def person(number):
         while going.is_set():
             i = (number + 3 * len(answers)) % COUNT
             try:
-                (one,) = client.inpaint(to_pil(test[i]), Image.fromarray(255 * tests[i, 0].byte().numpy()), seed=i, align="off")
+                (one,) = client.inpaint(
+                    to_pil(test[i]), Image.fromarray(255 * tests[i, 0].byte().numpy()), seed=i, align="off"
+                )
                 answers.append((time.perf_counter(), one.version))
             except Exception as error:
                 failures.append(error)
@@ -693,6 +707,7 @@ Dữ liệu đã trôi nếu $D$ lớn hơn .2 (nhỏ hơn thì không đáng lo
 (n m)}$.
 """
 
+
 # %% exercise="4.6"
 def drift(visitors, training):
     """The distance of Kolmogorov and Smirnov, and whether it is drift. visitors (n,), training (m,) -> (number, bool)"""
@@ -712,7 +727,9 @@ from diffusion_lab.serving.measures import brightness
 training = torch.tensor(seen["input_brightness"])
 dark = test * 0.4 - 0.6  # a camera in a dim room
 for name, pictures in (("as in the test", test), ("dark", dark)):
-    visitors = torch.tensor([brightness(picture, mask) for picture, mask in zip(pictures[:60], tests[:60], strict=True)])
+    visitors = torch.tensor(
+        [brightness(picture, mask) for picture, mask in zip(pictures[:60], tests[:60], strict=True)]
+    )
     distance, drifted = drift(visitors, training)
     print(f"{name}: distance {distance:.2f}, {'DRIFTED' if drifted else 'as in training'}")
     plt.hist(visitors.numpy(), bins=20, range=(0, 1), alpha=0.5, density=True, label=name)

@@ -1,23 +1,4 @@
-"""Lab 4: the reference solutions pass, and what students really write fails with a hint of its own."""
-
-from pathlib import Path
-from typing import Any
-
-import numpy as np
-import pytest
-import torch
-
-from diffusion_lab.labs.course import exercise
-from diffusion_lab.labs.grading import grade
-from solutions import definitions
-
-
-@pytest.fixture(scope="module")
-def solved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return definitions("4", tmp_path_factory.mktemp("lab4"))
-
-
-NUMBERS = [f"4.{i}" for i in range(1, 7)]
+"""What students really write in lab 4, and the property that says so."""
 
 API = """
 def make_app(fill):
@@ -45,7 +26,7 @@ def api(old: str = "", new: str = "") -> str:
     return whole.replace(old, new) if old else whole
 
 
-WRONG: dict[tuple[str, str], str] = {
+MISTAKES: dict[tuple[str, str], str] = {
     ("4.1", "answers"): api("app.post", "app.get"),
     ("4.1", "media type"): api(', media_type="image/png"'),
     ("4.1", "picture"): api("png(made)", "png(picture)"),
@@ -176,27 +157,3 @@ def drift(visitors, training):
     return distance, distance > 1.63 * ((n + m) / (n * m)) ** 0.5
 """,
 }
-
-
-@pytest.mark.parametrize("number", NUMBERS)
-@pytest.mark.parametrize("seed", range(3))
-def test_the_reference_passes(number: str, seed: int, solved: dict[str, Any]) -> None:
-    outcome = grade(exercise(number), solved[exercise(number).name], seed)
-    assert outcome.passed, outcome.line("en")
-
-
-@pytest.mark.parametrize(("number", "name"), WRONG)
-def test_a_mistake_gets_its_own_hint(number: str, name: str, solved: dict[str, Any]) -> None:
-    names = {**solved, "right": solved[exercise(number).name], "torch": torch, "np": np}
-    exec(WRONG[number, name], names)
-    outcome = grade(exercise(number), names[exercise(number).name], seed=0)
-    assert outcome.failed is not None
-    assert outcome.failed.name == name, outcome.line("en")
-    assert outcome.failed.en != outcome.failed.vi
-
-
-@pytest.mark.parametrize("number", NUMBERS)
-def test_what_is_not_written_is_no_mistake(number: str) -> None:
-    outcome = grade(exercise(number), lambda *of: None)
-    assert not outcome.passed
-    assert outcome.failed is None
