@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Generator, Tensor
 
 from diffusion_lab.labs.grading import Exercise, Property, Unfit, Unwritten, close, normal, number, several
+from diffusion_lab.pictures import png
 from diffusion_lab.serving.monitor import SURE, Histogram, compare
 
 
@@ -30,13 +31,6 @@ def expected(kind: type, given: object, en: str, vi: str) -> None:
     if not isinstance(given, kind):
         what = type(given).__name__
         raise Unfit(Property("type", False, f"{en}, got {what}", f"{vi}, nhưng nhận được {what}"))
-
-
-def png(picture: Image.Image) -> bytes:
-    """A picture as a file."""
-    stream = io.BytesIO()
-    picture.save(stream, format="PNG")
-    return stream.getvalue()
 
 
 def on_a_loop() -> bool:

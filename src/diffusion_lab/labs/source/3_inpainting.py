@@ -69,7 +69,7 @@ from diffusion_lab.data.cache import Pictures, build
 from diffusion_lab.data.celeba import CelebA, built_in_faces
 from diffusion_lab.data.crops import center148
 from diffusion_lab.labs import check
-from diffusion_lab.pictures import masked, to_float, to_uint8
+from diffusion_lab.pictures import from_pil, masked, to_float, to_uint8
 
 LANGUAGE = "en"
 check = partial(check, language=LANGUAGE)
@@ -191,7 +191,7 @@ def some_masks(count, size):
 
 holes = some_masks(500, 32)
 shares = ", ".join(f"{float(hole.float().mean()):.0%}" for hole in holes[:8])
-show([masked(test[:8], holes[:8])], [f"holes: {shares}"[:6]])
+show([masked(test[:8], holes[:8])], ["holes"])
 print("shares of the picture:", shares)
 
 # %% [markdown] lang="en"
@@ -792,10 +792,9 @@ if MY_PICTURE:
     side = min(picture.size)
     left, upper = (picture.width - side) // 2, (picture.height - side) // 2
     picture = picture.crop((left, upper, left + side, upper + side)).resize((256, 256), Image.Resampling.LANCZOS)
-    pixels = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).view(1, 256, 256, 3).permute(0, 3, 1, 2)
-    mine = to_float(pixels)
+    mine = from_pil(picture)[None]
 else:
-    mine = nn.functional.interpolate(faces("test", 128)[9:10], size=256, mode="bicubic").clamp(-1, 1)
+    mine = faces("test", 256)[9:10]
 
 points = torch.tensor([[0.25, 0.42], [0.75, 0.42], [0.55, 0.62]])  # (x, y): over both eyes, down to the nose
 hole = stroke(256, points, 0.16)[None]

@@ -75,7 +75,7 @@ from diffusion_lab.data.celeba import CelebA, built_in_faces
 from diffusion_lab.data.crops import center148
 from diffusion_lab.inpainting import shipped
 from diffusion_lab.labs import check
-from diffusion_lab.pictures import from_pil, masked, to_float, to_pil, to_uint8
+from diffusion_lab.pictures import from_pil, masked, png, to_float, to_pil, to_uint8
 from diffusion_lab.serving.run import configured, listening
 
 LANGUAGE = "en"
@@ -88,13 +88,6 @@ model = cascade.load(shipped()).first.eval()  # of the model that ships, the par
 def faces(split, size):
     """The built-in faces of a split, ``(N, 3, size, size)`` in [-1, 1]. They are of nobody: a network drew them."""
     return to_float(Pictures(build(source, split, center148(), size, folder)).images)
-
-
-def png(picture):
-    """A picture as the bytes of a file."""
-    stream = io.BytesIO()
-    picture.save(stream, format="PNG")
-    return stream.getvalue()
 
 
 def show(pictures, titles):
@@ -163,7 +156,7 @@ run_in_threadpool(fill, ...)`.
 def make_app(fill):
     """A FastAPI app of which POST /fill?seed=... fills the picture in the body and answers with a PNG.
 
-    fill(picture, seed) -> picture, both RGB of PIL; png(picture) -> bytes
+    fill(picture, seed) -> picture, both RGB of PIL; `png(picture)` makes the bytes of a file
     """
     app = FastAPI()
 
@@ -368,26 +361,28 @@ check("4.4", event)
 # %%
 from base64 import b64decode, b64encode
 
-app = FastAPI()
+
+def streaming():
+    """An app of which GET /events tells every step of a filling, as it is made."""
+    app = FastAPI()
+
+    @app.get("/events")
+    def events(seed: int = 0):
+        def steps():
+            calls, walk = SharedCalls(16), begin(model, face[1:2], hole, [seed], None)
+            while not walk.done:
+                with torch.no_grad():
+                    (said,) = calls(model.denoiser, [walk])
+                    walk = walk.advanced(said)
+                preview = b64encode(png(to_pil(to_float(walk.preview())[0]))).decode()
+                yield event("step", {"step": walk.step, "of": walk.steps, "png": preview}, walk.step)
+
+        return StreamingResponse(steps(), media_type="text/event-stream")
+
+    return app
 
 
-@app.get("/events")
-def events(seed: int = 0):
-    """Every step of a filling, as it is made."""
-
-    def steps():
-        calls, walk = SharedCalls(16), begin(model, face[1:2], hole, [seed], None)
-        while not walk.done:
-            with torch.no_grad():
-                (said,) = calls(model.denoiser, [walk])
-                walk = walk.advanced(said)
-            preview = b64encode(png(to_pil(to_float(walk.preview())[0]))).decode()
-            yield event("step", {"step": walk.step, "of": walk.steps, "png": preview}, walk.step)
-
-    return StreamingResponse(steps(), media_type="text/event-stream")
-
-
-served, previews = Served(app), []
+served, previews = Served(streaming()), []
 with httpx.stream("GET", f"{served.url}/events", timeout=60) as answer:
     for line in answer.iter_lines():
         if line.startswith("data: "):
@@ -650,6 +645,7 @@ def person(number):
                 answers.append((time.perf_counter(), one.version))
             except Exception as error:
                 failures.append(error)
+                return
 
 
 def swapped(path):
@@ -661,12 +657,12 @@ def swapped(path):
 people = [threading.Thread(target=person, args=(i,), daemon=True) for i in range(3)]
 for each in people:
     each.start()
-while len(answers) < 20:
+while len(answers) < 20 and not failures:
     time.sleep(0.1)
 promoted(registered("candidate"))
 now = swapped(registry.resolve("faces@production"))
 moment, before = time.perf_counter(), len(answers)
-while len(answers) < before + 20:
+while len(answers) < before + 20 and not failures:
     time.sleep(0.1)
 going.clear()
 for each in people:
@@ -740,11 +736,13 @@ plt.show()
 
 watched = folder / "counts.json"  # each call of the monitor looks at what is new since the last
 version = registry.resolve("faces@production")
-monitor.main([served.url, "--inputs", str(version), "--least", "30", "--since", str(watched)])
+status = monitor.main([served.url, "--inputs", str(version), "--least", "30", "--since", str(watched)])
+print("exit status", status)
 with Client(served.url) as client:
     for i in tqdm(range(40)):
         client.inpaint(to_pil(dark[i]), Image.fromarray(255 * tests[i, 0].byte().numpy()), seed=i, align="off", steps=2)
-monitor.main([served.url, "--inputs", str(version), "--least", "30", "--since", str(watched)])
+status = monitor.main([served.url, "--inputs", str(version), "--least", "30", "--since", str(watched)])
+print("exit status", status)
 
 # %% [markdown] lang="en"
 r"""
