@@ -5,6 +5,7 @@ import io
 import json
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from types import UnionType
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from diffusion_lab.pictures import png
 from diffusion_lab.serving.monitor import SURE, Histogram, compare
 
 
-def expected(kind: type, given: object, en: str, vi: str) -> None:
+def expected(kind: type | UnionType, given: object, en: str, vi: str) -> None:
     """Says it where a function gave something of another kind.
 
     Raises:

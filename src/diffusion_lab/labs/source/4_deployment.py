@@ -537,10 +537,11 @@ cổng không tin điều nó không xét được: cần ít nhất 100 ảnh, 
 
 
 # %% exercise="4.5"
+from diffusion_lab.bootstrap import interval
+
+
 def gate(ours, theirs):
     """Whether a candidate with these LPIPS (n,), of the same pictures as the champion's (n,), may take its place."""
-    from diffusion_lab.bootstrap import interval
-
     if len(ours) < 100 or not np.isfinite(ours).all():
         return False
     low, _ = interval(ours - theirs)
