@@ -345,10 +345,10 @@ def a_gate(gate: Callable[..., Any], generator: Generator) -> Iterator[Property]
     yield Property(
         "chance",
         said(theirs + 0.001 + 0.05 * own, theirs),
-        "worse by .001 +- .0046: that is chance, and another draw of pictures would say the opposite. A mean alone is "
+        "worse by .001 +- .009: that is chance, and another draw of pictures would say the opposite. A mean alone is "
         "no "
         "reason to refuse",
-        "kém hơn .001 +- .0046: đó là ngẫu nhiên, bốc những ảnh khác có khi ra ngược lại. Chỉ một con số trung bình "
+        "kém hơn .001 +- .009: đó là ngẫu nhiên, bốc những ảnh khác có khi ra ngược lại. Chỉ một con số trung bình "
         "chưa đủ "
         "lý do để từ chối",
     )
