@@ -453,8 +453,9 @@ check("1.7", bound_bits)
 r"""
 ## 5. Train it, and look
 
-Training minimises the very bound: one random $t$ for each example, times $T$. The network is the paper's, bumps
-over the plane and a readout that glides over $t$ (appendix D); it says $v = \sqrt{\bar\alpha_t}\,\epsilon - \sqrt{1 - \bar\alpha_t}\,x_0$, of which $\hat x_0$ follows, and the mix.
+Training minimises the very bound: one random $t$ for each example, times $T$. The network is the paper's: radial basis
+functions over the plane, and a readout that glides over $t$ (appendix D). It says $v = \sqrt{\bar\alpha_t}\,\epsilon -
+\sqrt{1 - \bar\alpha_t}\,x_0$, of which $\hat x_0$ follows, and the mix.
 
 **Why does my loss jump?** Each step sees other $t$ and other noise, and terms at different $t$ differ by orders of
 magnitude. Look at a running mean, not at single steps. **When is it enough?** When the mean has been flat for a third of
@@ -465,9 +466,8 @@ the run.
 r"""
 ## 5. Huấn luyện và quan sát
 
-Hàm mất mát (loss) chính là cận trên này: mỗi mẫu lấy ngẫu nhiên một $t$, rồi nhân với $T$. Mạng giống
-trong bài báo: các hàm cơ sở bán kính (radial basis function) trên mặt phẳng và lớp đọc thay đổi dần theo $t$ (phụ lục D). Mạng cho
-ra $v = \sqrt{\bar\alpha_t}\,\epsilon - \sqrt{1 - \bar\alpha_t}\,x_0$ (từ đó suy ra $\hat x_0$) và hệ số trộn (mix).
+Hàm mất mát (loss) chính là cận trên này: mỗi mẫu lấy ngẫu nhiên một $t$, rồi nhân với $T$. Mạng giống trong bài báo: các
+hàm cơ sở bán kính (radial basis function) trên mặt phẳng, và một lớp đọc thay đổi dần theo $t$ (phụ lục D). Mạng cho ra $v = \sqrt{\bar\alpha_t}\,\epsilon - \sqrt{1 - \bar\alpha_t}\,x_0$ (từ đó suy ra $\hat x_0$) và hệ số trộn (mix).
 
 **Vì sao loss nhảy lên nhảy xuống?** Mỗi bước huấn luyện gặp các $t$ và nhiễu khác nhau, mà các số hạng ở những $t$ khác
 nhau chênh nhau hàng chục, hàng trăm lần. Hãy nhìn trung bình trượt, đừng nhìn từng bước. **Huấn luyện bao lâu thì đủ?** Khi
