@@ -25,7 +25,6 @@ def linear_alpha_bar(T, start, end):  # stops before the end
     betas = torch.linspace(start, end, T + 1, dtype=torch.float64)[:-1]
     return torch.cat([torch.ones(1, dtype=torch.float64), (1 - betas).cumprod(0)])
 """,
-    ("2.1", "library"): "def linear_alpha_bar(*of): return right(*of).half().float()",
     ("2.2", "asks"): "def epsilon_loss(network, x_0, t, eps, table): return (x_0 - eps).square().mean()",
     ("2.2", "noisy input"): """
 def epsilon_loss(network, x_0, t, eps, table):

@@ -15,7 +15,7 @@ def printed(cell: dict[str, object]) -> str:
     """What a cell of an executed notebook wrote."""
     outputs = cell.get("outputs", [])
     assert isinstance(outputs, list)
-    return "".join(output.get("text", "") for output in outputs)
+    return "".join("".join(output.get("text", "")) for output in outputs)
 
 
 @pytest.mark.slow

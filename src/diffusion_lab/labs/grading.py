@@ -151,7 +151,7 @@ def number(given: object) -> float:
 
 def close(given: Tensor | float, wanted: Tensor | float, tolerance: float = 1e-4) -> bool:
     """Whether two results agree, to what float32 and another order of sums allow."""
-    given, wanted = torch.as_tensor(given).double(), torch.as_tensor(wanted).double()
+    given, wanted = torch.as_tensor(given).detach().double(), torch.as_tensor(wanted).detach().double()
     if given.shape != wanted.shape:
         return False
     scale = max(1.0, float(wanted.abs().max())) if wanted.numel() else 1.0

@@ -55,7 +55,7 @@ import matplotlib.pyplot as plt
 import torch
 from torch import nn
 from torch.nn import functional as F
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from diffusion_lab.labs import check
 
@@ -74,7 +74,7 @@ def show(pictures, title="", columns=16):
     """Draws pictures ``(N, 1, H, W)`` in [-1, 1] side by side."""
     rows = [torch.cat(list(row), dim=2) for row in pictures.detach().cpu().split(columns)]
     plt.figure(figsize=(10, 0.7 * len(rows) + 0.3))
-    plt.imshow(torch.cat(rows, dim=1)[0], cmap="gray", vmin=-1, vmax=1)
+    plt.imshow(torch.cat(rows, dim=1)[0].numpy(), cmap="gray", vmin=-1, vmax=1)
     plt.title(title)
     plt.axis("off")
     plt.show()
@@ -297,7 +297,7 @@ check("2.5", time_embedding)
 
 # %%
 plt.figure(figsize=(8, 2.5))
-plt.imshow(time_embedding(torch.arange(T), 32).T, aspect="auto", cmap="RdBu", interpolation="nearest")
+plt.imshow(time_embedding(torch.arange(T), 32).T.numpy(), aspect="auto", cmap="RdBu", interpolation="nearest")
 plt.gca().set(xlabel="t", ylabel="place")
 plt.show()
 
@@ -519,7 +519,7 @@ BATCH = 32
 network = UNet().to(device)
 optimizer = torch.optim.Adam(network.parameters(), lr=2e-3)
 losses = []
-for step in tqdm(range(TRAINING)):
+for step in tqdm(range(TRAINING), mininterval=2):
     optimizer.param_groups[0]["lr"] = 2e-3 * min(1.0, 2 * (1 - step / TRAINING))
     x_0 = pictures[torch.randint(len(pictures), (BATCH,), generator=generator)].to(device)
     t = torch.randint(1, T + 1, (BATCH,), generator=generator).to(device)
@@ -558,7 +558,7 @@ từng thời điểm: lúc đầu là trung bình của mọi chữ số, về 
 def walked(x, times, step):
     """x at the end, and what the network took for x_0 on the way; times fall from T to 0."""
     guesses = []
-    for t, s in zip(tqdm(times[:-1]), times[1:], strict=True):
+    for t, s in zip(tqdm(times[:-1], mininterval=2), times[1:], strict=True):
         eps_hat = network(x, torch.full((len(x),), t, device=device))
         guesses.append((x - math.sqrt(1 - table[t]) * eps_hat) / math.sqrt(table[t]))
         x = step(x, eps_hat, t, s, torch.randn(x.shape, generator=generator).to(device))
