@@ -63,7 +63,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import torch
 from torch import nn
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from diffusion_lab.data.cache import Pictures, build
 from diffusion_lab.data.celeba import CelebA, built_in_faces
@@ -98,7 +98,7 @@ def show(rows, titles):
     """Draws pictures ``(N, 3, H, W)``, a row of them for each title."""
     figure, axes = plt.subplots(len(rows), 1, figsize=(11, 1.55 * len(rows)), squeeze=False)
     for axis, row, title in zip(axes[:, 0], rows, titles, strict=True):
-        axis.imshow(torch.cat(list((row.detach().cpu().float().clamp(-1, 1) + 1) / 2), dim=2).permute(1, 2, 0))
+        axis.imshow(torch.cat(list((row.detach().cpu().float().clamp(-1, 1) + 1) / 2), dim=2).permute(1, 2, 0).numpy())
         axis.set(ylabel=title, xticks=[], yticks=[])
     figure.tight_layout()
     plt.show()
@@ -359,7 +359,7 @@ def trained(attention):
     ).to(device)
     optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3)
     losses = []
-    for step in tqdm(range(STEPS)):
+    for step in tqdm(range(STEPS), mininterval=2):
         optimizer.param_groups[0]["lr"] = 2e-3 * min(1.0, 2 * (1 - step / STEPS))
         image = train[torch.randint(len(train), (BATCH,), generator=drawn)].to(device)
         mask = holes[torch.randint(len(holes), (BATCH,), generator=drawn)].to(device)
@@ -381,7 +381,7 @@ for name, attention in (("without attention", False), ("with attention", True)):
 plt.figure(figsize=(6, 3))
 for name, losses in curves.items():
     smooth = torch.tensor(losses).unfold(0, min(50, STEPS), 10).mean(1)
-    plt.plot(torch.arange(len(smooth)) * 10 + 50, smooth, label=name)
+    plt.plot((torch.arange(len(smooth)) * 10 + 50).numpy(), smooth.numpy(), label=name)
 plt.gca().set(xlabel="step", ylabel="loss on the hole", title="mean of 50 steps")
 plt.legend()
 plt.show()
@@ -564,7 +564,7 @@ methods = {
     "RePaint": lambda: base(image, mask, seeds=seeds, sampler=slow),
     "Palette": lambda: filled(network, image, mask, steps=10),
 }
-results = {name: method() for name, method in tqdm(methods.items())}
+results = {name: method() for name, method in tqdm(methods.items(), mininterval=2)}
 print(f"network calls a picture: Palette 10, RePaint {base.network_calls(slow)}")
 show([masked(image, mask)[:8], *(each[:8] for each in results.values()), image[:8]], ["given", *results, "truth"])
 
@@ -649,7 +649,7 @@ class Classifier(nn.Module):
 
 classifier = Classifier().to(device)
 optimizer = torch.optim.AdamW(classifier.parameters(), lr=2e-3, weight_decay=0.1)
-for _ in tqdm(range(400)):
+for _ in tqdm(range(400), mininterval=2):
     chosen = torch.randint(len(pictures), (128,), generator=generator)
     level = schedule.level(1000 * torch.rand(128, generator=generator, dtype=torch.float64))
     x = add_noise(pictures[chosen], noise_like(pictures[chosen]), level)

@@ -67,7 +67,7 @@ from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 from PIL import Image
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from diffusion_lab import cascade
 from diffusion_lab.data.cache import Pictures, build
@@ -440,7 +440,7 @@ def trained(steps):
     torch.manual_seed(1)
     inpainter, loss_of = recipe.build(NODE), DenoisingLoss(Velocity())
     optimizer = torch.optim.AdamW(inpainter.parameters(), lr=2e-3)
-    for step in tqdm(range(steps)):
+    for step in tqdm(range(steps), mininterval=2):
         optimizer.param_groups[0]["lr"] = 2e-3 * min(1.0, 2 * (1 - step / steps))
         x_0, mask = (all_of[torch.randint(len(all_of), (32,), generator=generator)] for all_of in (train, holes))
         level = inpainter.denoiser.schedule.level(1 + 999 * torch.rand(32, generator=generator, dtype=torch.float64))
@@ -740,7 +740,7 @@ version = registry.resolve("faces@production")
 status = monitor.main([served.url, "--inputs", str(version), "--least", "30", "--since", str(watched)])
 print("exit status", status)
 with Client(served.url) as client:
-    for i in tqdm(range(40)):
+    for i in tqdm(range(40), mininterval=2):
         client.inpaint(to_pil(dark[i]), Image.fromarray(255 * tests[i, 0].byte().numpy()), seed=i, align="off", steps=2)
 status = monitor.main([served.url, "--inputs", str(version), "--least", "30", "--since", str(watched)])
 print("exit status", status)
