@@ -586,7 +586,8 @@ def registered(name):
 
 def promoted(number):
     """Asks the gate, and points the alias at a version if it says yes."""
-    decision = judge(registry.candidate(f"faces@{number}"), registry.champion("faces", "production"))
+    champion = registry.champion("faces", "production")
+    decision = judge(registry.candidate(f"faces@{number}"), champion, slower=2)  # the clock hears who else is served
     for one in decision.checks:
         print("yes" if one.passed else "NO ", one.sentence)
     try:
