@@ -673,7 +673,9 @@ names = list(dict.fromkeys(version for _, version in answers))
 plt.figure(figsize=(7, 1.6))
 plt.scatter([at - moment for at, _ in answers], [names.index(version) for _, version in answers], s=8)
 plt.axvline(0, color="gray", linewidth=0.8)
-plt.gca().set(yticks=range(len(names)), yticklabels=[name[:12] for name in names], xlabel="seconds after the swap")
+plt.gca().set(
+    yticks=range(len(names)), yticklabels=names, ylim=(-0.5, len(names) - 0.5), xlabel="seconds after the swap"
+)
 plt.tight_layout()
 plt.show()
 print(f"{len(answers)} answers by {len(names)} models, {len(failures)} failures; in service: {now}")
@@ -723,6 +725,7 @@ from diffusion_lab.serving import monitor
 from diffusion_lab.serving.measures import brightness
 
 training = torch.tensor(seen["input_brightness"])
+plt.figure(figsize=(6, 3))
 dark = test * 0.4 - 0.6  # a camera in a dim room
 for name, pictures in (("as in the test", test), ("dark", dark)):
     visitors = torch.tensor(
