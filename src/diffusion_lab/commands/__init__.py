@@ -26,6 +26,7 @@ OTHERS = {
     "registry": ("diffusion_lab.commands.registry", "look after trained models"),
     "monitor": ("diffusion_lab.serving.monitor", "say whether visitors send what the model was trained on"),
     "figures": ("diffusion_lab.commands.figures", "draw diffusion itself"),
+    "labs": ("diffusion_lab.labs.__main__", "learn it with one's own hands: start, check"),
 }
 """Commands with options, and the module of each."""
 

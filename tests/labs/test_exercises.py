@@ -1,0 +1,91 @@
+"""The reference solutions pass, and what students really write fails with a hint of its own."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from mistakes1 import MISTAKES as OF_LAB_1
+from mistakes2 import MISTAKES as OF_LAB_2
+from mistakes3 import MISTAKES as OF_LAB_3
+from mistakes4 import MISTAKES as OF_LAB_4
+from solutions import definitions
+
+from diffusion_lab.labs import check
+from diffusion_lab.labs.course import EXERCISES, exercise
+from diffusion_lab.labs.grading import grade
+
+MISTAKES = {**OF_LAB_1, **OF_LAB_2, **OF_LAB_3, **OF_LAB_4}
+SEEDS = range(2)
+
+
+@pytest.fixture(scope="session")
+def solved(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, Any]]:
+    """What the solved lab of an exercise defines."""
+    labs: dict[str, dict[str, Any]] = {}
+
+    def of(number: str) -> dict[str, Any]:
+        lab = number[0]
+        if lab not in labs:
+            labs[lab] = definitions(lab, tmp_path_factory.mktemp(f"lab{lab}"))
+        return dict(labs[lab])
+
+    return of
+
+
+@pytest.mark.parametrize("number", EXERCISES)
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_reference_passes(number: str, seed: int, solved: Callable[[str], dict[str, Any]]) -> None:
+    outcome = grade(exercise(number), solved(number)[exercise(number).name], seed)
+    assert outcome.passed, outcome.line("en")
+
+
+@pytest.mark.parametrize(("number", "name"), MISTAKES)
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_mistake_gets_its_own_hint(
+    number: str, name: str, seed: int, solved: Callable[[str], dict[str, Any]]
+) -> None:
+    names = solved(number)
+    names["right"] = names[exercise(number).name]
+    exec(MISTAKES[number, name], names)
+    outcome = grade(exercise(number), names[exercise(number).name], seed)
+    assert outcome.failed is not None
+    assert outcome.failed.name == name, outcome.line("en")
+    assert outcome.line("en") != outcome.line("vi")
+
+
+@pytest.mark.parametrize("number", EXERCISES)
+def test_what_is_not_written_is_no_mistake(number: str, solved: Callable[[str], dict[str, Any]]) -> None:
+    names = solved(number)
+    right = names[exercise(number).name]
+    exec("def nothing(*of): ...", names)
+    if isinstance(right, type):
+        exec("class unwritten(right):\n    forward = nothing", names | {"right": right}, names)
+    outcome = grade(exercise(number), names["unwritten" if isinstance(right, type) else "nothing"])
+    assert not outcome.passed
+    assert outcome.failed is None
+
+
+def test_what_breaks_says_where(capsys: pytest.CaptureFixture[str]) -> None:
+    def forward_step(x: Any, beta: float, eps: Any) -> Any:
+        return x + undefined  # type: ignore[name-defined] # noqa: F821
+
+    check("1.2", forward_step, "vi")
+    said = capsys.readouterr().out
+    assert said.startswith("✗ 1.2 (runs)")
+    assert "NameError: name 'undefined' is not defined [forward_step: " in said
+
+
+@pytest.mark.parametrize(
+    ("given", "hint"),
+    [
+        (lambda x, beta, eps: 3, "a tensor was expected, your function gives int"),
+        (lambda x, beta, eps: x[:1], "the shape is (1, 2), expected (6, 2)"),
+    ],
+)
+def test_what_is_no_tensor_of_the_shape_is_told_so(given: object, hint: str) -> None:
+    assert hint in grade(exercise("1.2"), given).line("en")
+
+
+def test_an_exercise_that_is_none_is_named() -> None:
+    with pytest.raises(ValueError, match=r"no exercise '9\.9': choose one of 1\.1, "):
+        check("9.9", None)

@@ -1,0 +1,54 @@
+"""The labs' text: one source, two languages, the same code."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from diffusion_lab.labs import text
+from diffusion_lab.labs.__main__ import main
+
+LABS = Path(__file__).parents[2] / "labs"
+SOURCES = [pytest.param(path, id=path.stem) for path in text.labs()]
+
+
+def code(path: Path) -> list[str]:
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_every_cell_of_prose_is_there_in_both_languages(source: Path) -> None:
+    languages = [cell.language for cell in text.read(source.read_text(encoding="utf-8")) if cell.language]
+    assert languages == ["en", "vi"] * (len(languages) // 2)
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_the_code_of_both_languages_is_the_same_but_for_the_language_of_the_hints(source: Path) -> None:
+    english, vietnamese = (code(LABS / language / f"{source.stem}.ipynb") for language in text.LANGUAGES)
+    changed = [pair for pair in zip(english, vietnamese, strict=True) if pair[0] != pair[1]]
+    assert [one.replace('LANGUAGE = "en"', 'LANGUAGE = "vi"') for one, _ in changed] == [other for _, other in changed]
+    assert len(changed) == 1
+
+
+def test_the_notebooks_that_lie_there_are_those_of_the_sources(tmp_path: Path) -> None:
+    """If not: ``uv run python -m diffusion_lab.labs build``."""
+    assert main(["build", str(tmp_path)]) == 0
+    for path in tmp_path.rglob("*.ipynb"):
+        assert path.read_text(encoding="utf-8") == (LABS / path.relative_to(tmp_path)).read_text(encoding="utf-8")
+
+
+def test_a_student_gets_docstrings_without_solutions() -> None:
+    source = 'class A:\n    def __init__(self):\n        pass\n\n    def f(self):\n        "One."\n        return 1'
+    assert text.emptied(source) == source.replace("return 1", "...")
+
+
+def test_a_started_lab_is_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["start", str(tmp_path), "--language=vi", "--script"]) == 0
+    assert main(["start", str(tmp_path), "--language=vi", "--script"]) == 1
+    assert "is there already" in capsys.readouterr().err
+
+
+def test_a_cell_that_is_none_is_named() -> None:
+    with pytest.raises(ValueError, match=r"lang=.fr."):
+        text.read('# %% [markdown] lang="fr"\n')

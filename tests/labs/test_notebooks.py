@@ -1,0 +1,42 @@
+"""Every notebook runs from its first cell to its last with the reference solutions, without a warning."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from diffusion_lab.labs import text
+
+SOURCES = [pytest.param(path, id=path.stem) for path in text.labs()]
+
+
+def printed(cell: dict[str, object]) -> str:
+    """What a cell of an executed notebook wrote."""
+    outputs = cell.get("outputs", [])
+    assert isinstance(outputs, list)
+    return "".join("".join(output.get("text", "")) for output in outputs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("source", SOURCES)
+def test_a_solved_notebook_runs_without_a_warning(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In English: the code cells of the languages are the same (`test_labs_text`)."""
+    nbformat = pytest.importorskip("nbformat")
+    nbclient = pytest.importorskip("nbclient")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("PYTHONWARNINGS", "default")
+    cells = text.shown(text.read(source.read_text(encoding="utf-8")), "en", solved=True)
+    notebook = nbformat.reads(text.notebook(cells), as_version=4)
+    nbclient.NotebookClient(notebook, timeout=3600, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    found = json.loads(nbformat.writes(notebook))["cells"]
+    if folder := os.environ.get("LABS_KEPT"):  # to look at the figures
+        Path(folder, source.with_suffix(".ipynb").name).write_text(nbformat.writes(notebook), encoding="utf-8")
+    wrote = "".join(map(printed, found))
+    assert "Warning" not in wrote, wrote
+    assert "✗" not in wrote
+    solved = [cell.exercise for cell in cells if cell.exercise]
+    assert all(f"✓ {number}" in wrote for number in solved)
+    assert any(output["output_type"] == "display_data" for cell in found for output in cell.get("outputs", []))
