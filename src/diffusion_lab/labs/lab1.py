@@ -118,8 +118,8 @@ def closed_form(q_sample: Callable[..., Any], generator: Generator) -> Iterator[
 
     def factors(t: Tensor) -> tuple[Tensor, Tensor]:
         """Of x_0 and of eps, at each t."""
-        of_x_0 = [tensor(q_sample(one, each, betas, zero), one.shape)[0, 0] for each in t.split(1)]
-        of_eps = [tensor(q_sample(zero, each, betas, one), one.shape)[0, 0] for each in t.split(1)]
+        of_x_0 = [tensor(q_sample(one, each, betas, zero), one.shape)[0, 0] for each in t[:, None]]
+        of_eps = [tensor(q_sample(zero, each, betas, one), one.shape)[0, 0] for each in t[:, None]]
         return torch.stack(of_x_0), torch.stack(of_eps)
 
     signals, noises = factors(t[:1])
