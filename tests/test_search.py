@@ -38,6 +38,12 @@ with open(os.path.join(folder, "results.json"), "w") as file:
     json.dump({"rows": rows}, file)
 """
 
+SWEEP = """
+import pathlib, sys
+from diffusion_lab.search import main
+sys.exit(main(pathlib.Path(__file__).parent))
+"""
+
 ASKED = ["--minimize", "val/loss", "x=interval(0.0,1.0)", "kind=choice(good,bad)", "seed=0"]
 
 
@@ -85,7 +91,7 @@ def test_a_trial_that_was_cut_goes_on_in_its_folder(scripts: Path) -> None:
     study = scripts / "study"
     study.mkdir()
     (study / "waits").touch()
-    (scripts / "sweep.py").write_text((Path(__file__).parents[1] / "sweep.py").read_text())
+    (scripts / "sweep.py").write_text(SWEEP)
     process = subprocess.Popen([sys.executable, str(scripts / "sweep.py"), str(study), *ASKED])
     until(lambda: began(study) == 1)
     process.send_signal(signal.SIGTERM)
