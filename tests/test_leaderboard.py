@@ -55,7 +55,7 @@ def test_order_and_verdicts(sweep: Path) -> None:
     assert said[2]["than_the_one_above"]["verdict"] == "inconclusive"
     assert found["by"] == "lpips"
     assert found["kinds"] == ["center", "half"]
-    assert found["rows"][0]["curves"]["val/loss"] == pytest.approx([[4, 0.6, 0.6, 0.6], [8, 0.3, 0.3, 0.3]])
+    np.testing.assert_allclose(found["rows"][0]["curves"]["val/loss"], [[4, 0.6, 0.6, 0.6], [8, 0.3, 0.3, 0.3]])
 
 
 def test_figures_are_those_of_the_reports(sweep: Path) -> None:
@@ -88,7 +88,7 @@ def test_the_wider_interval_is_taken(values: list[float], scatter: float) -> Non
     found = figure(values, shares)
     widths = {"seeds": np.ptp(figure(values, None)[1:3]), "pictures": np.ptp(figure(values[:1], shares)[1:3])}
     assert found.high - found.low == pytest.approx(max(widths.values()))
-    assert found.low <= found.mean <= found.high
+    assert found.low - 1e-12 <= found.mean <= found.high + 1e-12  # of one value, means round
     assert widths[found.over] == pytest.approx(max(widths.values()))
 
 
@@ -126,7 +126,8 @@ def test_the_command(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert f"to {sweep}: 10 runs; 1 are not evaluated and stand in no table" in out
     written = (sweep / "leaderboard.md").read_text().splitlines()
-    assert [line.split(" | ")[0] for line in written[2:5]] == ["| schedule=a", "| schedule=b", "| schedule=c"]
+    names = [line.split(" | ")[0] for line in written[2:5]]
+    assert names == [f"| schedule={each}, diffusion_10" for each in "abc"]
     assert written[4].split(" | ")[-2].endswith("inconclusive")
     assert main(["leaderboard", str(sweep), "--by", "psnr"]) == 0
     assert json.loads((sweep / "leaderboard.json").read_text())[0]["rows"][0]["configuration"] == "schedule=a"

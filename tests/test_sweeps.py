@@ -166,7 +166,10 @@ def test_a_sweep_that_is_killed_goes_on_by_one_word(tiny: list[str], tmp_path: P
 
 SCRIPT = """
 from pathlib import Path
+from diffusion_lab import cli
 from diffusion_lab.cli import command, kept, resumed, run_folder
+
+cli.configuration = lambda: Path(__file__).parent / "conf"
 
 @command("train", before=resumed)
 def main(cfg):
