@@ -30,7 +30,7 @@ def score(*methods: Method, asked: Any = PROBLEMS) -> Report:
 
 def same(report: Report, one: int, other: int, kinds: int = 2) -> bool:
     """Whether two methods have the same figures, of all and of each picture."""
-    accidental = ("method", "seconds_per_image")
+    accidental = ("method", "identity", "seconds_per_image")
     methods = len(report.methods)
 
     def known(row: int) -> list[Any]:
