@@ -45,7 +45,10 @@ def main() -> int:
     program, *arguments = sys.argv
     name = arguments[0] if arguments else "--help"
     if name in ("-h", "--help", "help"):
-        print(listing())
+        try:
+            print(listing(), flush=True)
+        except BrokenPipeError:  # whoever read it has read enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     elif name == "--version":
         print(f"diffusion-lab {version('diffusion-lab')}")
     elif name in ("-sc", "--shell-completion"):
