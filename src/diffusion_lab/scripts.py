@@ -1,6 +1,5 @@
 """What several scripts do: which model is meant, which pictures it is scored on, and one picture in, one out."""
 
-import os
 import re
 import sys
 from pathlib import Path
@@ -8,8 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
-from diffusion_lab import sweeps
-from diffusion_lab.cli import quoted, sentence
+from diffusion_lab.cli import sentence
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -192,45 +190,6 @@ def subject(cfg: DictConfig) -> Subject:
         return known
 
     return Subject(inpainter, data, fabric, console, output, protocol, learned)
-
-
-def each_of_a_sweep(arguments: list[str]) -> list[str]:
-    """Where `inpainter=` names a sweep, its finished jobs are scored instead, each in a process of its own.
-
-    A job that was scored with the same arguments, and not trained since, is left as it is. Ends the script.
-
-    Raises:
-        ValueError: if there is nothing to score, one was not scored, or all would write to one place.
-    """
-    given = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
-    folder = Path(given.get("inpainter", "null").strip("'"))
-    trained = sorted(folder.glob("*/inpainter/recipe.json"), key=lambda path: (len(path.parts[-3]), path))
-    if (folder / "recipe.json").is_file() or not (trained or (folder / sweeps.SWEEP).is_file()):
-        return arguments
-    for name in ("output", "export"):
-        if name in given:
-            raise ValueError(f"{name}= is one place, and '{folder}' a sweep: name one of its jobs, or leave it out")
-    rest = [argument for argument in arguments if not argument.startswith("inpainter=")]
-    jobs, noted = [], (folder / sweeps.SWEEP).is_file()
-    for place, path in enumerate(trained):
-        run = path.parents[1]
-        number = int(run.name) if run.name.isdigit() else place
-        if noted and sweeps.Job(number, [], run).noted().get("code") != 0:
-            continue
-        job = sweeps.Job(number, [*rest, quoted(f"inpainter={path.parent}", ["inpainter"])], run / "evaluation")
-        job.forget_unless(after=[path], before=[run / "evaluation" / "results.json"])
-        jobs.append(job)
-    if not jobs:
-        raise ValueError(f"'{folder}' has no job that has ended well yet: there is nothing to score")
-    print(f"{sum(job.code == 0 for job in jobs)} of {len(jobs)} jobs of {folder} are scored", flush=True)
-    cards = [] if given.get("accelerator") == "cpu" else sweeps.graphics_cards(os.environ)
-    places = sweeps.places(None, cards, int(given.get("devices", "1")), os.cpu_count() or 1)
-    stopped = sweeps.run(jobs, lambda job: [sys.executable, str(Path(sys.argv[0]).absolute()), *job.overrides], places)
-    failed = [str(job.folder.parent) for job in jobs if job.code != 0]
-    if failed and not stopped:
-        raise ValueError(f"{len(failed)} of {len(jobs)} jobs were not scored: {', '.join(failed)}")
-    print(f"next: python -m diffusion_lab.evaluation leaderboard {folder}", flush=True)
-    sys.exit(stopped)
 
 
 def labelled(data: "FaceData", labels: "Labels | None", split: str) -> "dict[str, Tensor]":
