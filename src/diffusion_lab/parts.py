@@ -73,11 +73,15 @@ class Part:
         return cls(frame, eyes, top + int(rows[0]), left + int(columns[0]), area, fade)
 
 
+def expected(crop: Crop) -> Points | None:
+    """Where a model's crop has the eyes, ``(2, 2)`` in parts of its square; None if it says nothing of eyes."""
+    return None if crop.eyes is None or crop.side is None else np.array(crop.eyes) / crop.side
+
+
 def aligned(eyes: Points, crop: Crop) -> Frame | None:
     """The square in which eyes, ``(2, 2)``, lie where a model's crop has them; None if it says nothing of eyes."""
-    if crop.eyes is None or crop.side is None:
-        return None
-    return Frame.of_eyes(eyes, np.array(crop.eyes) / crop.side)
+    places = expected(crop)
+    return None if places is None else Frame.of_eyes(eyes, places)
 
 
 def divided(mask: Mask, eyes: Sequence[Points], size: int, crop: Crop) -> list[Part]:

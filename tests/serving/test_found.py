@@ -32,6 +32,8 @@ def test_all_faces_and_the_squares_that_the_model_is_shown(group: Image.Image) -
     engine.crop = center148()
     with served(create_app(engine, offered({"model": MODEL}))) as url, httpx.Client(base_url=url) as client:
         answer = client.post("/v1/faces", files={"image": encoded(group)})
+        expected = client.get("/v1/info").json()["eyes"]
+    assert [xy(expected[side]) for side in ("left", "right")] == [(52.5 / 148, 77.4 / 148), (95.5 / 148, 77.4 / 148)]
     assert answer.status_code == 200
     said, found = answer.json()["faces"], find(group)
     assert len(said) == len(found) == 2
@@ -62,7 +64,7 @@ def test_the_service_finds_them(service: httpx.Client, group: Image.Image) -> No
     nobody = service.post("/v1/faces", files={"image": encoded(Image.new("RGB", (64, 64)))})
     assert (nobody.status_code, nobody.json()) == (200, {"faces": []})
     assert service.post("/v1/eyes", files={"image": content}).status_code == 404
-    assert "finds_eyes" not in service.get("/v1/info").json()
+    assert service.get("/v1/info").json()["eyes"] is None
 
 
 @pytest.mark.parametrize(

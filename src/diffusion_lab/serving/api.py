@@ -12,12 +12,13 @@ from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel
 
+from diffusion_lab.parts import expected
 from diffusion_lab.serving import errors, faces, jobs, openai
 from diffusion_lab.serving.described import described
 from diffusion_lab.serving.desk import Desk, Filled, Order
 from diffusion_lab.serving.engine import Engine
 from diffusion_lab.serving.errors import Mistake, declared
-from diffusion_lab.serving.faces import Alignment
+from diffusion_lab.serving.faces import Alignment, Eyes
 from diffusion_lab.serving.measures import Measures
 from diffusion_lab.serving.requests import read_form, unless_gone
 from diffusion_lab.serving.security import Guard, Keys, everybody
@@ -82,11 +83,15 @@ class TaskInfo(BaseModel):
 
 
 class Info(BaseModel):
-    """What the service is."""
+    """What the service is.
+
+    `eyes` are where the model expects those of a face, in parts of its square; null if it does not say.
+    """
 
     version: str
     task: TaskInfo
     image_size: int
+    eyes: Eyes | None
     trained_on: str
     samplers: dict[str, SamplerInfo]
     default_sampler: str
@@ -239,11 +244,12 @@ def restoring(desk: Desk, trained_on: str, locks: list[Any]) -> APIRouter:
     async def info() -> Info:
         """The model, the samplers, and the limits of a request."""
         most = desk.limits.steps
-        task = desk.engine.task
+        task, eyes = desk.engine.task, expected(desk.engine.crop)
         return Info(
             version=desk.engine.version,
             task=TaskInfo(name=task.name, mask=MASKS[task.holes]),
             image_size=desk.engine.image_size,
+            eyes=None if eyes is None else Eyes.of(eyes),
             trained_on=trained_on,
             samplers={
                 name: SamplerInfo(steps=offer.steps, least=offer.least, most=most)

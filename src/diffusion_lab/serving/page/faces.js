@@ -10,7 +10,7 @@ const rounded = (n) => Math.round(10 * n) / 10;
 export const told = (align) =>
   typeof align === "string" ? align : JSON.stringify(align.map(({ x, y }) => [rounded(x), rounded(y)]));
 
-/** The outline that belongs to other eyes: the similarity that takes a face's eyes there takes its outline along. */
+/** The outline of other eyes: the similarity that takes a face's eyes there takes its outline along. */
 function carried({ left, right, outline }, [to, end]) {
   const [dx, dy, ex, ey] = [right.x - left.x, right.y - left.y, end.x - to.x, end.y - to.y];
   const size = dx ** 2 + dy ** 2;
@@ -21,14 +21,21 @@ function carried({ left, right, outline }, [to, end]) {
   }));
 }
 
-/** Whether the model is shown faces upright at all: if not, they have no outline. */
-export const aligns = (faces) => !faces?.some(({ outline }) => outline.length === 0);
+const SQUARE = [[0, 0], [1, 0], [1, 1], [0, 1]].map(([x, y]) => ({ x, y }));
 
-/** The faces that a picture is aligned by, each with its eyes, and its outline where that is known. */
+let expected = null; // where the model in service has eyes in its square
+
+/** Tells of a model's eyes, in parts of its square; null: it says nothing of them, and is shown no face upright. */
+export const expect = (eyes) => (expected = eyes && { ...eyes, outline: SQUARE });
+
+/** Whether the model is shown faces upright at all. */
+export const aligns = () => expected !== null;
+
+/** The eyes of the faces that a picture is aligned by. */
 function used({ align, faces }) {
-  if (align === "off" || !aligns(faces)) return [];
-  if (align === "auto") return (faces ?? []).map(({ left, right, outline }) => ({ eyes: [left, right], outline }));
-  return [{ eyes: align, outline: faces?.length ? carried(faces[0], align) : null }];
+  if (align === "off" || !aligns()) return [];
+  if (align === "auto") return (faces ?? []).map(({ left, right }) => [left, right]);
+  return [align];
 }
 
 /** What of a polygon lies on one side of an upright or level line (Sutherland and Hodgman 1974). */
@@ -51,20 +58,12 @@ function polygon(corners, { width, height }) {
 
 const distance = (a, b) => Math.hypot(b.x - a.x, b.y - a.y);
 
-const circle = ({ x, y }, r) =>
-  `M${x - r} ${y}a${r} ${r} 0 1 0 ${2 * r} 0a${r} ${r} 0 1 0 ${-2 * r} 0`;
-
 /** A smile under two eyes, which shows what is up. */
 function smile([left, right]) {
   const [dx, dy] = [right.x - left.x, right.y - left.y];
   const at = (along, down) => `${left.x + along * dx - down * dy} ${left.y + along * dy + down * dx}`;
   return `M${at(0.16, 0.84)}Q${at(0.5, 1.18)} ${at(0.84, 0.84)}`;
 }
-
-const sketch = ([left, right]) => {
-  const r = distance(left, right) / 6;
-  return circle(left, r) + circle(right, r) + smile([left, right]);
-};
 
 /**
  * Draws the faces of a picture over it, and lets a person correct its `align` by two handles; sends "change" when that
@@ -103,10 +102,7 @@ export class FaceLayer extends EventTarget {
   /** Draws what is known by now. */
   refresh() {
     const { width, height } = this.#picture;
-    const lines = used(this.#picture).map(({ eyes, outline }) => {
-      if (outline) return polygon(outline, this.#picture);
-      return this.#eyes ? "" : sketch(eyes);
-    });
+    const lines = used(this.#picture).map((eyes) => polygon(carried(expected, eyes), this.#picture));
     if (this.#eyes) lines.push(smile(this.#eyes));
     this.drawing.setAttribute("viewBox", `0 0 ${width} ${height}`);
     this.drawing.replaceChildren(

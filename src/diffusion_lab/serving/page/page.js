@@ -1,7 +1,7 @@
 /** The page: a picture, a hole if the model fills holes, a run, its results. Everything that a person sees is one of five views. */
 
 import { Editor, Mask, noise } from "./editor.js";
-import { aligns, FaceLayer, told } from "./faces.js";
+import { aligns, expect, FaceLayer, told } from "./faces.js";
 import { explain, hush, notify, say } from "./notices.js";
 import * as service from "./service.js";
 import * as settings from "./settings.js";
@@ -176,7 +176,7 @@ function describe() {
   if (picture === null) return;
   $("hint").textContent = correcting ? words.HANDLES : words.hint(part, picture);
   [$("face-text").textContent, $("face-act").textContent] = words.face(picture);
-  $("face").hidden = !words.paints() || !aligns(picture.faces);
+  $("face").hidden = !words.paints() || !aligns();
   $("face-auto").disabled = picture.align === "auto";
   $("face-off").disabled = picture.align === "off";
 }
@@ -564,6 +564,7 @@ async function connect() {
     about = await service.info();
     settings.offer(about);
     words.speak(about.task);
+    expect(about.eyes);
     showModel();
     hush();
   } catch (error) {
