@@ -1,5 +1,6 @@
 """The reference solutions pass, and what students really write fails with a hint of its own."""
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -11,10 +12,11 @@ from mistakes4 import MISTAKES as OF_LAB_4
 from solutions import definitions
 
 from diffusion_lab.labs import check
-from diffusion_lab.labs.course import EXERCISES, exercise
-from diffusion_lab.labs.grading import grade
+from diffusion_lab.labs.course import everything, exercise
+from diffusion_lab.labs.grading import Outcome, grade
 
 MISTAKES = {**OF_LAB_1, **OF_LAB_2, **OF_LAB_3, **OF_LAB_4}
+EXERCISES = everything()
 SEEDS = range(2)
 
 
@@ -86,6 +88,21 @@ def test_what_is_no_tensor_of_the_shape_is_told_so(given: object, hint: str) -> 
     assert hint in grade(exercise("1.2"), given).line("en")
 
 
-def test_an_exercise_that_is_none_is_named() -> None:
-    with pytest.raises(ValueError, match=r"no exercise '9\.9': choose one of 1\.1, "):
-        check("9.9", None)
+@pytest.mark.parametrize(
+    ("number", "way_out"),
+    [("9.9", "the labs are 1 to 4"), ("1.9", "lab 1 has 1.1 to 1.8"), ("", "the labs are 1 to 4")],
+)
+def test_an_exercise_that_is_none_is_named(number: str, way_out: str) -> None:
+    with pytest.raises(ValueError, match=f"no exercise '{number}': {way_out}"):
+        check(number, None)
+
+
+@pytest.mark.parametrize("number", [number for number in EXERCISES if number.startswith("4")])
+def test_a_check_in_a_notebook_says_the_same(number: str, solved: Callable[[str], dict[str, Any]]) -> None:
+    """The cells of a notebook run inside an event loop."""
+
+    async def cell() -> Outcome:
+        return grade(exercise(number), solved(number)[exercise(number).name], 0)
+
+    outcome = asyncio.run(cell())
+    assert outcome.passed, outcome.line("en")

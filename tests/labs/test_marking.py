@@ -1,13 +1,15 @@
 """The marking script, on folders as students hand them in."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from diffusion_lab.labs import student
 from diffusion_lab.labs.__main__ import main
-from diffusion_lab.labs.course import EXERCISES, exercise
+from diffusion_lab.labs.course import everything, exercise
 from diffusion_lab.labs.marking import limited
 
 RIGHT = "import math\ndef forward_step(x, beta, eps):\n    return math.sqrt(1 - beta) * x + math.sqrt(beta) * eps"
@@ -27,11 +29,33 @@ def test_only_definitions_are_run(tmp_path: Path) -> None:
     assert "loss" not in names
 
 
+def test_of_other_exercises_only_what_is_needed_is_run(tmp_path: Path) -> None:
+    cells = ["import math\nfrom nowhere import nothing", "K = 3", "def used(x): return K * x", "def other(): ...", RIGHT]
+    cells += ["def asked(x): return used(math.ceil(x))"]
+    names = student.definitions(handed_in(tmp_path, *cells) / "1_diffusion.ipynb", {"asked"})
+    assert names["asked"](1.5) == 6
+    assert {name for name in names if not name.startswith("__")} == {"math", "K", "used", "asked"}
+
+
+def test_checking_an_exercise_imports_its_own_lab_and_no_trainer(tmp_path: Path) -> None:
+    """A student who waits for a check waits for torch, and for nothing that another lab needs."""
+    handed_in(tmp_path, "import torch", "import lightning", RIGHT)
+    code = f"""
+import sys
+from diffusion_lab.labs.__main__ import main
+main(["check", "1.2", "--folder", {str(tmp_path)!r}])
+late = {{"lightning", "torchvision", "torchmetrics", "hydra", "fastapi", "matplotlib", "diffusion_lab.labs.lab3"}}
+print(sorted(late & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "✓ 1.2\n[]\n"
+
+
 def test_marks_of_a_class(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     handed_in(tmp_path, 'LANGUAGE = "vi"', WRONG + "\nprint(forward_step)")
     assert main(["check", "--all", "--json", f"--folder={tmp_path}"]) == 1
     marks = json.loads(capsys.readouterr().out)
-    assert (marks["passed"], marks["of"]) == (0, len(EXERCISES))
+    assert (marks["passed"], marks["of"]) == (0, len(everything()))
     second = next(row for row in marks["exercises"] if row["exercise"] == "1.2")
     assert second["property"] == "variance of the signal"
     assert "phương sai" in second["hint"]
@@ -52,7 +76,7 @@ def test_the_file_written_last_counts(tmp_path: Path, capsys: pytest.CaptureFixt
     ("arguments", "said"),
     [
         (["check", "1.2"], "holds no notebook or script of lab 1"),
-        (["check", "7.1"], "there is no exercise '7.1': choose one of 1.1"),
+        (["check", "7.1"], "there is no exercise '7.1': the labs are 1 to 4"),
     ],
 )
 def test_mistakes_end_in_a_sentence(

@@ -17,9 +17,7 @@ def check(number: str, function: Any, language: str = "en") -> None:
     Raises:
         ValueError: if there is no such exercise.
     """
-    from diffusion_lab.labs.course import (
-        exercise,
-    )  # here, since it brings torch, and who builds the notebooks needs none
+    from diffusion_lab.labs.course import exercise  # here: it brings torch, and who builds notebooks needs none
     from diffusion_lab.labs.grading import grade
 
     print(grade(exercise(number), function).line(language))

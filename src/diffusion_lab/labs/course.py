@@ -1,13 +1,22 @@
-"""All exercises."""
+"""All exercises. Each lab is imported when it is asked for: together they bring most of the package."""
 
 from collections.abc import Mapping
+from importlib import import_module
 
-from diffusion_lab.labs import lab1, lab2, lab3, lab4
 from diffusion_lab.labs.grading import Exercise
 
-EXERCISES: Mapping[str, Exercise] = {
-    exercise.number: exercise for lab in (lab1, lab2, lab3, lab4) for exercise in lab.EXERCISES
-}
+LABS = ("1", "2", "3", "4")
+
+
+def exercises(lab: str) -> Mapping[str, Exercise]:
+    """The exercises of one of `LABS`, by number, in order."""
+    found: tuple[Exercise, ...] = import_module(f"diffusion_lab.labs.lab{lab}").EXERCISES
+    return {exercise.number: exercise for exercise in found}
+
+
+def everything() -> Mapping[str, Exercise]:
+    """The exercises of all labs, by number, in order."""
+    return {number: exercise for lab in LABS for number, exercise in exercises(lab).items()}
 
 
 def exercise(number: str) -> Exercise:
@@ -16,6 +25,11 @@ def exercise(number: str) -> Exercise:
     Raises:
         ValueError: if there is none.
     """
-    if number not in EXERCISES:
-        raise ValueError(f"there is no exercise '{number}': choose one of {', '.join(EXERCISES)}")
-    return EXERCISES[number]
+    lab = number[:1]
+    if lab not in LABS:
+        raise ValueError(f"there is no exercise '{number}': the labs are {LABS[0]} to {LABS[-1]}, such as {LABS[0]}.1")
+    found = exercises(lab)
+    if number not in found:
+        first, *_, last = found
+        raise ValueError(f"there is no exercise '{number}': lab {lab} has {first} to {last}")
+    return found[number]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_lab.labs import student
-from diffusion_lab.labs.course import EXERCISES, exercise
+from diffusion_lab.labs.course import everything, exercise
 from diffusion_lab.labs.grading import Exercise, Outcome, Property, grade
 
 LIMIT = 60.0  # seconds that a check may take; a right solution takes one or two
@@ -40,7 +40,8 @@ def marks(numbers: Sequence[str], folder: Path) -> list[tuple[Outcome, str]]:
             f"'{folder}' holds no notebook or script of lab {', '.join(files)} (such as {next(iter(files))}_*.ipynb): "
             f"write them by `python -m diffusion_lab.labs start FOLDER`, or say where they are (--folder)"
         )
-    defined = {lab: student.definitions(path) if path else {} for lab, path in files.items()}
+    wanted = {"LANGUAGE", *(one.name for one in asked)}
+    defined = {lab: student.definitions(path, wanted) if path else {} for lab, path in files.items()}
     results = []
     for one in asked:
         names = defined[one.number[0]]
@@ -57,7 +58,7 @@ def checked(numbers: Sequence[str], folder: Path, as_json: bool) -> int:
         as_json: one object for a program, instead of lines for a person.
     """
     with contextlib.redirect_stdout(sys.stderr):  # a student's print is not a mark
-        outcomes = marks(numbers or list(EXERCISES), folder)
+        outcomes = marks(numbers or list(everything()), folder)
     passed = sum(outcome.passed for outcome, _ in outcomes)
     if as_json:
         rows = [

@@ -1,12 +1,13 @@
 """A student's notebook or script, and the functions that it defines.
 
-Only imports, functions, classes and constants are run, so that checking one exercise trains and draws nothing.
+Only imports, functions, classes and constants are run, so that checking one exercise trains and draws nothing; and of
+them only what the exercise needs, so that it does not wait for the imports of others.
 """
 
 import ast
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -50,14 +51,38 @@ def kept(cell: str) -> Iterator[ast.stmt]:
                 yield statement
 
 
-def definitions(path: Path) -> dict[str, Any]:
-    """What a student's file defines, by name; a definition that cannot be run is not there."""
+def binds(statement: ast.stmt) -> set[str]:
+    """The names that a statement defines; "*" for an import of whatever a module has."""
+    match statement:
+        case ast.FunctionDef(name=name) | ast.ClassDef(name=name):
+            return {name}
+        case ast.Import(names=names) | ast.ImportFrom(names=names):
+            return {(alias.asname or alias.name).split(".")[0] for alias in names}
+    return {node.id for node in ast.walk(statement) if isinstance(node, ast.Name)}
+
+
+def needed(statements: Sequence[ast.stmt], wanted: Collection[str]) -> list[ast.stmt]:
+    """Those that define these names, and what they use in turn; in order."""
+    names, chosen = {"*", *wanted}, set[int]()
+    while more := {i for i, one in enumerate(statements) if binds(one) & names} - chosen:
+        chosen |= more
+        names |= {node.id for i in more for node in ast.walk(statements[i]) if isinstance(node, ast.Name)}
+    return [statements[i] for i in sorted(chosen)]
+
+
+def definitions(path: Path, wanted: Collection[str] | None = None) -> dict[str, Any]:
+    """What a student's file defines, by name; a definition that cannot be run is not there.
+
+    Args:
+        path: of the file.
+        wanted: names that are asked for; None is all that it defines.
+    """
     module = ModuleType("student")
     sys.modules["student"] = module  # dataclasses look their module up
-    for cell in cells(path):
-        for statement in kept(cell):
-            try:
-                exec(compile(ast.Module([statement], []), str(path), "exec"), module.__dict__)
-            except Exception as error:
-                print(f"{path.name}: {type(error).__name__}: {error}", file=sys.stderr)
+    statements = [statement for cell in cells(path) for statement in kept(cell)]
+    for statement in statements if wanted is None else needed(statements, wanted):
+        try:
+            exec(compile(ast.Module([statement], []), str(path), "exec"), module.__dict__)
+        except Exception as error:
+            print(f"{path.name}: {type(error).__name__}: {error}", file=sys.stderr)
     return vars(module)

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from PIL import Image, ImageDraw
@@ -11,7 +12,6 @@ from torch import Tensor
 from diffusion_lab.diffusion.denoiser import Condition, Prediction
 from diffusion_lab.diffusion.noise import ExampleNoise
 from diffusion_lab.diffusion.sampling import Rows
-from diffusion_lab.lessons.data import DrawnData
 from diffusion_lab.lessons.dpm import DPM
 from diffusion_lab.pictures import from_pil, save_png, sheet
 
@@ -20,6 +20,14 @@ REACH = 3.0  # a panel of points shows [-REACH, REACH] on both axes
 
 Panel = Callable[[Tensor], Tensor]
 """Examples (N, D) -> a picture of them (3, H, W) in [-1, 1]."""
+
+
+class Splits(Protocol):
+    """Data, drawn; `datamodule.DrawnData` is some."""
+
+    @property
+    def splits(self) -> dict[str, Tensor]:
+        """Examples ``(N, D)`` of train, valid and test."""
 
 
 def points(examples: Tensor) -> Tensor:
@@ -105,7 +113,7 @@ def figure(model: DPM, examples: Tensor, mask: Tensor, panel: Panel, drifts: boo
 
 def look(
     model: DPM,
-    data: DrawnData,
+    data: Splits,
     path: Path,
     truth: Callable[[Tensor], Tensor],
     panel: Panel,

@@ -37,14 +37,17 @@ chờ 5 đến 12 phút trên hai nhân CPU (có GPU thì máy sẽ dùng GPU).
 """
 
 # %%
-# Run me first. On a hosted notebook this installs the package; give the address of its repository when asked.
+# Run me first. Only on a hosted notebook, where the package is not installed yet: write here where it comes from, such
+# as "git+https://..." and the address of the repository that this notebook comes from, or the URL of a wheel.
+PACKAGE = ""
+
 import importlib.util
 import subprocess
 import sys
 
 if importlib.util.find_spec("diffusion_lab") is None:
-    address = input("https address of the diffusion_lab repository: ")
-    package = f"diffusion-lab[labs,serve] @ git+{address}"
+    assert PACKAGE, "diffusion_lab is not installed here: write into PACKAGE, above, where it comes from"
+    package = f"diffusion-lab[labs,serve] @ {PACKAGE}"
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", package], check=True)
 
 # %%

@@ -36,14 +36,17 @@ nhân CPU. Mọi thứ chạy trên chính máy này, và được tắt hết �
 """
 
 # %%
-# Run me first. On a hosted notebook this installs the package; give the address of its repository when asked.
+# Run me first. Only on a hosted notebook, where the package is not installed yet: write here where it comes from, such
+# as "git+https://..." and the address of the repository that this notebook comes from, or the URL of a wheel.
+PACKAGE = ""
+
 import importlib.util
 import subprocess
 import sys
 
 if importlib.util.find_spec("diffusion_lab") is None:
-    address = input("https address of the diffusion_lab repository: ")
-    package = f"diffusion-lab[labs,serve] @ git+{address}"
+    assert PACKAGE, "diffusion_lab is not installed here: write into PACKAGE, above, where it comes from"
+    package = f"diffusion-lab[labs,serve] @ {PACKAGE}"
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", package], check=True)
 
 # %%
@@ -82,7 +85,7 @@ LANGUAGE = "en"
 check = partial(check, language=LANGUAGE)
 generator = torch.manual_seed(0)
 source, folder = CelebA(built_in_faces(), name="built-in faces"), Path(tempfile.mkdtemp())
-model = cascade.load(shipped()).first.eval()  # of the model that ships, the part that works at 64 pixels
+model = cascade.apart(cascade.load(shipped()))[0].eval()  # of the model that ships, the part for 64 pixels
 
 
 def faces(split, size):
