@@ -15,6 +15,7 @@ from diffusion_lab import cascade
 from diffusion_lab.data.celeba import CelebA, built_in_faces
 from diffusion_lab.data.crops import center148
 from diffusion_lab.data.datamodule import Batch, FaceData
+from diffusion_lab.data.examples import floats
 from diffusion_lab.data.masks import center, free_form, palette
 from diffusion_lab.diffusion import samplers, schedule
 from diffusion_lab.diffusion.denoiser import NetworkDenoiser, Velocity
@@ -48,7 +49,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> FaceData:
 
 @pytest.fixture(scope="module")
 def batch(data: FaceData) -> Batch:
-    return next(iter(data.val_dataloader()))
+    return floats(next(iter(data.val_dataloader())))
 
 
 def base() -> Inpainter:

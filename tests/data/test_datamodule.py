@@ -14,8 +14,8 @@ from diffusion_lab.data.batches import TrainingBatches
 from diffusion_lab.data.celeba import CelebA
 from diffusion_lab.data.crops import center148
 from diffusion_lab.data.datamodule import Batch, FaceData
-from diffusion_lab.data.degradations import noisy_reduced
-from diffusion_lab.data.examples import EvaluationExamples, TrainingExamples
+from diffusion_lab.data.degradations import luma, noisy_reduced
+from diffusion_lab.data.examples import EvaluationExamples, TrainingExamples, to_float
 from diffusion_lab.data.folder import Folder
 from diffusion_lab.data.jitter import Jitter
 from diffusion_lab.data.masks import evaluation_mask, palette, rectangle
@@ -85,7 +85,7 @@ def test_batch_is_what_the_contract_says(make_data):
     data = make_data()
     data.prepare_data()
     batch = next(iter(data.train_dataloader()))
-    assert (batch.image.shape, batch.image.dtype) == ((8, 3, SIZE, SIZE), torch.float32)
+    assert (batch.image.shape, batch.image.dtype) == ((8, 3, SIZE, SIZE), torch.uint8)
     assert (batch.mask.shape, batch.mask.dtype) == ((8, 1, SIZE, SIZE), torch.bool)
     assert (batch.index.shape, batch.index.dtype) == ((8,), torch.int64)
     assert (batch.key.shape, batch.key.dtype) == ((8,), torch.int64)
@@ -93,12 +93,21 @@ def test_batch_is_what_the_contract_says(make_data):
     assert data.name == "tiny CelebA"
 
 
-def test_pixels_come_back_from_the_floats(make_data):
+def test_pictures_are_bytes_until_they_are_on_the_device(make_data):
     data = make_data(flip=False)
     batch = next(iter(data.train_dataloader()))
-    pixels = ((batch.image + 1) * 127.5).round().to(torch.uint8)
-    assert torch.equal(pixels, data.pictures("train")[batch.index])
-    assert -1 <= batch.image.min() < batch.image.max() <= 1
+    assert torch.equal(batch.image, data.pictures("train")[batch.index])
+    there = data.on_after_batch_transfer(batch, 0)
+    assert there.image.dtype == torch.float32
+    assert torch.equal(((there.image + 1) * 127.5).round().to(torch.uint8), batch.image)
+    assert -1 <= there.image.min() < there.image.max() <= 1
+    assert there.given is there.image
+    assert all(torch.equal(getattr(there, name), getattr(batch, name)) for name in ("mask", "index", "key"))
+    data.degrade = luma
+    batch = next(iter(data.train_dataloader()))
+    there = data.on_after_batch_transfer(batch, 0)
+    assert torch.equal(there.given, to_float(batch.given))
+    assert not torch.equal(there.given, there.image)
 
 
 def test_flips_mirror_about_half_the_pictures_and_nothing_else(make_data):
@@ -106,7 +115,7 @@ def test_flips_mirror_about_half_the_pictures_and_nothing_else(make_data):
     pictures = data.pictures("train")
     flipped = 0
     for batch in data.train_dataloader():
-        for image, index in zip(((batch.image + 1) * 127.5).round().to(torch.uint8), batch.index, strict=True):
+        for image, index in zip(batch.image, batch.index, strict=True):
             plain = pictures.images[index]
             assert torch.equal(image, plain) != torch.equal(image, plain.flip(2))
             flipped += torch.equal(image, plain.flip(2))

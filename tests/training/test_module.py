@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from diffusion_lab.data.datamodule import Batch, FaceData
+from diffusion_lab.data.examples import floats
 from diffusion_lab.diffusion.denoiser import Condition, Prediction
 from diffusion_lab.diffusion.losses import input_perturbation
 from diffusion_lab.diffusion.noise import KeyedNoise
@@ -57,7 +58,7 @@ def test_noise_and_level_follow_from_the_key_alone(make_module: MakeModule, data
     module = make_module()
     torch.nn.init.normal_(module.inpainter.denoiser.network.conv_out.weight)  # type: ignore[union-attr, arg-type]
     data.prepare_data()
-    batch = next(iter(data.train_dataloader()))
+    batch = floats(next(iter(data.train_dataloader())))
     _, together = module.example_losses(batch)
     for i in reversed(range(4)):
         _, alone = module.example_losses(Batch(*(tensor[i : i + 1] for tensor in batch)))
@@ -95,7 +96,7 @@ def test_a_step_shows_the_noised_hole_and_asks_for_its_noise(
     if perturbed:
         module.perturb = input_perturbation
     data.prepare_data()
-    batch = next(iter(data.train_dataloader()))
+    batch = floats(next(iter(data.train_dataloader())))
     module.example_losses(batch)
     (eps,) = asked
     gamma = seen.level.float()[:, None, None, None]

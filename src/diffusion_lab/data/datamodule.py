@@ -16,7 +16,7 @@ from diffusion_lab.data.cache import Pictures, build
 from diffusion_lab.data.crops import Crop
 from diffusion_lab.data.degradations import Degrade, unchanged
 from diffusion_lab.data.examples import Batch as Batch
-from diffusion_lab.data.examples import EvaluationExamples, TrainingExamples
+from diffusion_lab.data.examples import EvaluationExamples, TrainingExamples, floats
 from diffusion_lab.data.jitter import Jitter
 from diffusion_lab.data.labels import Labels
 from diffusion_lab.data.masks import MaskFn
@@ -158,6 +158,10 @@ class FaceData(LightningDataModule):
     def test_dataloader(self) -> DataLoader[Batch]:
         """The test pictures of this rank, each once, with masks that never change."""
         return self._evaluation("test")
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Pictures are bytes until they are on the device."""
+        return floats(batch)
 
     def _evaluation(self, split: str) -> DataLoader[Batch]:
         pictures = self.pictures(split)

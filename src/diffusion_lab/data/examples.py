@@ -1,4 +1,4 @@
-"""From indices to a batch of floats and masks, all of it at once."""
+"""From indices to a batch of pictures and masks, all of it at once."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -18,14 +18,14 @@ Frames = Callable[[Tensor, Sequence[int]], Tensor]
 
 
 class Batch(NamedTuple):
-    """Pictures with the holes to fill in them."""
+    """Pictures with the holes to fill in them: uint8 as they come out of the cache, float32 where they are used."""
 
-    image: Tensor  # float32 (B, 3, H, W) in [-1, 1]
+    image: Tensor  # (B, 3, H, W), uint8, or float32 in [-1, 1] after `floats`
     mask: Tensor  # bool (B, 1, H, W), True = hole
     index: Tensor  # type: ignore[assignment]  # hides tuple.index; int64 (B,) place of the picture in its split
     key: Tensor  # int64 (B,) >= 0, a hash of (seed, epoch, index): seeds noise and level of the example
     attributes: Tensor  # float32 (B, A), 1 where one holds; A is 0 where nothing is known of the faces
-    given: Tensor  # float32 (B, 3, H, W), what a person would hand in of the picture; the picture itself for holes
+    given: Tensor  # as image, what a person would hand in of the picture; the picture itself for holes
 
 
 class TrainingExamples(Dataset[Batch]):
@@ -71,8 +71,8 @@ class TrainingExamples(Dataset[Batch]):
             pixels = windows(pixels, self.window, of_window)
         size, generator = pixels.shape[-1], Generator()
         mask = torch.stack([self.mask(size, generator.manual_seed(word)) for word in of_mask])
-        image, given = floats(pixels, self.degrade(pixels, mask, of_degradation))
-        return Batch(image, mask, draw.indices, torch.tensor(keys), self.attributes[draw.indices], given)
+        given = self.degrade(pixels, mask, of_degradation)
+        return Batch(pixels, mask, draw.indices, torch.tensor(keys), self.attributes[draw.indices], given)
 
     def __len__(self) -> int:
         """Number of pictures."""
@@ -101,8 +101,8 @@ class EvaluationExamples(Dataset[Batch]):
         numbers: list[int] = indices.tolist()
         mask = torch.stack([evaluation_mask(self.mask, pixels.shape[-1], index) for index in numbers])
         keys = torch.tensor([_words(1, index)[0] for index in numbers])
-        image, given = floats(pixels, self.degrade(pixels, mask, degradation_keys(numbers)))
-        return Batch(image, mask, indices, keys, self.attributes[indices], given)
+        given = self.degrade(pixels, mask, degradation_keys(numbers))
+        return Batch(pixels, mask, indices, keys, self.attributes[indices], given)
 
     def __len__(self) -> int:
         """Number of pictures."""
@@ -131,10 +131,10 @@ def to_float(pixels: Tensor) -> Tensor:
     return pixels.float().sub_(127.5).mul_(1 / 127.5)  # exact at both ends, and twice as fast as dividing
 
 
-def floats(pixels: Tensor, given: Tensor) -> tuple[Tensor, Tensor]:
-    """Both in [-1, 1]; one tensor if they are one."""
-    image = to_float(pixels)
-    return image, image if given is pixels else to_float(given)
+def floats(batch: Batch) -> Batch:
+    """The batch with its pictures in [-1, 1], made where they are: a quarter of the bytes has travelled there."""
+    image = to_float(batch.image)
+    return batch._replace(image=image, given=image if batch.given is batch.image else to_float(batch.given))
 
 
 def windows(pixels: Tensor, side: int, words: Sequence[int]) -> Tensor:

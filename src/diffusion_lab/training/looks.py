@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from diffusion_lab.data.datamodule import FaceData
-from diffusion_lab.data.examples import Batch, EvaluationExamples
+from diffusion_lab.data.examples import Batch, EvaluationExamples, floats
 from diffusion_lab.diffusion.denoiser import Prediction
 from diffusion_lab.diffusion.sampling import Rows
 from diffusion_lab.metrics.inpainting import Measure
@@ -84,7 +84,7 @@ class Samples(Callback):
         data: FaceData = trainer.datamodule  # type: ignore[attr-defined]
         pictures = data.pictures("valid")
         examples = EvaluationExamples(pictures, data.mask, degrade=data.degrade)
-        batch = examples.__getitems__(torch.arange(min(count, len(pictures))))
+        batch = floats(examples.__getitems__(torch.arange(min(count, len(pictures)))))
         image, given, mask = (x.to(module.device) for x in (batch.image, batch.given, batch.mask))
         inpainter = cast(Completing, module.inpainter)
         calls = inpainter.network_calls()

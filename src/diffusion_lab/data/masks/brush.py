@@ -5,7 +5,7 @@ import math
 from PIL import ImageDraw
 from torch import Generator, Tensor
 
-from diffusion_lab.data.masks.drawing import blank, normals, to_mask, uniforms, whole_number
+from diffusion_lab.data.masks.drawing import blank, normals, uniforms, whole_number
 
 
 def free_form(
@@ -26,7 +26,7 @@ def free_form(
         vertices: least and largest number of vertices of a stroke.
         width: least and largest width of the brush.
     """
-    image, draw = blank(size)
+    mask, draw = blank(size)
     mean_angle, angle_range = 2 * math.pi / 5, 2 * math.pi / 15
     mean_length = math.sqrt(2) / 8  # an eighth of the diagonal
     u = uniforms(3 + strokes[1] * (6 + vertices[1]), generator)
@@ -38,16 +38,18 @@ def free_form(
         x, y = next(u), next(u)
         smallest, largest = mean_angle - next(u) * angle_range, mean_angle + next(u) * angle_range
         brush = width[0] + (width[1] - width[0]) * next(u)
-        points = [(x, y)]
-        for i in range(whole_number(*vertices, next(u))):
+        points, forth = [(x, y)], down
+        for _ in range(whole_number(*vertices, next(u))):
+            forth = -forth  # and back
             angle = smallest + (largest - smallest) * next(u)
-            length = min(max(mean_length * (1 + next(normal) / 2), 0), 2 * mean_length)
-            back_and_forth = 1 if i % 2 else -1
-            x = min(max(x + right * length * math.cos(angle), 0), 1)
-            y = min(max(y + down * back_and_forth * length * math.sin(angle), 0), 1)
+            length = mean_length * (1 + next(normal) / 2)
+            length = 0 if length < 0 else min(length, 2 * mean_length)
+            x += right * length * math.cos(angle)
+            y += forth * length * math.sin(angle)
+            x, y = 0 if x < 0 else min(x, 1), 0 if y < 0 else min(y, 1)
             points.append((x, y))
         paint(draw, size, points, brush)
-    return to_mask(image)
+    return mask
 
 
 def paint(draw: ImageDraw.ImageDraw, size: int, points: list[tuple[float, float]], width: float) -> None:

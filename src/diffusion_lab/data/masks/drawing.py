@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import torch
 from PIL import Image, ImageDraw
 from torch import Generator, Tensor
@@ -30,12 +31,9 @@ def whole_number(low: int, high: int, uniform: float) -> int:
     return low + int(uniform * (high - low + 1))
 
 
-def blank(size: int) -> tuple[Image.Image, ImageDraw.ImageDraw]:
-    """An empty mask to draw into with fill=1."""
-    image = Image.new("L", (size, size))
-    return image, ImageDraw.Draw(image)
-
-
-def to_mask(image: Image.Image) -> Tensor:
-    """The drawing as bool (1, size, size), True where it was filled with 1."""
-    return torch.frombuffer(bytearray(image.tobytes()), dtype=torch.bool).view(1, image.height, image.width)
+def blank(size: int) -> tuple[Tensor, ImageDraw.ImageDraw]:
+    """An empty mask, bool (1, size, size), and what draws into it with fill=1."""
+    pixels = np.zeros((size, size), np.uint8)
+    image = Image.frombuffer("L", (size, size), pixels, "raw", "L", 0, 1)
+    image.readonly = 0  # else Pillow would draw into a copy, and copying it back takes longer than drawing it
+    return torch.from_numpy(pixels.view(np.bool_)).unsqueeze(0), ImageDraw.Draw(image)
