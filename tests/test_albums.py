@@ -153,7 +153,7 @@ def test_failures_are_listed_and_the_others_made(photos: Path, run_script: RunSc
     assert lines[2].startswith("error: 2 of 4 pictures could not be restored")
     assert {path.name for path in Path("inpainted").rglob("*.png")} == {"a.png"}
     assert len([*Path("inpainted").rglob("*.png")]) == 2
-    code, out, err = run_script("inpaint.py", *settings, "workers=0")
+    code, _, err = run_script("inpaint.py", *settings, "workers=0")
     assert (code, "workers=0 must be a whole number" in err) == (1, True)
     code, _, err = run_script("inpaint.py", *settings, "seed=1")
     assert (code, "made with seed=0, and now 1" in err) == (1, True)

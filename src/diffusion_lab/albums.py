@@ -111,14 +111,14 @@ def listed(image: Path, mask: Path | None, output: Path) -> list[Picture]:
         if aside not in path.resolve().parents or aside == _root(image).resolve()
     ]
     if not images:
-        raise FileNotFoundError(f"image={image} names no pictures: a folder that has some, or a pattern that finds some")
+        raise FileNotFoundError(f"image={image} names no pictures: name a folder or a pattern that has some")
     every: tuple[Path, ...] | None = None
     named: dict[str, list[Path]] = {}
     if mask is not None and (mask.is_dir() or (not mask.exists() and glob.has_magic(str(mask)))):
         for name, path in _found(mask):
             named.setdefault(_stem(name), []).append(path)
         if not named:
-            raise FileNotFoundError(f"mask={mask} names no masks: a folder that has some, or a pattern that finds some")
+            raise FileNotFoundError(f"mask={mask} names no masks: name a folder or a pattern that has some")
     elif mask is not None:
         every = (mask,)
     pictures = []
@@ -129,7 +129,7 @@ def listed(image: Path, mask: Path | None, output: Path) -> list[Picture]:
         if goes in taken:
             raise ValueError(f"{taken[goes]} and {name} would both become {goes}: give one of them another name")
         if goes.resolve() in read:
-            raise ValueError(f"{goes} would be overwritten, and it is one of the pictures or masks: name another output")
+            raise ValueError(f"{goes} would be overwritten, and is one of the pictures or masks: name another output")
         taken[goes] = name
         masks = None if mask is None else every or tuple(named.get(_stem(name), ()))
         pictures.append(Picture(name, path, masks, goes))

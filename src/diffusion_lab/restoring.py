@@ -32,8 +32,8 @@ PLACES = ("image", "hole", "output", "inpainter", "device", "workers", "paths", 
 class Restorer:
     """A model, and the settings by which it restores pictures, whether one or many.
 
-    The seeds are ``seed``, ``seed + 1`` and so on for every picture, whatever it is called and whoever stands beside it:
-    one of a folder is, bit for bit, what a call for it alone makes on a device of the same kind with as many threads.
+    The seeds are ``seed``, ``seed + 1`` and so on for every picture, whatever its name and its neighbours: one of a
+    folder is, bit for bit, what a call for it alone makes on a device of the same kind with as many threads.
 
     Args:
         model: on its device.
