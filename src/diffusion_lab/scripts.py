@@ -1,4 +1,4 @@
-"""What several scripts do: which model is meant, which pictures it is scored on, and one picture in, one out."""
+"""What several scripts do: which model is meant, and which pictures it is scored on."""
 
 import re
 import sys
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from diffusion_lab.cascade import Model
     from diffusion_lab.data.datamodule import FaceData
     from diffusion_lab.data.labels import Labels
-    from diffusion_lab.photo import Photo
 
 
 def chosen(inpainter: str | None, logs: str) -> Path:
@@ -27,63 +26,6 @@ def chosen(inpainter: str | None, logs: str) -> Path:
     from diffusion_lab.inpainting import newest
 
     return Path(inpainter) if inpainter else newest(Path(logs))
-
-
-PICTURE_PATHS = ["image", "mask", "output", "inpainter", "paths.logs"]
-"""The settings of `picture_restored` that are paths."""
-
-
-def told(photo: "Photo", align: Any) -> list[str]:
-    """What a person is told of the faces of a photo: one line for each in which something is filled."""
-    if photo.used:
-        places = [" and ".join(f"({x:.0f}, {y:.0f})" for x, y in eyes) for eyes in photo.used]
-        return [f"face: {'found' if align == 'auto' else 'given'}, eyes at {place}" for place in places]
-    if photo.faces is None:
-        return ["face: not looked for, filled without alignment"]
-    if photo.faces:
-        return [f"face: found, but not where the hole is ({len(photo.faces)} in all), filled without alignment"]
-    return ["face: none found, filled without alignment"]
-
-
-def picture_restored(cfg: DictConfig) -> None:
-    """What `inpaint.py` and `restore.py` do: one picture in, one or more out."""
-    from hydra.utils import instantiate
-
-    from diffusion_lab import cascade, photo
-    from diffusion_lab.data.crops import named
-    from diffusion_lab.holes import as_mask
-    from diffusion_lab.inpainting import device
-    from diffusion_lab.opening import as_rgb, opened
-    from diffusion_lab.pictures import save_png
-
-    output = Path(cfg.output)
-    if output.suffix.lower() != ".png":
-        raise ValueError(f"output={output} must end in .png: another format would change the known pixels")
-    if type(cfg.detail) is not int or cfg.detail < 1:
-        raise ValueError(f"detail={cfg.detail} must be pixels of a square's side, such as 256, 512 or 1024")
-    align = OmegaConf.to_container(cfg.align) if OmegaConf.is_config(cfg.align) else cfg.align
-    align = "off" if align is False else align  # as YAML reads it
-    photo.eyes_of(align)  # a mistake shows before anything is read
-    image = as_rgb(opened(Path(cfg.image), "image"))
-    eyes = photo.eyes_of(align, image.size)
-    hole = None if cfg.hole is None else as_mask(opened(Path(cfg.hole), "mask"), cfg.mask_mode)
-    folder = chosen(cfg.inpainter, cfg.paths.logs)
-    print(f"inpainter: {folder}", flush=True)
-    seeds = list(range(cfg.seed, cfg.seed + cfg.num_samples))
-    inpainter, sampler = cascade.load(folder).to(device(cfg.device)), instantiate(cfg.get("sampler"))
-    crop = named(inpainter.recipe["data"]["crop"])
-    cut = photo.cut(image, hole, inpainter.sides, crop, inpainter.task, eyes, cfg.detail)
-    if hole is not None:
-        lines = (
-            told(cut, align) if crop.eyes else [f"face: not looked for, the model's crop ({crop.name}) knows no eyes"]
-        )
-        print("\n".join(lines), flush=True)
-    pictures = photo.fill(inpainter, cut, seeds, sampler, cfg.feather, cfg.attributes)
-    for seed, picture in zip(seeds, pictures, strict=True):
-        path = output if len(seeds) == 1 else output.with_stem(f"{output.stem}-{seed}")
-        save_png(picture, path)
-        calls = inpainter.network_calls(sampler, cut.images.shape[-1]) * len(cut.parts)
-        print(f"wrote {path} (seed {seed}, {calls} network calls)")
 
 
 def for_its_task(arguments: list[str]) -> list[str]:

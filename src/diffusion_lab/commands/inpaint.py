@@ -3,12 +3,13 @@
 from omegaconf import DictConfig
 
 from diffusion_lab.cli import command
-from diffusion_lab.scripts import PICTURE_PATHS, picture_restored
 
 
-@command("inpaint", paths=PICTURE_PATHS, rename={"mask": "hole"})
+@command("inpaint", paths=["image", "mask", "output", "inpainter", "paths.logs"], rename={"mask": "hole"})
 def main(cfg: DictConfig) -> None:
-    picture_restored(cfg)
+    from diffusion_lab.restoring import run  # late: help does not wait for torch
+
+    run(cfg)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,179 @@
+"""What `inpaint.py` and `restore.py` do: one picture in, one or more out; or a folder of them, see `albums`."""
+
+import glob
+import hashlib
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from diffusion_lab import albums, cascade, photo
+from diffusion_lab.albums import Made
+from diffusion_lab.cascade import Model
+from diffusion_lab.data.crops import Crop, named
+from diffusion_lab.diffusion.sampling import Sampler
+from diffusion_lab.holes import MaskMode, as_mask
+from diffusion_lab.inpainting import device
+from diffusion_lab.opening import as_rgb, opened
+from diffusion_lab.photo import Photo
+from diffusion_lab.pictures import save_png
+from diffusion_lab.scripts import chosen
+
+PLACES = ("image", "hole", "output", "inpainter", "device", "workers", "paths", "hydra")
+"""Settings that change where a picture comes from, where it goes and who makes it, but nothing in it."""
+
+
+@dataclass(frozen=True)
+class Restorer:
+    """A model, and the settings by which it restores pictures, whether one or many.
+
+    The seeds are ``seed``, ``seed + 1`` and so on for every picture, whatever its name and its neighbours: one of a
+    folder is, bit for bit, what a call for it alone makes on a device of the same kind with as many threads.
+
+    Args:
+        model: on its device.
+        sampler: None is the model's own.
+        seeds: one per completion.
+        align: as of `photo.eyes_of`.
+        mask_mode: as of `holes.as_mask`.
+        detail: as of `photo.cut`.
+        feather: as of `photo.paste`.
+        attributes: as of `photo.fill`.
+    """
+
+    model: Model
+    sampler: Sampler | None
+    seeds: tuple[int, ...]
+    align: Any = "auto"
+    mask_mode: MaskMode | None = None
+    detail: int = 512
+    feather: int = 0
+    attributes: Mapping[str, float] | None = None
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any], device_name: str) -> "Restorer":
+        """The one that a configuration describes.
+
+        Args:
+            settings: plain, the `inpainter` in them chosen.
+            device_name: as of `inpainting.device`.
+
+        Raises:
+            OSError: if there is no such model.
+            ValueError: for a setting that no picture could be restored with.
+        """
+        cfg = OmegaConf.create(dict(settings))
+        if type(cfg.detail) is not int or cfg.detail < 1:
+            raise ValueError(f"detail={cfg.detail} must be pixels of a square's side, such as 256, 512 or 1024")
+        if cfg.num_samples < 1:
+            raise ValueError(f"no completion was asked for: num_samples must be 1 or more, got {cfg.num_samples}")
+        align = OmegaConf.to_container(cfg.align) if OmegaConf.is_config(cfg.align) else cfg.align
+        align = "off" if align is False else align  # as YAML reads it
+        photo.eyes_of(align)
+        model = cascade.load(cfg.inpainter).to(device(device_name))
+        if cfg.attributes:
+            model.attributes(cfg.attributes)
+        return cls(
+            model,
+            instantiate(cfg.get("sampler")),
+            tuple(range(cfg.seed, cfg.seed + cfg.num_samples)),
+            align,
+            cfg.mask_mode,
+            cfg.detail,
+            cfg.feather,
+            cfg.attributes,
+        )
+
+    @property
+    def crop(self) -> Crop:
+        """That the model was trained on."""
+        return named(self.model.recipe["data"]["crop"])
+
+    def __call__(self, image: Path, mask: Path | None, output: Path) -> Made:
+        """Restores one picture; each file is written whole or not at all.
+
+        Args:
+            image: its file.
+            mask: file of its hole; None for a task without one.
+            output: a ``.png``; with several seeds ``-<seed>`` is put before the suffix.
+
+        Raises:
+            OSError: if a file cannot be read or written.
+            ValueError: if a picture or its mask are none, or do not fit.
+        """
+        picture = as_rgb(opened(image, "image"))
+        eyes = photo.eyes_of(self.align, picture.size)
+        hole = None if mask is None else as_mask(opened(mask, "mask"), self.mask_mode)
+        cut = photo.cut(picture, hole, self.model.sides, self.crop, self.model.task, eyes, self.detail)
+        said = [] if hole is None else told(cut, self.align, self.crop)
+        pictures = photo.fill(self.model, cut, self.seeds, self.sampler, self.feather, self.attributes)
+        calls = self.model.network_calls(self.sampler, cut.images.shape[-1]) * len(cut.parts)
+        wrote = []
+        for seed, restored in zip(self.seeds, pictures, strict=True):
+            wrote.append(output if len(self.seeds) == 1 else output.with_stem(f"{output.stem}-{seed}"))
+            save_png(restored, wrote[-1])
+            said.append(f"wrote {wrote[-1]} (seed {seed}, {calls} network calls)")
+        return Made(tuple(wrote), tuple(said))
+
+
+def told(photo: Photo, align: Any, crop: Crop) -> list[str]:
+    """What a person is told of the faces of a photo: one line for each in which something is filled."""
+    if not crop.eyes:
+        return [f"face: not looked for, the model's crop ({crop.name}) knows no eyes"]
+    if photo.used:
+        places = [" and ".join(f"({x:.0f}, {y:.0f})" for x, y in eyes) for eyes in photo.used]
+        return [f"face: {'found' if align == 'auto' else 'given'}, eyes at {place}" for place in places]
+    if photo.faces is None:
+        return ["face: not looked for, filled without alignment"]
+    if photo.faces:
+        return [f"face: found, but not where the hole is ({len(photo.faces)} in all), filled without alignment"]
+    return ["face: none found, filled without alignment"]
+
+
+def run(cfg: DictConfig) -> None:
+    """What the two scripts do.
+
+    Raises:
+        OSError: if a file is missing, or cannot be read or written.
+        ValueError: for settings or pictures that cannot be restored; of many pictures, after the others are done.
+    """
+    image, output = Path(cfg.image), Path(cfg.output)
+    mask = None if cfg.hole is None else Path(cfg.hole)
+    many = image.is_dir() or (not image.exists() and glob.has_magic(str(image)))
+    if not many and output.suffix.lower() != ".png":
+        raise ValueError(f"output={output} must end in .png: another format would change the known pixels")
+    folder = chosen(cfg.inpainter, cfg.paths.logs)
+    settings: dict[str, Any] = {
+        **OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True),  # type: ignore[dict-item]
+        "inpainter": str(folder),
+    }
+    print(f"inpainter: {folder}", flush=True)
+    make = partial(Restorer.of, settings)
+    if not many:
+        print("\n".join(make(cfg.device)(image, mask, output).said))
+        return
+    output = output.with_suffix("") if output.suffix.lower() == ".png" else output
+    pictures = albums.listed(image, mask, output)
+    facts = {key: value for key, value in settings.items() if key not in PLACES} | {"model": fingerprint(folder)}
+    failed = albums.restored(pictures, output, facts, make, albums.devices(cfg.device, cfg.workers))
+    if failed:
+        print("\n".join(f"{failure.picture.name}: {failure.error}" for failure in failed), file=sys.stderr)
+        raise ValueError(
+            f"{len(failed)} of {len(pictures)} pictures could not be restored, as it says above; the same call again "
+            "tries these alone"
+        )
+
+
+def fingerprint(folder: Path) -> str:
+    """Of a model's recipe and weights, which may be replaced under the same name; none of a folder that holds none."""
+    whole = hashlib.sha256()
+    for path in (folder / name for name in ("recipe.json", "model.safetensors")):
+        if path.is_file():
+            with path.open("rb") as file:
+                whole.update(hashlib.file_digest(file, "sha256").digest())
+    return whole.hexdigest()[:16]
