@@ -488,8 +488,8 @@ r"""
 ## 5. Train
 
 **How long must I train?** Here until the bar is full: some minutes. In general: until the *samples* stop getting better.
-The loss falls fast in the first hundreds of steps and then hardly at all, while the samples improve for much longer: most
-of it is noise that nobody could predict.
+The loss falls fast in the first hundred steps and then slowly, while the samples still get better: most of what is left is
+noise that nobody could predict.
 
 **Why is my loss not falling?** It starts at 1, because the network says 0 and the noise has variance 1. If it stays
 there: does the optimiser hold *this* network's parameters; is the learning rate sane (1e-4 to 2e-3); are the pictures in
@@ -504,7 +504,7 @@ r"""
 ## 5. Huấn luyện
 
 **Phải huấn luyện bao lâu?** Ở đây: đến khi thanh tiến trình đầy, mất vài phút. Nói chung: đến khi *mẫu sinh ra* không đẹp
-thêm nữa. Loss giảm nhanh trong vài trăm bước đầu rồi gần như đứng yên, trong khi mẫu còn đẹp lên rất lâu: phần lớn loss còn
+thêm nữa. Loss giảm nhanh trong khoảng một trăm bước đầu rồi giảm rất chậm, trong khi mẫu vẫn còn đẹp lên: phần lớn loss còn
 lại là nhiễu mà không ai dự đoán nổi.
 
 **Vì sao loss không giảm?** Loss bắt đầu từ 1, vì mạng trả lời 0 còn nhiễu có phương sai 1. Nếu nó cứ ở đó: optimizer có đang
@@ -544,7 +544,7 @@ r"""
 ## 6. Out of noise
 
 The same network, the same $x_T$: DDPM's 400 steps, then DDIM's 20. And on the way there, what the network takes for
-$\hat x_0$ at each time: first an average of all digits, then one of them.
+$\hat x_0$ at each time: speckles, then something like an average of digits, then one of them.
 """
 
 # %% [markdown] lang="vi"
@@ -552,7 +552,7 @@ r"""
 ## 6. Từ nhiễu thành chữ số
 
 Cùng một mạng, cùng một $x_T$: 400 bước của DDPM, rồi 20 bước của DDIM. Trên đường đi, ta xem $\hat x_0$ mà mạng dự đoán tại
-từng thời điểm: lúc đầu là trung bình của mọi chữ số, về sau thành một chữ số cụ thể.
+từng thời điểm: lúc đầu lốm đốm, rồi gần như trung bình của các chữ số, sau cùng thành một chữ số cụ thể.
 """
 
 
@@ -578,6 +578,10 @@ show(torch.cat([guess[:1] for guess in guesses[::2]] + [drawn[:1]]), r"$\hat x_0
 
 # %% [markdown] lang="en"
 r"""
+**Why the speckles?** $\hat x_0$ divides by $\sqrt{\bar\alpha_t}$, which is .006 at $t = T$, so that the smallest error of the network
+is blown up. DDIM's long first steps walk towards it, and some of its digits keep a trace. Programs clip $\hat x_0$ to $[-1, 1]$
+at every step, as lab 3 does.
+
 ## What you have built
 
 DDPM and DDIM, whole. Compare with the library: its `solvers.Ancestral` and `solvers.DDIM` are your two steps,
@@ -590,6 +594,10 @@ walk with `eta = 1` in 20 steps and see why DDIM prefers 0; with a GPU, train fa
 
 # %% [markdown] lang="vi"
 r"""
+**Vì sao lốm đốm?** $\hat x_0$ phải chia cho $\sqrt{\bar\alpha_t}$, tại $t = T$ chỉ bằng 0.006, nên một sai số rất nhỏ của mạng cũng bị
+phóng to. Những bước đầu rất dài của DDIM đi về phía đó, và vài chữ số còn giữ lại dấu vết. Các chương trình thường cắt (clip)
+$\hat x_0$ về $[-1, 1]$ ở mỗi bước, như lab 3 sẽ làm.
+
 ## Bạn đã làm được gì
 
 Trọn vẹn DDPM và DDIM. Hãy so với thư viện: `solvers.Ancestral` và `solvers.DDIM` là hai bước lùi của bạn,

@@ -97,9 +97,9 @@ def noise_like(x):
     return torch.randn(x.shape, generator=generator).to(x)
 
 
-def show(rows, titles):
+def show(rows, titles, height=1.55):
     """Draws pictures ``(N, 3, H, W)``, a row of them for each title."""
-    figure, axes = plt.subplots(len(rows), 1, figsize=(11, 1.55 * len(rows)), squeeze=False)
+    figure, axes = plt.subplots(len(rows), 1, figsize=(11, height * len(rows)), squeeze=False)
     for axis, row, title in zip(axes[:, 0], rows, titles, strict=True):
         axis.imshow(torch.cat(list((row.detach().cpu().float().clamp(-1, 1) + 1) / 2), dim=2).permute(1, 2, 0).numpy())
         axis.set(ylabel=title, xticks=[], yticks=[])
@@ -525,8 +525,8 @@ RePaint's, on the same network, the same faces and the same holes.
 
 # %% [markdown] lang="vi"
 r"""
-Dù kết quả thế nào, hãy ghi lại cùng với khoảng tin cậy, và ghi cả điều nó *không* nói. Nó nói về những ảnh khác, không nói về
-những lần huấn luyện khác: một seed khác có thể làm cả hai đường cong dịch chuyển nhiều hơn attention. Một mô hình nhỏ như vậy,
+Dù kết quả thế nào, hãy ghi lại cùng với khoảng tin cậy, và ghi cả điều nó *không* nói. Khoảng này nói về việc đổi sang những ảnh
+khác, chứ không nói về việc huấn luyện lại: một seed khác có thể làm cả hai đường cong dịch chuyển nhiều hơn attention. Một mô hình nhỏ như vậy,
 huấn luyện ngắn như vậy, không thể phân định điều Dhariwal & Nichol tìm thấy ở các mô hình lớn (bảng 1 của họ: attention ở 32,
 16 và 8 pixel cải thiện FID).
 
@@ -689,6 +689,9 @@ print("mean brightness of the hole:", [round(float(row[:, :, :20].mean()), 3) fo
 
 # %% [markdown] lang="en"
 r"""
+The numbers follow the guide: darker, brighter. The pictures show its price: a pull this strong also paints bands that no
+hair has. Try other values of `scale`.
+
 ## 7. A table that you can defend
 
 **PSNR** counts squared errors, so that it likes the mean of all answers: a blur. There are many right fillings of a hole,
@@ -706,6 +709,9 @@ Covariances are unbiased ($n - 1$). The trace of a matrix root is the sum of the
 
 # %% [markdown] lang="vi"
 r"""
+Các con số đi theo dẫn hướng: tối hơn, sáng hơn. Còn hình thì cho thấy cái giá phải trả: kéo mạnh như vậy, mô hình vẽ cả những
+mảng không giống tóc của ai. Hãy thử những giá trị `scale` khác.
+
 ## 7. Một bảng số liệu bảo vệ được
 
 **PSNR** tính bình phương sai số, nên nó chuộng trung bình của mọi đáp án: một mảng mờ. Có nhiều cách điền đúng cho một lỗ, và
@@ -804,7 +810,7 @@ hole = stroke(256, points, 0.16)[None]
 given, holes_3 = mine.to(device).expand(2, -1, -1, -1), hole.to(device).expand(2, -1, -1, -1)
 completions = model(given, holes_3, seeds=[0, 1])
 assert torch.equal(completions.where(~holes_3, 0), given.where(~holes_3, 0))
-show([torch.cat([masked(given[:1], holes_3[:1]), completions, given[:1]])], ["yours"])
+show([torch.cat([masked(given[:1], holes_3[:1]), completions, given[:1]])], ["yours"], height=2.9)
 
 # %% [markdown] lang="en"
 r"""

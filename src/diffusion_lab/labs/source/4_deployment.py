@@ -248,7 +248,7 @@ check("4.2", admitted)
 r"""
 ## 3. Step batching
 
-Eight pictures in one network call cost less than eight calls. But people come at different times: one is at its first step,
+On a GPU, eight pictures in one network call cost little more than one. But people come at different times: one is at its first step,
 the next at its seventh. That does not matter to the network, which is told the level of **each row**. So join the rows of
 all jobs, ask once, and give each job its own part. (Ordinary batching waits until a batch is full, and everybody in it
 until the slowest is done.)
@@ -262,7 +262,7 @@ Pictures of different sizes do not fit in one tensor: one call for each size the
 r"""
 ## 3. Gộp theo bước (step batching)
 
-Tám ảnh trong một lần gọi mạng rẻ hơn tám lần gọi. Nhưng mọi người đến vào những lúc khác nhau: người thì đang ở bước đầu, người
+Trên GPU, gọi mạng một lần cho tám ảnh chỉ tốn hơn gọi cho một ảnh chút ít. Nhưng mọi người đến vào những lúc khác nhau: người thì đang ở bước đầu, người
 thì ở bước thứ bảy. Với mạng, điều đó không quan trọng, vì nó được cho biết mức (level) của **từng hàng**. Vậy hãy nối các hàng của
 mọi việc, hỏi một lần, rồi trả cho mỗi việc phần của nó. (Cách gộp thông thường phải chờ đủ batch, và ai trong batch cũng phải chờ
 người chậm nhất.)
@@ -314,7 +314,8 @@ print(f"8 calls of one row {between - begun:.2f} s, one call of 8 rows {ended - 
 
 # %% [markdown] lang="en"
 r"""
-On a CPU the gain is small, on a GPU it is several times. The pictures agree up to rounding: *who else is there must not
+On a CPU there is hardly any gain: eight pictures are eight times the work. On a GPU, which one small picture leaves mostly
+idle, there is. The pictures agree up to rounding: *who else is there must not
 change what I get*. The library's `serving.batching.SharedCalls` does this for walks with any sampler.
 
 ## 4. A stream of previews
@@ -334,8 +335,8 @@ data: {"step": 3, "of": 10}
 
 # %% [markdown] lang="vi"
 r"""
-Trên CPU lợi ích nhỏ, trên GPU thì nhanh hơn nhiều lần. Các ảnh giống nhau đến mức làm tròn số: *ai khác có mặt không được làm thay
-đổi kết quả của tôi*. Trong thư viện, `serving.batching.SharedCalls` làm việc này cho mọi bộ lấy mẫu.
+Trên CPU hầu như không có lợi: tám ảnh là tám lần tính toán. Trên GPU thì có, vì một ảnh nhỏ để phần lớn GPU ngồi không. Các ảnh
+chỉ khác nhau ở mức làm tròn số: *có thêm người khác cùng dùng thì kết quả của tôi cũng không được thay đổi*. Trong thư viện, `serving.batching.SharedCalls` làm việc này cho mọi bộ lấy mẫu.
 
 ## 4. Dòng ảnh xem trước (stream of previews)
 
@@ -791,7 +792,7 @@ r"""
 ## Bạn đã làm được gì
 
 Một API biết nói rõ sai ở đâu, một hàng đợi không bỏ rơi ai, một lần gọi cho tất cả mọi người, một dòng sự kiện, một cổng đòi khoảng
-tin cậy, và một người canh dữ liệu gửi đến. *Huấn luyện, đánh giá, qua cổng, đăng ký, đưa lên, theo dõi, quay về*: đó là MLOps thu
+tin cậy, và một bộ theo dõi dữ liệu gửi đến. *Huấn luyện, đánh giá, qua cổng, đăng ký, đưa lên, theo dõi, quay về*: đó là MLOps thu
 nhỏ; `pipeline.py` làm tất cả bằng một lệnh.
 
 *Đi tiếp:* chạy `uv run serve.py` và mở trang của nó với một bức ảnh của bạn; đọc `docs/serving.md`, `docs/pipeline.md`. Ngoài độ
