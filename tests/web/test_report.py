@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from test_page import AXE, PATIENCE, browser, in_browser
 
@@ -17,7 +18,7 @@ from test_pages import HOSTILE
 pytestmark = in_browser
 __all__ = ["browser"]  # the fixture
 
-N = 9
+N = 10
 
 
 class Sheet:
@@ -100,7 +101,7 @@ def opened(browser: Any, folder: Path, made: Report) -> Iterator[Sheet]:
 @pytest.fixture
 def sheet(browser: Any, tmp_path: Path) -> Iterator[Sheet]:
     """Opened; afterwards nobody has complained, and nothing was asked of anybody."""
-    yield from opened(browser, tmp_path, report(n=2 * N, shown=N))
+    yield from opened(browser, tmp_path, report(n=2 * N, shown=N, labelled=True))
 
 
 def test_tables_sort_within_each_kind(sheet: Sheet) -> None:
@@ -156,6 +157,36 @@ def test_a_difference_by_chance_is_called_inconclusive(browser: Any, tmp_path: P
     for sheet in opened(browser, tmp_path, both):
         sheet.open()
         assert {*sheet.seen(".verdict")} == {"inconclusive"}
+
+
+def test_groups_of_faces_stand_beside_each_other(sheet: Sheet) -> None:
+    """What is hard to fill is worse whatever the method, an odd number says nothing; the largest difference comes last."""
+    sheet.open()
+    rows = ".attributes tbody tr"
+    assert sheet.seen(f"{rows} > :nth-child(2)") == [*METHODS] * 2
+    assert sheet.seen(f"{rows} > :nth-child(3)") == [str(N)] * 6
+    made = report(n=2 * N, labelled=True)
+    shared = np.mean([each["lpips"] for each in made.pictures], axis=0)
+    hard = shared > np.median(shared)
+    for row, method in enumerate(METHODS):
+        lpips = np.mean([each["lpips"] for each in made.pictures if each["method"] == method], axis=0)
+        found = float(sheet.js(f"document.querySelectorAll('{rows}')[{row}].cells[4].dataset.value"))
+        assert found == pytest.approx(lpips[hard].mean() - lpips[~hard].mean(), rel=1e-4)
+    assert [text for text in sheet.seen(f"{rows} > :nth-child(5) .verdict")][:3] == ["worse"] * 3
+    sheet.driver.find_element("css selector", ".attributes thead button[title='lpips']").click()
+    assert sheet.seen(f"{rows} > th") == ["odd"] * 3 + ["hard"] * 3
+    sheet.tick("mean fill")
+    assert len(sheet.seen(f"{rows} > th")) == 4
+
+
+def test_completions_lie_beside_their_nearest_training_pictures(sheet: Sheet) -> None:
+    sheet.open()
+    assert sheet.seen(".near h3") == [f"{kind}: {method}" for kind in KINDS for method in METHODS]
+    assert sheet.seen(".near:first-child figcaption") == ["truth", "completion", "its nearest", "truth's nearest"]
+    sheet.until("[...document.querySelectorAll('.near img')].filter((x) => x.naturalWidth === 15).length === 24")
+    sheet.tick("half")
+    sheet.tick("ddim_10")
+    assert sheet.seen(".near h3") == ["center: ddim_50", "center: mean fill"]
 
 
 def test_pictures_come_in_the_order_that_is_chosen(sheet: Sheet) -> None:

@@ -61,6 +61,12 @@ class Bar(NamedTuple):
     marks: Attributes
 
 
+def spot(colour: int) -> Html:
+    """A dot of a colour, to stand before a name."""
+    dot = tag("circle", {"class": "dot", "cx": "5", "cy": "5", "r": "4"})
+    return tag("svg", {"viewBox": "0 0 10 10", "class": f"spot k{colour % COLOURS}", "aria-hidden": "true"}, dot)
+
+
 def dots(title: str, note: str, dots: Sequence[Dot], x_label: str, form: str = ".3g") -> Html:
     """Values over their costs, which stand on a logarithmic axis with 0 to its left.
 
