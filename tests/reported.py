@@ -8,8 +8,8 @@ import torch
 
 from diffusion_lab.evaluation import Report
 from diffusion_lab.evaluation.gallery import Shown
-from diffusion_lab.evaluation.report import MORE_IS_BETTER
-from diffusion_lab.evaluation.uncertainty import by_area, uncertainties
+from diffusion_lab.evaluation.tables import MORE_IS_BETTER
+from diffusion_lab.evaluation.uncertainty import by_area, by_attribute, uncertainties
 
 METHODS = ("ddim_10", "ddim_50", "mean fill")
 KINDS = ("center", "half")
@@ -24,6 +24,7 @@ def report(
     shown: int = 0,
     size: int = 16,
     better: float = 0.0,
+    labelled: bool = False,
     **protocol: Any,
 ) -> Report:
     """Random figures, of which the pictures' part is shared by all methods, runs and kinds.
@@ -36,6 +37,8 @@ def report(
         shown: pictures of each kind to look at.
         size: of them.
         better: what is taken from LPIPS.
+        labelled: whether it is known which pictures are hard to fill, and which have an odd number; and whether there
+            are completions beside the training pictures that are nearest to them.
         protocol: facts beside the usual ones.
     """
     shared, own = np.random.default_rng(7), np.random.default_rng(seed)
@@ -79,6 +82,8 @@ def report(
         Shown(kind, [*range(shown)], pictures(shown), pictures(shown), {name: pictures(shown, 2) for name in methods})
         for kind in kinds
     ]
+    labels = {"hard": hardness > np.median(hardness), "odd": np.arange(n) % 2 == 1} if labelled else {}
+    beside = [(f"{row['mask']}: {row['method']}", [*(pictures(4)[..., 1:, 1:] / 127.5 - 1)]) for row in rows]
     return Report(
         rows,
         facts,
@@ -89,4 +94,6 @@ def report(
         by_area(each, FIGURES),
         gallery if shown else [],
         {"model": {"_target_": "toy"}},
+        by_attribute(each, labels, FIGURES, MORE_IS_BETTER),
+        beside if labelled else [],
     )

@@ -124,7 +124,7 @@ def test_the_command(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trained(sweep, 9, "schedule=d", "experiment=x", f"paths.logs={sweep}")
     assert main(["leaderboard", str(sweep)]) == 0
     out = capsys.readouterr().out
-    assert f"to {sweep}: 10 runs; 1 are not evaluated and stand in no table" in out
+    assert f"to {sweep}: 10 runs; 1 are not done or stand in no table" in out
     written = (sweep / "leaderboard.md").read_text().splitlines()
     names = [line.split(" | ")[0] for line in written[2:5]]
     assert names == [f"| schedule={each}, diffusion_10" for each in "abc"]

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from test_page import AXE, PATIENCE, browser, in_browser
 
@@ -17,7 +18,7 @@ from test_pages import HOSTILE
 pytestmark = in_browser
 __all__ = ["browser"]  # the fixture
 
-N = 9
+N = 10
 
 
 class Sheet:
@@ -83,7 +84,11 @@ class Sheet:
 
 def opened(browser: Any, folder: Path, made: Report) -> Iterator[Sheet]:
     page.write(folder / "report é, [1].html", {"": made})
-    sheet = Sheet(browser, (folder / "report é, [1].html").as_uri())
+    yield from watched(browser, folder / "report é, [1].html")
+
+
+def watched(browser: Any, path: Path) -> Iterator[Sheet]:
+    sheet = Sheet(browser, path.as_uri())
     for kind in ("browser", "performance"):
         browser.get_log(kind)
     yield sheet
@@ -100,7 +105,7 @@ def opened(browser: Any, folder: Path, made: Report) -> Iterator[Sheet]:
 @pytest.fixture
 def sheet(browser: Any, tmp_path: Path) -> Iterator[Sheet]:
     """Opened; afterwards nobody has complained, and nothing was asked of anybody."""
-    yield from opened(browser, tmp_path, report(n=2 * N, shown=N))
+    yield from opened(browser, tmp_path, report(n=2 * N, shown=N, labelled=True))
 
 
 def test_tables_sort_within_each_kind(sheet: Sheet) -> None:
@@ -156,6 +161,37 @@ def test_a_difference_by_chance_is_called_inconclusive(browser: Any, tmp_path: P
     for sheet in opened(browser, tmp_path, both):
         sheet.open()
         assert {*sheet.seen(".verdict")} == {"inconclusive"}
+
+
+def test_groups_of_faces_stand_beside_each_other(sheet: Sheet) -> None:
+    """What is hard to fill is worse whatever the method; an odd number says nothing."""
+    sheet.open()
+    rows = ".attributes tbody tr"
+    assert sheet.seen(f"{rows} > :nth-child(2)") == [*METHODS] * 2
+    assert sheet.seen(f"{rows} > :nth-child(3)") == [str(N)] * 6
+    made = report(n=2 * N, labelled=True)
+    shared = np.mean([each["lpips"] for each in made.pictures], axis=0)
+    hard = shared > np.median(shared)
+    lpips_at = sheet.js("document.querySelector(\".attributes button[title='lpips']\").closest('th').cellIndex")
+    for row, method in enumerate(METHODS):
+        lpips = np.mean([each["lpips"] for each in made.pictures if each["method"] == method], axis=0)
+        found = float(sheet.js(f"document.querySelectorAll('{rows}')[{row}].cells[{lpips_at}].dataset.value"))
+        assert found == pytest.approx(lpips[hard].mean() - lpips[~hard].mean(), rel=1e-4)
+    assert sheet.seen(f"{rows} > :nth-child({lpips_at + 1}) .verdict")[:3] == ["worse"] * 3
+    sheet.driver.find_element("css selector", ".attributes thead button[title='lpips']").click()
+    assert sheet.seen(f"{rows} > th") == ["odd"] * 3 + ["hard"] * 3
+    sheet.tick("mean fill")
+    assert len(sheet.seen(f"{rows} > th")) == 4
+
+
+def test_completions_lie_beside_their_nearest_training_pictures(sheet: Sheet) -> None:
+    sheet.open()
+    assert sheet.seen(".near h3") == [f"{kind}: {method}" for kind in KINDS for method in METHODS]
+    assert sheet.seen(".near:first-child figcaption") == ["truth", "completion", "its nearest", "truth's nearest"]
+    sheet.until("[...document.querySelectorAll('.near img')].filter((x) => x.naturalWidth === 15).length === 24")
+    sheet.tick("half")
+    sheet.tick("ddim_10")
+    assert sheet.seen(".near h3") == ["center: ddim_50", "center: mean fill"]
 
 
 def test_pictures_come_in_the_order_that_is_chosen(sheet: Sheet) -> None:

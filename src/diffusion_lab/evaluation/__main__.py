@@ -55,11 +55,11 @@ def _leaderboard(asked: argparse.Namespace) -> str:
     console = Console(width=None if sys.stdout.isatty() else 160)
     leaderboard.show(boards, console)
     folder = asked.output or asked.folders[0]
-    leaderboard.save(boards, folder)
-    several = "" if len(boards) == 1 else f"; {len(boards)} protocols, whose figures do not compare"
-    left = sum(run.report is None for run in found) if any(board.protocol for board in boards) else 0
-    said = f"; {left} are not evaluated and stand in no table" if left else ""
-    return f"Wrote leaderboard.md and leaderboard.json to {folder}: {len(found)} runs{said}{several}"
+    left = leaderboard.unfinished(asked.folders, found)
+    leaderboard.save(boards, left, folder, f"Leaderboard of {asked.folders[0].resolve().name}")
+    several = "" if len(boards) < 2 else f"; {len(boards)} protocols, whose figures do not compare"
+    said = f"; {len(left)} are not done or stand in no table" if left else ""
+    return f"Wrote leaderboard.html, .md and .json to {folder}: {len(found)} runs{said}{several}"
 
 
 def labels(paths: Sequence[Path]) -> list[str]:

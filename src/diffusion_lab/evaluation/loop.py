@@ -20,8 +20,9 @@ from diffusion_lab.evaluation.memorisation import Training, parts
 from diffusion_lab.evaluation.methods import Method
 from diffusion_lab.evaluation.problems import Problem
 from diffusion_lab.evaluation.reference import KEPT, Extractor, PictureSet, pixels_sha256, reference_features
-from diffusion_lab.evaluation.report import MORE_IS_BETTER, Report, machine
+from diffusion_lab.evaluation.report import Report, machine
 from diffusion_lab.evaluation.sets import SetMeasure
+from diffusion_lab.evaluation.tables import MORE_IS_BETTER
 from diffusion_lab.evaluation.uncertainty import by_area, by_attribute, uncertainties
 from diffusion_lab.evaluation.unfinished import Unfinished
 from diffusion_lab.metrics import LPIPS, Measure, l1_hole, psnr, ssim

@@ -20,47 +20,11 @@ from torch import Tensor
 
 from diffusion_lab.evaluation.gallery import Shown
 from diffusion_lab.evaluation.memorisation import SHEET
+from diffusion_lab.evaluation.tables import UNCERTAIN, Column, against, around, by_area, by_attribute, chosen, line
 from diffusion_lab.files import replacing
 from diffusion_lab.pictures import save_png, sheet
 from diffusion_lab.protocol import digest
 from diffusion_lab.recipe import flat
-
-_Column = tuple[str, str, str, bool | None]  # key, heading, format, whether more is better (None: neither)
-_COLUMNS: tuple[tuple[_Column, ...], ...] = (  # a table of each
-    (
-        ("fid", "FID ↓", ".2f", False),
-        ("lpips", "LPIPS ↓", ".4f", False),
-        ("psnr", "PSNR ↑", ".2f", True),
-        ("ssim", "SSIM ↑", ".3f", True),
-        ("l1_hole", "L1 hole ↓", ".4f", False),
-        ("colourfulness", "colour", ".1f", None),
-        ("true_colourfulness", "true colour", ".1f", None),
-        ("seconds_per_image", "s/pic", ".3f", None),
-        ("network_calls", "calls", "d", None),
-    ),
-    (
-        ("kid", "KID ↓", ".4f", False),
-        ("fid_hole", "FID hole ↓", ".2f", False),
-        ("precision", "prec. ↑", ".2f", True),
-        ("recall", "recall ↑", ".2f", True),
-        ("density", "dens. ↑", ".2f", True),
-        ("coverage", "cover. ↑", ".2f", True),
-        ("p_ids", "P-IDS ↑", ".3f", True),
-        ("u_ids", "U-IDS ↑", ".3f", True),
-        ("seam", "seam", ".2f", None),
-        ("diversity", "diversity", ".4f", None),
-    ),
-    (
-        ("diversity_hole", "div. hole", ".4f", None),
-        ("fd", "FD ↓", ".2f", False),
-        ("training_distance", "to train", ".2f", None),
-        ("true_training_distance", "truth's", ".2f", None),
-        ("nearer_than_truth", "nearer", ".2f", None),
-    ),
-)
-MORE_IS_BETTER = {key: more for table in _COLUMNS for key, _, _, more in table}
-HEADINGS = {key: (heading, form) for table in _COLUMNS for key, heading, form, _ in table}
-_UNCERTAIN = "≈"
 
 
 @dataclass(frozen=True)
@@ -128,28 +92,28 @@ class Report:
 
     def markdown(self) -> str:
         """The tables, the best of each mask kind in bold, and everything that has to stand beside them."""
-        lines = [f"# {self.title()}", ""]
-        for columns in self._tables():
+        lines, tables = [f"# {self.title()}", ""], chosen(self.rows)
+        for columns in tables:
             headings = ["mask", "method", *(self._heading(key, heading) for key, heading, _, _ in columns)]
-            lines += [_line(headings), _line(["---", "---", *["---:"] * len(columns)])]
+            lines += [line(headings), line(["---", "---", *["---:"] * len(columns)])]
             for row, cells in zip(self.rows, self._cells(columns, "**{}**"), strict=True):
-                lines.append(_line([row["mask"], row["method"], *(" ".join(filter(None, cell)) for cell in cells)]))
+                lines.append(line([row["mask"], row["method"], *(" ".join(filter(None, cell)) for cell in cells)]))
             lines.append("")
         lines += [note + "\n" for note in self.notes()]
-        lines += self._against()
-        lines += self._by_area()
-        lines += self._by_attribute()
+        lines += against(self.uncertainty, self.methods[0], tables)
+        lines += by_area(self.areas, tables)
+        lines += by_attribute(self.attributes, tables)
         if self.nearest:
             lines += ["![completions, and the training pictures that are nearest to them](nearest.png)", ""]
         lines += ["![truth, given and completed pictures](grid.png)", "", "| protocol | |", "|---|---|"]
-        lines.append(_line(["sha256", self.protocol_sha256]))
-        lines += [_line([key, str(value)]) for key, value in flat(self.protocol).items()]
+        lines.append(line(["sha256", self.protocol_sha256]))
+        lines += [line([key, str(value)]) for key, value in flat(self.protocol).items()]
         return "\n".join(lines) + "\n"
 
     def show(self, console: Console) -> None:
         """Print the tables and their notes."""
         kinds = [row["mask"] for row in self.rows]
-        for number, columns in enumerate(self._tables()):
+        for number, columns in enumerate(chosen(self.rows)):
             title = self.title() if number == 0 else None
             table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))  # 80 columns
             table.add_column("mask", no_wrap=True)
@@ -193,7 +157,7 @@ class Report:
             notes.append(
                 f"±: half of the 95 % interval of a bootstrap over the {facts['n']} pictures, of this one training. "
                 + (
-                    f"{_UNCERTAIN}: inconclusive, no difference from {self.methods[0]} on the same pictures beyond "
+                    f"{UNCERTAIN}: inconclusive, no difference from {self.methods[0]} on the same pictures beyond "
                     "chance."
                     if len(self.methods) > 1
                     else ""
@@ -220,18 +184,11 @@ class Report:
     def _side(self) -> int:
         return max(96, int(self.protocol["image_size"]))
 
-    def _tables(self) -> list[list[_Column]]:
-        """The columns of each table: those of which a row has a value, for some were perhaps not asked for."""
-        first = {key for key, *_ in _COLUMNS[0] if key in self.rows[0]}
-        known = first | {key for row in self.rows for key, value in row.items() if value is not None}
-        tables = [[column for column in columns if column[0] in known] for columns in _COLUMNS]
-        return [columns for columns in tables if columns]
-
     def _heading(self, key: str, heading: str) -> str:
         biased = key == "fid" and self.protocol["fid_biased"] and self.protocol["n"] > 1
         return heading.replace("FID", "FID*") if biased else heading
 
-    def _cells(self, columns: Sequence[_Column], best: str) -> list[list[tuple[str, str]]]:
+    def _cells(self, columns: Sequence[Column], best: str) -> list[list[tuple[str, str]]]:
         """Each row's values, the best of its mask kind wrapped in `best`, and each one's error."""
         table = []
         for row, uncertainty in zip(self.rows, self.uncertainty, strict=True):
@@ -242,66 +199,9 @@ class Report:
                 text = "-" if value is None else format(value, form)
                 values = [each[key] for each in rivals if each[key] is not None]
                 wins = more is not None and len(rivals) > 1 and values and value == (max if more else min)(values)
-                cells.append((best.format(text) if wins else text, _around(uncertainty, key, form)))
+                cells.append((best.format(text) if wins else text, around(uncertainty, key, form)))
             table.append(cells)
         return table
-
-    def _against(self) -> list[str]:
-        """How each method differs from the first on the same pictures, with what that says."""
-        entries = [entry for entry in self.uncertainty if entry["differences"]]
-        lines = [f"## Against {self.methods[0]}, on the same pictures", ""] if entries else []
-        for columns in self._tables():
-            known = [column for column in columns if any(column[0] in entry["differences"] for entry in entries)]
-            if not known:
-                continue
-            lines += [_line(["mask", "method", *(heading for _, heading, _, _ in known)])]
-            lines += [_line(["---"] * (2 + len(known)))]
-            for entry in entries:
-                cells = [_difference(entry["differences"].get(key), form) for key, _, form, _ in known]
-                lines.append(_line([entry["mask"], entry["method"], *cells]))
-            lines.append("")
-        return lines
-
-    def _by_area(self) -> list[str]:
-        """The figures by the area of the hole, if holes differ in it."""
-        if len({entry["from"] for entry in self.areas}) < 2:
-            return []
-        known = [column for columns in self._tables() for column in columns if column[0] in self.areas[0]]
-        lines = ["## By the area of the hole, all kinds together", ""]
-        lines += [_line(["hole", "method", "holes", *(heading for _, heading, _, _ in known)])]
-        lines += [_line(["---", "---", *["---:"] * (1 + len(known))])]
-        for entry in sorted(self.areas, key=lambda entry: float(entry["from"])):
-            figures = [
-                " ".join(filter(None, (f"{entry[key]:{form}}", _around(entry, key, form)))) for key, _, form, _ in known
-            ]
-            share = f"{entry['from']:.0%} to {entry['to']:.0%}"
-            lines.append(_line([share, entry["method"], str(entry["n"]), *figures]))
-        return [*lines, ""]
-
-    def _by_attribute(self) -> list[str]:
-        """The figures of pictures with and without each attribute, and how many of these differences chance makes."""
-        if not self.attributes:
-            return []
-        names = list(self.attributes[0]["figures"])
-        known = [column for columns in self._tables() for column in columns if column[0] in names]
-        comparisons = len(self.attributes) * len(known)
-        lines = ["## By attribute, all kinds together", ""]
-        lines += [
-            "Figures of the pictures with it, minus those of the pictures without it; the verdict is of those with it. "
-            f"These are {comparisons} comparisons at 95 %: about {comparisons / 20:.0f} of them differ by chance. "
-            "What differs need not be the method's doing: some faces are harder to fill.",
-            "",
-        ]
-        lines += [_line(["attribute", "method", "with", "without", *(heading for _, heading, _, _ in known)])]
-        lines += [_line(["---", "---", "---:", "---:", *["---"] * len(known)])]
-        for entry in self.attributes:
-            cells = []
-            for key, _, form, _ in known:
-                figure = entry["figures"][key]
-                cells.append(_difference({**figure, "mean": figure["difference"]}, form))
-            counts = [str(entry["with"]), str(entry["without"])]
-            lines.append(_line([entry["attribute"], entry["method"], *counts, *cells]))
-        return [*lines, ""]
 
 
 def _captioned(rows: Sequence[tuple[str, Sequence[Tensor]]], columns: Sequence[str], side: int) -> Image.Image:
@@ -317,22 +217,6 @@ def _captioned(rows: Sequence[tuple[str, Sequence[Tensor]]], columns: Sequence[s
     return canvas
 
 
-def _difference(found: Mapping[str, Any] | None, form: str) -> str:
-    if found is None:
-        return "-"
-    mean, low, high = (f"{value:+{form}}" for value in (found["mean"], *found["interval"]))
-    return f"{mean} ({low} to {high}): {found['verdict']}"
-
-
-def _around(entry: Mapping[str, Any], key: str, form: str) -> str:
-    """Half of an interval, and whether the value is no other than the first method's beyond chance."""
-    if key not in entry["intervals"]:
-        return ""
-    low, high = entry["intervals"][key]
-    said = entry.get("differences", {}).get(key, {}).get("verdict")
-    return f"±{(high - low) / 2:{form}}" + (_UNCERTAIN if said == "inconclusive" else "")
-
-
 def machine(fabric: Fabric) -> dict[str, Any]:
     """Where and with what an evaluation ran."""
     cuda = fabric.device.type == "cuda"
@@ -345,7 +229,3 @@ def machine(fabric: Fabric) -> dict[str, Any]:
         }
         | {"python": platform.python_version()},
     }
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

@@ -61,6 +61,12 @@ class Bar(NamedTuple):
     marks: Attributes
 
 
+def spot(colour: int) -> Html:
+    """A dot of a colour, to stand before a name."""
+    dot = tag("circle", {"class": "dot", "cx": "5", "cy": "5", "r": "4"})
+    return tag("svg", {"viewBox": "0 0 10 10", "class": f"spot k{colour % COLOURS}", "aria-hidden": "true"}, dot)
+
+
 def dots(title: str, note: str, dots: Sequence[Dot], x_label: str, form: str = ".3g") -> Html:
     """Values over their costs, which stand on a logarithmic axis with 0 to its left.
 
@@ -74,23 +80,23 @@ def dots(title: str, note: str, dots: Sequence[Dot], x_label: str, form: str = "
         form: of values, for those who cannot see the dots.
     """
     ends = [end for dot in dots for end in (dot.y, *(dot.interval or ()))]
-    y, y_ticks, logarithmic = _vertical(min(ends), max(ends))
+    y, y_ticks, logarithmic = vertical(min(ends), max(ends))
     x, x_ticks = _horizontal([dot.x for dot in dots])
     bottom = _HEIGHT - _BOTTOM
-    axes = [_path(f"M{_LEFT} {_TOP}V{bottom}H{_WIDTH - _RIGHT}", "axis")]
+    axes = [path(f"M{_LEFT} {_TOP}V{bottom}H{_WIDTH - _RIGHT}", "axis")]
     for tick in y_ticks:
-        axes.append(_path(f"M{_LEFT - 4} {y(tick):.1f}H{_LEFT}", "axis"))
-        axes.append(_text(_LEFT - 7, y(tick) + 3.5, f"{tick:g}", "end"))
+        axes.append(path(f"M{_LEFT - 4} {y(tick):.1f}H{_LEFT}", "axis"))
+        axes.append(text(_LEFT - 7, y(tick) + 3.5, f"{tick:g}", "end"))
     for tick in x_ticks:
-        axes.append(_path(f"M{x(tick):.1f} {bottom}v4", "axis"))
-        axes.append(_text(x(tick), bottom + 15, f"{tick:g}", "middle"))
-    axes.append(_text(_WIDTH - _RIGHT, _HEIGHT - 4, x_label, "end"))
+        axes.append(path(f"M{x(tick):.1f} {bottom}v4", "axis"))
+        axes.append(text(x(tick), bottom + 15, f"{tick:g}", "middle"))
+    axes.append(text(_WIDTH - _RIGHT, _HEIGHT - 4, x_label, "end"))
     lines, names = [], {dot.name: dot.name for dot in dots}
     for family in dict.fromkeys(_family(dot.name) for dot in dots):
         joint = sorted((dot for dot in dots if _family(dot.name) == family), key=lambda dot: (dot.x, dot.name))
         if len(joint) > 1:
             way = "L".join(f"{x(dot.x):.1f} {y(dot.y):.1f}" for dot in joint)
-            lines.append(_path(f"M{way}", f"line k{joint[0].colour % COLOURS}"))
+            lines.append(path(f"M{way}", f"line k{joint[0].colour % COLOURS}"))
             names |= {dot.name: "" for dot in joint} | {joint[-1].name: family}
     named = [dot for dot in dots if names[dot.name]]
     places = dict(zip((dot.name for dot in named), _labels(named, x, y), strict=True))
@@ -98,7 +104,7 @@ def dots(title: str, note: str, dots: Sequence[Dot], x_label: str, form: str = "
     for dot in dots:
         left, height = places.get(dot.name, (True, 0.0))
         height -= 9 if names[dot.name] != dot.name else 0  # clear of its line
-        label = _text(
+        label = text(
             x(dot.x) + (8 if left else -8), height + 4, _short(names[dot.name]), "start" if left else "end", "name"
         )
         whisker = [_whisker(x(dot.x), y(dot.interval[0]), y(dot.interval[1]))] if dot.interval else []
@@ -114,7 +120,7 @@ def dots(title: str, note: str, dots: Sequence[Dot], x_label: str, form: str = "
         )
     said = "; ".join(f"{dot.name}: {dot.y:{form}} at {dot.x:g}" for dot in dots)
     beside = joined(note, ", logarithmic" if logarithmic else "")
-    return _figure(title, beside, _HEIGHT, f"{title} over {x_label}. {said}", [*axes, *lines, *marks])
+    return drawn(title, beside, (_WIDTH, _HEIGHT), f"{title} over {x_label}. {said}", [*axes, *lines, *marks])
 
 
 def bars(title: str, note: str, groups: Sequence[tuple[str, Sequence[Bar]]], form: str = ".3g") -> Html:
@@ -133,38 +139,48 @@ def bars(title: str, note: str, groups: Sequence[tuple[str, Sequence[Bar]]], for
     def x(value: float) -> float:
         return _NAMES + max(value, 0) / most * room
 
-    drawn, said, at = [], [], 0.0
+    inside, said, at = [], [], 0.0
     for heading, group in groups:
-        drawn.append(_text(0, at + 13, heading, "start", "name"))
+        inside.append(text(0, at + 13, heading, "start", "name"))
         at += _ROW + 2
         for bar in group:
             middle = at + _ROW / 2
             whisker = [_whisker(middle, x(bar.interval[0]), x(bar.interval[1]), flat=True)] if bar.interval else []
             width = max(x(bar.value) - _NAMES, 1)
             size: Attributes = {"x": _NAMES, "y": f"{at + 3:.1f}", "width": f"{width:.1f}", "height": 13, "rx": 3}
-            drawn.append(
+            inside.append(
                 tag(
                     "g",
                     {"class": f"k{bar.colour % COLOURS}", **bar.marks},
                     tag("title", None, f"{bar.name}: {bar.value:{form}}"),
-                    _text(_NAMES - 8, middle + 4, _short(bar.name), "end"),
+                    text(_NAMES - 8, middle + 4, _short(bar.name), "end"),
                     tag("rect", {"class": "block", **size}),
                     *whisker,
-                    _text(_WIDTH, middle + 4, f"{bar.value:{form}}", "end", "name"),
+                    text(_WIDTH, middle + 4, f"{bar.value:{form}}", "end", "name"),
                 )
             )
             said.append(f"{heading}, {bar.name}: {bar.value:{form}}")
             at += _ROW
         at += 8
-    return _figure(title, note, at, f"{title}. {'; '.join(said)}", drawn)
+    return drawn(title, note, (_WIDTH, at), f"{title}. {'; '.join(said)}", inside)
 
 
-def _figure(title: str, note: str, height: float, said: str, inside: Sequence[Html]) -> Html:
-    drawing = tag("svg", {"viewBox": f"0 0 {_WIDTH:g} {height:g}", "role": "img", "aria-label": said}, *inside)
+def drawn(title: str, note: str, size: tuple[float, float], said: str, inside: Sequence[Html]) -> Html:
+    """A drawing with its caption.
+
+    Args:
+        title: above.
+        note: beside it.
+        size: width and height, in its own units.
+        said: for those who cannot see it.
+        inside: what is drawn.
+    """
+    width, height = size
+    drawing = tag("svg", {"viewBox": f"0 0 {width:g} {height:g}", "role": "img", "aria-label": said}, *inside)
     return tag("figure", {"class": "plot"}, tag("figcaption", None, title, tag("span", None, note)), drawing)
 
 
-def _vertical(low: float, high: float) -> tuple[Scale, list[float], bool]:
+def vertical(low: float, high: float) -> tuple[Scale, list[float], bool]:
     """Where a value stands, round values, and whether the axis is logarithmic."""
     logarithmic = low > 0 and high / low >= _WIDE
     low, high = widened(math.log(low), math.log(high), 0.06) if logarithmic else widened(low, high, 0.08)
@@ -224,12 +240,14 @@ def _short(name: str) -> str:
 
 def _whisker(at: float, low: float, high: float, flat: bool = False) -> Html:
     ends = f"M{low:.1f} {at:.1f}H{high:.1f}" if flat else f"M{at:.1f} {low:.1f}V{high:.1f}"
-    return _path(ends, "whisker")
+    return path(ends, "whisker")
 
 
-def _path(way: str, kind: str) -> Html:
+def path(way: str, kind: str) -> Html:
+    """A line along a path, of a class of the page's style."""
     return tag("path", {"class": kind, "d": way})
 
 
-def _text(x: float, y: float, text: str, anchor: str, kind: str | None = None) -> Html:
+def text(x: float, y: float, text: str, anchor: str, kind: str | None = None) -> Html:
+    """Words at a place."""
     return tag("text", {"x": f"{x:.1f}", "y": f"{y:.1f}", "text-anchor": anchor, "class": kind}, text)

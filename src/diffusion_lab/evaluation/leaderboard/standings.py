@@ -1,54 +1,26 @@
-"""Configurations beside each other, over training seeds and over pictures, from the folders of their runs alone.
+"""Configurations beside each other, over training seeds and over pictures.
 
-A configuration is what a run was asked for, without its seed. Of each figure two intervals are taken, one over the
-seeds of training and one over the pictures, and the wider is printed. Neighbours are compared by differences: seed by
-seed, since a seed means the same batches and holes, and picture by picture.
+Of each figure two intervals are taken, one over the seeds of training and one over the pictures, and the wider is
+printed. Neighbours are compared by differences: seed by seed, since a seed means the same batches and holes, and
+picture by picture.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from omegaconf import OmegaConf
 
 from diffusion_lab.bootstrap import LEVEL, interval, verdict
-from diffusion_lab.evaluation.report import MORE_IS_BETTER, Report
-from diffusion_lab.evaluation.results import read
-from diffusion_lab.sweeps import JOB, Job, read_metrics
+from diffusion_lab.evaluation.leaderboard.runs import Run, configurations
+from diffusion_lab.evaluation.tables import MORE_IS_BETTER
 
 Array = NDArray[np.float64]
 
-OVERRIDES = ".hydra/overrides.yaml"
-
-APART = ("seed", "resume", "logger", "data.root", "data.num_workers", "trainer.devices", "trainer.accelerator")
-"""Settings that make no other configuration; nor do ``paths.`` and ``callbacks.``."""
-
 LOWER = {"val/loss": False}
-
-
-class Run(NamedTuple):
-    """A training as it lies on disk.
-
-    Args:
-        folder: of it.
-        asked: its settings, without those that make no other configuration.
-        seed: of it, as text; "0" unless it was said.
-        report: of its evaluation; None: there is none.
-        curve: lines of its validations, with their steps.
-        minutes: that it took, if a sweep noted them.
-    """
-
-    folder: Path
-    asked: frozenset[str]
-    seed: str
-    report: Report | None
-    curve: Sequence[Mapping[str, float]]
-    minutes: float | None
 
 
 class Figure(NamedTuple):
@@ -76,6 +48,7 @@ class Entry(NamedTuple):
 
     Args:
         name: what tells it from the others.
+        settings: the same, by setting.
         method: that its pictures were made by; empty: it was not evaluated.
         figures: by name.
         by_seed: values of each figure, by seed.
@@ -86,6 +59,7 @@ class Entry(NamedTuple):
     """
 
     name: str
+    settings: Mapping[str, str]
     method: str
     figures: Mapping[str, Figure]
     by_seed: Mapping[str, Mapping[str, float]]
@@ -132,35 +106,10 @@ def more_is_better(figure: str) -> bool | None:
     return (MORE_IS_BETTER | LOWER).get(figure, MORE_IS_BETTER.get(figure.removeprefix("val/")))
 
 
-def runs(folders: Sequence[Path]) -> list[Run]:
-    """The runs in some folders, of sweeps or others, wherever below them they lie.
-
-    Raises:
-        ValueError: if a folder has none, or a results.json is not one.
-    """
-    found: dict[Path, Run] = {}
-    for folder in folders:
-        places = sorted(path.parents[1] for path in folder.rglob(OVERRIDES))
-        if not places:
-            raise ValueError(f"'{folder}' holds no run: name the folder of a sweep, or of runs, below logs/")
-        found |= {place.resolve(): _run(place) for place in places}
-    return list(found.values())
-
-
-def _run(folder: Path) -> Run:
-    overrides = [str(each) for each in OmegaConf.load(folder / OVERRIDES)]
-    keys = {each: each.partition("=")[0].lstrip("+~") for each in overrides}
-    kept = (each for each, key in keys.items() if key not in APART and not key.startswith(("paths.", "callbacks.")))
-    seeds = [each.partition("=")[2] for each, key in keys.items() if key == "seed"]
-    results = folder / "evaluation" / "results.json"
-    curve = [line for line in read_metrics(folder) if any(key.startswith("val/") for key in line)]
-    minutes = Job(0, [], folder).noted().get("minutes") if (folder / JOB).is_file() else None
-    report = read(results) if results.is_file() else None
-    return Run(folder, frozenset(kept), (seeds or ["0"])[-1], report, curve, minutes)
-
-
 def boards(found: Sequence[Run], by: str | None = None) -> list[Board]:
     """A board of each protocol that the runs were evaluated by, or of their validations if there is none.
+
+    There is no board while nothing is known of any run.
 
     Args:
         found: runs.
@@ -177,19 +126,13 @@ def boards(found: Sequence[Run], by: str | None = None) -> list[Board]:
         report = same[0].report
         assert report
         methods = dict.fromkeys(row["method"] for row in report.rows if row["network_calls"])
-        entries = [_entry(each, common, method) for method in methods for each in _configurations(same)]
+        entries = [_entry(each, common, method) for method in methods for each in configurations(same)]
         kinds = list(dict.fromkeys(row["mask"] for row in report.rows))
         made.append(_board(protocol, by, entries, kinds, int(report.protocol["n"])))
     if not made:
-        made.append(_board("", by, [_entry(each, common, "") for each in _configurations(found)], [], 0))
+        entries = [_entry(each, common, "") for each in configurations(found)]
+        made += [_board("", by, entries, [], 0)] if by or any(entry.figures for entry in entries) else []
     return made
-
-
-def _configurations(found: Sequence[Run]) -> list[list[Run]]:
-    groups: dict[frozenset[str], list[Run]] = {}
-    for run in found:
-        groups.setdefault(run.asked, []).append(run)
-    return list(groups.values())
 
 
 def _entry(same: Sequence[Run], common: frozenset[str], method: str) -> Entry:
@@ -217,9 +160,10 @@ def _entry(same: Sequence[Run], common: frozenset[str], method: str) -> Entry:
     figures = {key: figure(list(values.values()), shares.get(key)) for key, values in by_seed.items()}
     steps = [int(run.curve[-1]["step"]) + 1 for run in by_run.values() if run.curve] or [0]
     minutes = [run.minutes for run in by_run.values() if run.minutes is not None]
-    name = " ".join(sorted(next(iter(by_run.values())).asked - common)) or "all alike"
+    own = sorted(next(iter(by_run.values())).asked - common)
     return Entry(
-        name,
+        " ".join(own) or "all alike",
+        {key.lstrip("+~"): value or "left out" for key, _, value in (each.partition("=") for each in own)},
         method,
         figures,
         by_seed,
@@ -341,42 +285,3 @@ def _board(protocol: str, by: str | None, entries: Sequence[Entry], kinds: Seque
         for i, entry in enumerate(ordered)
     ]
     return Board(protocol, wanted, ranks, kinds, n)
-
-
-def facts(board: Board) -> dict[str, Any]:
-    """A board as JSON has it."""
-
-    def plain(found: Figure | None) -> dict[str, Any] | None:
-        if found is None:
-            return None
-        ends = None if math.isnan(found.low) else [found.low, found.high]
-        return {
-            "mean": found.mean, "interval": ends, "over": found.over, "spread": found.spread, "seeds": found.seeds
-        }  # fmt: skip
-
-    rows = []
-    for rank in board.ranks:
-        entry = rank.entry
-        told = {"than_the_one_above": rank.above, "than_the_first": rank.first}
-        rows.append(
-            {
-                "configuration": entry.name,
-                "method": entry.method or None,
-                "figures": {key: plain(found) for key, found in entry.figures.items()},
-                "by_seed": entry.by_seed,
-                "differences": {
-                    key: None if found is None else {**(plain(found) or {}), "verdict": said(found, board.by)}
-                    for key, found in told.items()
-                },
-                "steps": list(entry.steps),
-                "curves": entry.curves,
-                "minutes": entry.minutes,
-            }
-        )
-    return {
-        "protocol_sha256": board.protocol or None,
-        "by": board.by,
-        "kinds": list(board.kinds),
-        "n": board.n,
-        "rows": rows,
-    }

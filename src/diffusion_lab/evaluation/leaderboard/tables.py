@@ -1,16 +1,17 @@
-"""Boards as tables to read: Markdown, and the screen."""
+"""Boards as Markdown, as JSON and on the screen."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from diffusion_lab.evaluation.leaderboard.standings import Board, Entry, Figure, more_is_better, said
-from diffusion_lab.evaluation.report import HEADINGS
+from diffusion_lab.evaluation.tables import HEADINGS
 
 _COSTS = ("seconds_per_image", "network_calls")
 _LEFT_OUT = ("true_colourfulness", "colourfulness")
@@ -102,6 +103,46 @@ def markdown(boards: Sequence[Board]) -> str:
         lines += [_line(head), _line(["---", *["---:"] * (len(head) - 3), "---", "---"]), *map(_line, rows), ""]
         lines += [f"{note}\n" for note in notes(board)]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def facts(board: Board) -> dict[str, Any]:
+    """A board as JSON has it."""
+
+    def plain(found: Figure | None) -> dict[str, Any] | None:
+        if found is None:
+            return None
+        ends = None if math.isnan(found.low) else [found.low, found.high]
+        return {
+            "mean": found.mean, "interval": ends, "over": found.over, "spread": found.spread, "seeds": found.seeds
+        }  # fmt: skip
+
+    rows = []
+    for rank in board.ranks:
+        entry = rank.entry
+        told = {"than_the_one_above": rank.above, "than_the_first": rank.first}
+        rows.append(
+            {
+                "configuration": entry.name,
+                "settings": dict(entry.settings),
+                "method": entry.method or None,
+                "figures": {key: plain(found) for key, found in entry.figures.items()},
+                "by_seed": entry.by_seed,
+                "differences": {
+                    key: None if found is None else {**(plain(found) or {}), "verdict": said(found, board.by)}
+                    for key, found in told.items()
+                },
+                "steps": list(entry.steps),
+                "curves": entry.curves,
+                "minutes": entry.minutes,
+            }
+        )
+    return {
+        "protocol_sha256": board.protocol or None,
+        "by": board.by,
+        "kinds": list(board.kinds),
+        "n": board.n,
+        "rows": rows,
+    }
 
 
 def show(boards: Sequence[Board], console: Console) -> None:

@@ -12,8 +12,8 @@ from typing import Any
 
 from diffusion_lab.evaluation.page.drawings import areas, calls
 from diffusion_lab.evaluation.page.entries import entries_of
-from diffusion_lab.evaluation.page.pictures import looks
-from diffusion_lab.evaluation.page.tables import against, between, figures
+from diffusion_lab.evaluation.page.pictures import looks, nearest
+from diffusion_lab.evaluation.page.tables import against, attributes, between, figures
 from diffusion_lab.evaluation.report import Report
 from diffusion_lab.files import replacing
 from diffusion_lab.pages import Html, chips, page, section, tag
@@ -66,7 +66,9 @@ def _protocol(runs: Mapping[str, Report]) -> list[Html]:
         between(runs) if len(runs) > 1 else None,
         calls(entries),
         areas(runs, entries),
+        attributes(runs, entries),
         *(looks(report) for report in runs.values() if report.gallery),
+        *(nearest(report) for report in runs.values() if report.nearest),
         _facts(first),
         *(_made(label, report) for label, report in runs.items()),
     ]

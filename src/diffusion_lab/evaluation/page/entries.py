@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from diffusion_lab.evaluation.report import HEADINGS, Report
+from diffusion_lab.evaluation.report import Report
+from diffusion_lab.evaluation.tables import HEADINGS
 from diffusion_lab.pages import Attributes
 
 _NO_FIGURES = ("method", "mask", "n")

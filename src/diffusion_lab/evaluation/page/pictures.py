@@ -12,9 +12,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from diffusion_lab.evaluation.gallery import Shown
+from diffusion_lab.evaluation.gallery import Shown, small
+from diffusion_lab.evaluation.memorisation import SHEET
 from diffusion_lab.evaluation.report import Report
 from diffusion_lab.pages import Html, section, tag
+from diffusion_lab.pictures import to_uint8
 
 BYTES = 8_000_000
 """That all pictures of a page take, at most."""
@@ -58,6 +60,28 @@ def looks(report: Report) -> Html:
         sections.append(tag("div", {"class": "kind", "data-kind": kind}, tag("h3", None, kind), grid, more))
     bar = tag("div", {"class": "bar"}, *picks)
     return section("Pictures", [said], bar, *sections, _dialog(), attributes={"id": "looks"})
+
+
+def nearest(report: Report) -> Html:
+    """The section: the completions that are nearest to a training picture, beside it."""
+    rows = {f"{row['mask']}: {row['method']}": row for row in report.rows}
+    cards = []
+    for said, pictures in report.nearest:
+        shown = [_webp(small(to_uint8(picture))) for picture in pictures]
+        framed = [
+            tag("figure", None, _img(uri, f"{said}: {name}"), tag("figcaption", None, name))
+            for uri, name in zip(shown, SHEET, strict=True)
+        ]
+        row = tag("div", {"class": "row"}, *framed)
+        marks = {"data-kind": rows[said]["mask"], "data-method": rows[said]["method"]}
+        cards.append(tag("div", {"class": "near", **marks}, tag("h3", None, said), row))
+    note = (
+        "Of each method the completions that are nearest to a training picture, in the features of FID's extractor; "
+        "beside them that picture, and the training picture that is nearest to the truth. A method that copies shows "
+        "the same face twice where the truth has another."
+    )
+    grid = tag("div", {"class": "cards"}, *cards)
+    return section("Nearest training pictures", [note], grid, attributes={"id": "nearest"})
 
 
 def _pick(name: str, label: str, options: Sequence[Html]) -> Html:

@@ -1,16 +1,16 @@
-"""The tables of a report's page: figures, and differences on the same pictures."""
+"""The tables of a report's page: figures, differences on the same pictures, and differences between groups of them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from diffusion_lab.evaluation.page.entries import Entry, by_kind, caption, known, told
-from diffusion_lab.evaluation.report import MORE_IS_BETTER, Report
+from diffusion_lab.evaluation.report import Report
+from diffusion_lab.evaluation.tables import MORE_IS_BETTER, caution
 from diffusion_lab.evaluation.uncertainty import uncertainties
 from diffusion_lab.pages import Html, cell, heading, section, sortable, tag
-from diffusion_lab.pages.plots import COLOURS
-
-_SPOT = tag("circle", {"class": "dot", "cx": "5", "cy": "5", "r": "4"})
+from diffusion_lab.pages.plots import spot
 
 
 def figures(entries: Sequence[Entry], reports: Iterable[Report]) -> Html:
@@ -58,6 +58,35 @@ def between(runs: Mapping[str, Report]) -> Html:
     return _differences("Between the runs", entries, said) or none
 
 
+def attributes(runs: Mapping[str, Report], entries: Sequence[Entry]) -> Html | None:
+    """How the figures of pictures with each attribute differ from those of all others; None without labels."""
+    found = [(label, each) for label, report in runs.items() for each in report.attributes]
+    if not found:
+        return None
+    colours = {(entry.run, entry.row["method"]): entry.colour for entry in entries}
+    keys = known(each["figures"] for _, each in found)
+    head = [tag("th", {"scope": "col"}, "Attribute"), tag("th", {"scope": "col", "class": "text"}, "Method")]
+    head += [heading("with"), heading("without"), *(heading(caption(key)[0], None, key) for key in keys)]
+    rows = []
+    for label, each in found:
+        who = tag("td", None, spot(colours[label, each["method"]]), each["method"], *_of(label))
+        counts = (cell(each[name]) for name in ("with", "without"))
+        marks = {"data-method": each["method"], "data-run": label or None}
+        values = (_apart(each["figures"].get(key), key) for key in keys)
+        rows.append(tag("tr", marks, tag("th", {"scope": "row"}, each["attribute"]), who, *counts, *values))
+    note = caution([each for _, each in found])
+    table = sortable("By attribute", head, [(None, rows)])
+    return section("By attribute", [note], table, attributes={"class": "attributes"})
+
+
+def _apart(found: Mapping[str, Any] | None, key: str) -> Html:
+    """A difference between two groups, with the figure of either."""
+    if found is None:
+        return cell(None)
+    ours, theirs = (told(found[name], key) for name in ("with", "without"))
+    return _between(found["difference"], found, key, tag("small", None, f"{ours} against {theirs}"))
+
+
 def _differences(title: str, entries: Sequence[Entry], note: str = "") -> Html | None:
     """A section of what the entries say of differences."""
     entries = [entry for entry in entries if entry.uncertain["differences"]]
@@ -91,9 +120,14 @@ def _difference(entry: Entry, key: str) -> Html:
     found = entry.uncertain["differences"].get(key)
     if found is None:
         return cell(None)
-    mean, low, high = (told(value, key, "+") for value in (found["mean"], *found["interval"]))
+    return _between(found["mean"], found, key)
+
+
+def _between(difference: float, found: Mapping[str, Any], key: str, *said: Html) -> Html:
+    """A difference with its interval and verdict."""
+    mean, low, high = (told(value, key, "+") for value in (difference, *found["interval"]))
     verdict = tag("span", {"class": f"verdict {found['verdict']}"}, found["verdict"])
-    return cell(found["mean"], mean, tag("small", None, f"{low} to {high}"), verdict)
+    return cell(difference, mean, tag("small", None, f"{low} to {high}"), *said, verdict)
 
 
 def _first() -> Html:
@@ -101,8 +135,8 @@ def _first() -> Html:
 
 
 def _who(entry: Entry) -> Html:
-    spot = tag(
-        "svg", {"viewBox": "0 0 10 10", "class": f"spot k{entry.colour % COLOURS}", "aria-hidden": "true"}, _SPOT
-    )
-    run = [tag("small", None, entry.run)] if entry.run else []
-    return tag("th", {"scope": "row"}, spot, entry.row["method"], *run)
+    return tag("th", {"scope": "row"}, spot(entry.colour), entry.row["method"], *_of(entry.run))
+
+
+def _of(run: str) -> list[Html]:
+    return [tag("small", None, run)] if run else []
