@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from diffusion_lab.diffusion.denoiser import Condition, Epsilon, Prediction, Velocity
+from diffusion_lab.diffusion.flow import FlowVelocity, at_flow_time, flow, flow_time
 from diffusion_lab.diffusion.guidance import Clip, DynamicThreshold
 from diffusion_lab.diffusion.sampling import Rows, Sampler, Wrap, sample, untouched
 from diffusion_lab.diffusion.schedule import linear
@@ -159,3 +160,34 @@ def test_heun(table, steps, karras):
     theirs, _ = by_sigma(scheduler, sigmas, lambda x, factor: (x.double() * factor).float())
     # Their list has one entry a network call: a, b, b, c, c, ..., and 0; ours is the same list.
     assert_equal(ours(1 / (1 + sigmas.double().square()), Heun()), theirs)
+
+
+@counts
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_flow_euler(steps, shift):
+    """Euler's method in flow's t; their x is z, x over signal and sigma, and so is what their network sees."""
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=shift)
+    scheduler.set_timesteps(steps)
+    path = at_flow_time(scheduler.sigmas.double())
+    z, theirs = x_T(), []
+    for t, level, end in zip(scheduler.timesteps, path, path[1:], strict=False):
+        z = scheduler.step(output(z, level.expand(len(z))), t, z).prev_sample
+        theirs.append(z * float(end.sqrt() + (1 - end).sqrt()))
+
+    def model(x: Tensor, level: Tensor, condition: Condition) -> Prediction:
+        shown = x * FlowVelocity().scale(level).to(x).reshape(-1, 1, 1, 1)
+        return FlowVelocity().read(output(shown, level), x, level)
+
+    mine: list[Tensor] = []
+
+    def keep(rows: Rows, prediction: Prediction) -> None:
+        mine.append(rows.x)
+
+    sample(model, Sampler(lambda _: path, DDIM()), linear(), x_T(), Condition(), x_T, on_step=keep)
+    assert_equal(mine, theirs)
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_flow_levels(shift):
+    theirs = diffusers.FlowMatchEulerDiscreteScheduler(shift=shift).sigmas
+    torch.testing.assert_close(flow_time(flow(1000, shift).alpha_bar[1:].flip(0)).float(), theirs, rtol=0, atol=1e-6)

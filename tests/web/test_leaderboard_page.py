@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 from test_page import AXE, browser, in_browser
+from test_report import Sheet, watched
 
 from diffusion_lab.evaluation.__main__ import main
 from test_leaderboard import sweep, trained
 from test_pages import HOSTILE
-from test_report import Sheet, watched
 
 pytestmark = in_browser
 __all__ = ["browser", "sweep"]  # the fixtures
