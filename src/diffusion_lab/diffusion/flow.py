@@ -1,8 +1,8 @@
 """Rectified flow on this package's levels: the straight line between a picture and noise.
 
 Its papers write z = (1 - t) x_0 + t eps, t in [0, 1] from data to noise, and learn dz / dt = eps - x_0 (Liu et al.
-2022; Lipman et al. 2022; Esser et al. 2024, "SD3"). Here x = signal x_0 + sigma eps with signal^2 + sigma^2 = 1. So z is
-x / (signal + sigma) and t is sigma / (signal + sigma): the same picture at another scale, and nothing else in the
+2022; Lipman et al. 2022; Esser et al. 2024, "SD3"). Here x = signal x_0 + sigma eps with signal^2 + sigma^2 = 1. So z
+is x / (signal + sigma) and t is sigma / (signal + sigma): the same picture at another scale, and nothing else in the
 package needs to know. What is flow's own stands here: where its t lie (`flow`), which of them are trained
 (`logit_normal_levels`), and what a network sees and says (`FlowVelocity`).
 
