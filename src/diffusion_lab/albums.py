@@ -235,7 +235,7 @@ def begun(output: Path, settings: Facts) -> dict[str, Facts]:
     if known and (before := known[0].get("settings")) != wanted:
         keys = [key for key in {**wanted, **(before or {})} if (before or {}).get(key) != wanted.get(key)]
         said = ", ".join(f"{key}={(before or {}).get(key)}, and now {wanted.get(key)}" for key in keys)
-        raise ValueError(f"'{output}' holds pictures that were made with {said}: name another output, or delete that")
+        raise ValueError(f"'{output}' holds pictures that were made with {said}: name another output")
     done: dict[str, Facts] = {fact["image"]: fact for fact in known[1:]}
     with replacing(path) as fresh:
         fresh.write_text("".join(json.dumps(fact) + "\n" for fact in [{"settings": wanted}, *done.values()]))
