@@ -1,6 +1,8 @@
 """The reference solutions pass, and what students really write fails with a hint of its own."""
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -106,3 +108,16 @@ def test_a_check_in_a_notebook_says_the_same(number: str, solved: Callable[[str]
 
     outcome = asyncio.run(cell())
     assert outcome.passed, outcome.line("en")
+
+
+def test_what_an_exercise_imports_late_is_there_before_its_function_is_timed() -> None:
+    code = """
+import sys
+from diffusion_lab.labs.course import exercise
+exercise("3.1")
+early = "diffusion_lab.metrics.frechet" in sys.modules
+exercise("3.8")
+print(early, "diffusion_lab.metrics.frechet" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False True\n"

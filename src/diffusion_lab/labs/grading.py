@@ -42,11 +42,14 @@ class Exercise:
         number: "1.3" is the third of lab 1.
         name: of the function or class.
         properties: what is asked of it.
+        late: module that its properties import when they are asked, so that other exercises need not wait for it; None
+            for none.
     """
 
     number: str
     name: str
     properties: Properties
+    late: str | None = None
 
 
 @dataclass(frozen=True)

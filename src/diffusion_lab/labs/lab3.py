@@ -521,5 +521,5 @@ EXERCISES = (
     Exercise("3.5", "keep_known", known_again),
     Exercise("3.6", "paired_interval", paired),
     Exercise("3.7", "guided_eps", uphill),
-    Exercise("3.8", "frechet", between_gaussians),
+    Exercise("3.8", "frechet", between_gaussians, "diffusion_lab.metrics.frechet"),
 )

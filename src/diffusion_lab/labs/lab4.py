@@ -443,10 +443,10 @@ def a_watch(drift: Callable[..., Any], generator: Generator) -> Iterator[Propert
 
 
 EXERCISES = (
-    Exercise("4.1", "make_app", an_api),
+    Exercise("4.1", "make_app", an_api, "fastapi.testclient"),
     Exercise("4.2", "admitted", a_queue),
     Exercise("4.3", "together", shared_calls),
     Exercise("4.4", "event", a_stream),
     Exercise("4.5", "gate", a_gate),
-    Exercise("4.6", "drift", a_watch),
+    Exercise("4.6", "drift", a_watch, "diffusion_lab.serving.monitor"),
 )

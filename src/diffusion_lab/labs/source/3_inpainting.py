@@ -9,7 +9,7 @@ A face with a hole, and a model that fills it. You draw the holes, show the netw
 UNets, with and without attention, and find out whether the difference is one. Then you guide, you fill with RePaint for
 contrast, and end with a face of your own and a table that you can defend.
 
-**You need** lab 2, or to know what a UNet and the DDIM step are. **Time** about 55 minutes, of which 6 to 12 are waiting
+**You need** lab 2, or to know what a UNet and the DDIM step are. **Time** about 55 minutes, of which 8 to 13 are waiting
 on two CPU cores (a GPU is used if there is one).
 
 | here | in the papers |
@@ -32,7 +32,7 @@ Một khuôn mặt bị khuyết một mảng, và một mô hình điền vào 
 không. Sau đó bạn dẫn hướng (guidance), điền bằng RePaint để so sánh, và kết thúc với một khuôn mặt của riêng bạn cùng một
 bảng số liệu mà bạn bảo vệ được.
 
-**Cần biết trước:** lab 2, hoặc UNet và bước DDIM là gì. **Thời gian:** khoảng 55 phút, trong đó chờ 6 đến 12 phút trên hai
+**Cần biết trước:** lab 2, hoặc UNet và bước DDIM là gì. **Thời gian:** khoảng 55 phút, trong đó chờ 8 đến 13 phút trên hai
 nhân CPU (có GPU thì máy sẽ dùng GPU).
 
 | trong bài | trong các bài báo |
