@@ -508,7 +508,7 @@ for step in tqdm(range(TRAINING), mininterval=2):
 smooth = torch.tensor(losses).unfold(0, 100, 20).mean(1)
 plt.figure(figsize=(6, 3))
 plt.plot(torch.arange(len(smooth)) * 20 + 100, smooth)
-plt.gca().set(xlabel="step", ylabel="bits", ylim=(1, 10), title="training loss, mean of 100 steps")
+plt.gca().set(xlabel="step", ylabel="bits", ylim=(0, 8), title="training loss, mean of 100 steps")
 plt.show()
 
 # %% [markdown] lang="en"
