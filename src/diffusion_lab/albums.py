@@ -114,7 +114,7 @@ def listed(image: Path, mask: Path | None, output: Path) -> list[Picture]:
         raise FileNotFoundError(f"image={image} names no pictures: name a folder or a pattern that has some")
     every: tuple[Path, ...] | None = None
     named: dict[str, list[Path]] = {}
-    if mask is not None and (mask.is_dir() or (not mask.exists() and glob.has_magic(str(mask)))):
+    if mask is not None and (mask.is_dir() or is_pattern(mask)):
         for name, path in _found(mask):
             named.setdefault(_stem(name), []).append(path)
         if not named:
@@ -134,6 +134,11 @@ def listed(image: Path, mask: Path | None, output: Path) -> list[Picture]:
         masks = None if mask is None else every or tuple(named.get(_stem(name), ()))
         pictures.append(Picture(name, path, masks, goes))
     return pictures
+
+
+def is_pattern(path: Path) -> bool:
+    """Whether a path stands for others; one with brackets alone is a name, of a file that may be missing."""
+    return not path.exists() and bool({"*", "?"} & set(str(path)))
 
 
 def _root(pattern: Path) -> Path:

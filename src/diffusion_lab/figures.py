@@ -18,6 +18,7 @@ from diffusion_lab.data.masks import center, evaluation_mask, half
 from diffusion_lab.diffusion import samplers
 from diffusion_lab.diffusion import schedule as schedules
 from diffusion_lab.diffusion.denoiser import Prediction
+from diffusion_lab.diffusion.flow import flow
 from diffusion_lab.diffusion.noise import ExampleNoise
 from diffusion_lab.diffusion.process import add_noise, log_snr
 from diffusion_lab.diffusion.sampling import Rows, Sampler
@@ -29,6 +30,7 @@ SCHEDULES: Mapping[str, Callable[[], NoiseSchedule]] = {
     "cosine": schedules.cosine,
     "sigmoid": schedules.sigmoid,
     "jsd": schedules.jsd,
+    "flow": flow,
     "quadratic": schedules.quadratic,
     "palette_train": lambda: schedules.linear(2000, 1e-6, 0.01),
     "linear": schedules.linear,

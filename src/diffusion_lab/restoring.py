@@ -1,6 +1,5 @@
 """What `inpaint.py` and `restore.py` do: one picture in, one or more out; or a folder of them, see `albums`."""
 
-import glob
 import hashlib
 import sys
 from collections.abc import Mapping
@@ -144,7 +143,7 @@ def run(cfg: DictConfig) -> None:
     """
     image, output = Path(cfg.image), Path(cfg.output)
     mask = None if cfg.hole is None else Path(cfg.hole)
-    many = image.is_dir() or (not image.exists() and glob.has_magic(str(image)))
+    many = image.is_dir() or albums.is_pattern(image)
     if not many and output.suffix.lower() != ".png":
         raise ValueError(f"output={output} must end in .png: another format would change the known pixels")
     folder = chosen(cfg.inpainter, cfg.paths.logs)
