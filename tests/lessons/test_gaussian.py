@@ -116,7 +116,9 @@ def test_betas_learn_from_the_gradient_of_the_bound() -> None:
 
 def test_any_value_is_a_schedule() -> None:
     learned = LearnedBetas(steps=12)
-    torch.nn.init.normal_(learned.falls, std=5.0)
+    # Further apart than about 35, the least fall is lost beside the others in float64, and the table says so.
+    drawn = 5.0 * torch.randn(learned.falls.shape, generator=torch.Generator().manual_seed(0))
+    learned.falls.data.copy_(drawn.clamp(-15, 15))
     table = learned.fixed
     t = torch.arange(13, dtype=torch.float64)
     torch.testing.assert_close(learned.time(learned.level(t)), t)
