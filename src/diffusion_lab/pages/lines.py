@@ -93,7 +93,7 @@ def parallel(title: str, note: str, axes: Sequence[Axis], names: Sequence[str], 
         heights.append(places)
         inside.append(path(f"M{x:.1f} 30V{30 + _TALL}", "axis"))
         inside.append(text(x, 14, axis.name, "middle", "name"))
-        inside += [text(x + 6, place + 4, label, "start") for label, place in labels]
+        inside += [text(x + 6, place - 5, label, "start") for label, place in labels]
     for thing, (name, chosen) in enumerate(zip(names, marks, strict=True)):
         ways, begun = "", False
         for number, places in enumerate(heights):

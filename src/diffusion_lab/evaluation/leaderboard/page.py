@@ -39,10 +39,10 @@ def written(title: str, found: Sequence[Board], left: Sequence[Open]) -> str:
 
 
 def _summary(found: Sequence[Board], left: Sequence[Open]) -> str:
-    done = sum(len(board.ranks) for board in found)
+    done = sum(len(board.ranks) for board in found)  # a configuration has one for each method
     more = f", {len(left)} of the runs not done" if left else ""
     apart = f" {len(found)} protocols: their figures do not compare." if len(found) > 1 else ""
-    return f"{done} configurations{more}.{apart}"
+    return f"{done} entries{more}.{apart}"
 
 
 def _seen() -> Html:
