@@ -1,8 +1,14 @@
-"""What `inpaint.py` and `restore.py` do: one picture in, one or more out; or a folder of them, see `albums`."""
+"""What `inpaint.py` and `restore.py` do: one picture in, one or more out; or many, however often it is cut.
 
+The folder that many go to holds ``restored.jsonl`` beside them: first the settings, then a line for each picture that
+is done. So the same call again goes on where it was killed, and other settings are told from these.
+"""
+
+import contextlib
 import hashlib
+import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,19 +16,23 @@ from typing import Any
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from diffusion_lab import albums, cascade, photo
-from diffusion_lab.albums import Made
+from diffusion_lab import albums, cascade, photo, workers
+from diffusion_lab.albums import Facts, Picture
 from diffusion_lab.cascade import Model
 from diffusion_lab.data.crops import Crop, named
 from diffusion_lab.diffusion.sampling import Sampler
+from diffusion_lab.files import held, replacing
 from diffusion_lab.holes import MaskMode, as_mask
 from diffusion_lab.inpainting import device
 from diffusion_lab.opening import as_rgb, opened
 from diffusion_lab.photo import Photo
 from diffusion_lab.pictures import save_png
 from diffusion_lab.scripts import chosen
+from diffusion_lab.workers import Failed, Made, Make
 
+RECORD = "restored.jsonl"
 PLACES = ("image", "hole", "output", "inpainter", "device", "workers", "paths", "hydra")
 """Settings that change where a picture comes from, where it goes and who makes it, but nothing in it."""
 
@@ -134,6 +144,89 @@ def told(photo: Photo, align: Any, crop: Crop) -> list[str]:
     return ["face: none found, filled without alignment"]
 
 
+def restored(pictures: Sequence[Picture], output: Path, settings: Facts, make: Make, places: list[str]) -> list[Failed]:
+    """Makes all pictures that are not made yet, and shows how far it is.
+
+    Args:
+        pictures: from `albums.listed`.
+        output: their folder.
+        settings: plain; all by which pictures differ, if not by their own files.
+        make: makes what restores one, on a device.
+        places: devices of the workers. One is this process; several have a process each.
+
+    Returns:
+        Those that failed; the others are made, whatever became of these.
+
+    Raises:
+        ValueError: if the folder holds pictures of other settings, or somebody else is at work there, or a worker
+            cannot begin.
+    """
+    with held(output / ".restored.lock"):
+        done = begun(output, settings)
+        left = [picture for picture in pictures if not _is_made(picture, done, output)]
+        if len(left) < len(pictures):
+            print(f"{len(pictures) - len(left)} of {len(pictures)} pictures are made already, in {output}", flush=True)
+        failed = []
+        outcomes = (
+            workers.alone(make, places[0], left) if len(places) == 1 else workers.side_by_side(make, places, left)
+        )
+        with _bar(len(left)) as bar, (output / RECORD).open("a") as record:
+            for number, (picture, outcome) in enumerate(outcomes, start=1):
+                if isinstance(outcome, Failed):
+                    failed.append(outcome)
+                    said = f"FAILED {picture.name}: {outcome.error}"
+                else:
+                    said = "; ".join(outcome.said)
+                    files = [path.relative_to(output).as_posix() for path in outcome.files]
+                    record.write(json.dumps({**picture.facts(), "wrote": files}) + "\n")
+                    record.flush()
+                bar.advance(bar.task_ids[0])
+                if bar.disable or isinstance(outcome, Failed):
+                    bar.console.print(f"{number}/{len(left)}  {said}", highlight=False, markup=False, soft_wrap=True)
+        return failed
+
+
+def begun(output: Path, settings: Facts) -> dict[str, Facts]:
+    """The lines of the pictures that are made in a folder, by name; from now on it holds pictures of these settings.
+
+    Raises:
+        ValueError: if it holds those of others.
+    """
+    path = output / RECORD
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    facts = [_parsed(line) for line in lines]
+    known = [fact for fact in facts if fact is not None]  # one that was cut is no fact
+    wanted = json.loads(json.dumps(settings))
+    if known and (before := known[0].get("settings")) != wanted:
+        keys = [key for key in {**wanted, **(before or {})} if (before or {}).get(key) != wanted.get(key)]
+        said = ", ".join(f"{key}={(before or {}).get(key)}, and now {wanted.get(key)}" for key in keys)
+        raise ValueError(f"'{output}' holds pictures that were made with {said}: name another output")
+    done: dict[str, Facts] = {fact["image"]: fact for fact in known[1:]}
+    with replacing(path) as fresh:
+        fresh.write_text("".join(json.dumps(fact) + "\n" for fact in [{"settings": wanted}, *done.values()]))
+    return done
+
+
+def _parsed(line: str) -> dict[str, Any] | None:
+    with contextlib.suppress(ValueError):
+        return dict(json.loads(line))
+    return None
+
+
+def _is_made(picture: Picture, done: Mapping[str, Facts], output: Path) -> bool:
+    fact = done.get(picture.name)
+    if fact is None or {**picture.facts(), "wrote": fact["wrote"]} != fact:
+        return False
+    return all((output / name).is_file() for name in fact["wrote"])
+
+
+def _bar(total: int) -> Progress:
+    columns = (TextColumn("restoring"), BarColumn(), MofNCompleteColumn(), TextColumn("left"), TimeRemainingColumn())
+    bar = Progress(*columns, disable=not sys.stdout.isatty())
+    bar.add_task("", total=total)
+    return bar
+
+
 def run(cfg: DictConfig) -> None:
     """What the two scripts do.
 
@@ -159,7 +252,7 @@ def run(cfg: DictConfig) -> None:
     output = output.with_suffix("") if output.suffix.lower() == ".png" else output
     pictures = albums.listed(image, mask, output)
     facts = {key: value for key, value in settings.items() if key not in PLACES} | {"model": fingerprint(folder)}
-    failed = albums.restored(pictures, output, facts, make, albums.devices(cfg.device, cfg.workers))
+    failed = restored(pictures, output, facts, make, workers.devices(cfg.device, cfg.workers))
     if failed:
         print("\n".join(f"{failure.picture.name}: {failure.error}" for failure in failed), file=sys.stderr)
         raise ValueError(

@@ -76,6 +76,17 @@ class Sheet:
 
         ActionChains(self.driver, duration=0).send_keys(*keys).perform()
 
+    def faults(self) -> list[str]:
+        """What axe finds, and whether the page is wider than its window."""
+        assert AXE is not None
+        if not self.js("'axe' in window"):
+            self.driver.execute_script(AXE.read_text())
+        wide = self.js("document.documentElement.scrollWidth > document.documentElement.clientWidth")
+        found = self.driver.execute_async_script("axe.run().then((seen) => arguments[0](seen.violations))")
+        return ["too wide"] * wide + [
+            f"{wrong['id']}: {[node['html'][:120] for node in wrong['nodes']]}" for wrong in found
+        ]
+
     def ranks(self, kind: str) -> list[int]:
         """Of the pictures that are seen, by LPIPS of the method that is chosen."""
         said = [text.split("LPIPS")[1] for text in self.seen(f".kind[data-kind='{kind}'] .look")]
@@ -246,22 +257,12 @@ def test_a_picture_opens_and_leads_to_the_next(sheet: Sheet) -> None:
 @pytest.mark.parametrize(("width", "colours"), [(1280, "light"), (390, "dark")])
 def test_axe_finds_nothing_and_nothing_is_too_wide(sheet: Sheet, width: int, colours: str) -> None:
     """As it opens, with all its facts unfolded, and with a picture open."""
-    assert AXE is not None
     sheet.open(width, colours=colours)
-    sheet.driver.execute_script(AXE.read_text())
-
-    def faults() -> list[str]:
-        wide = sheet.js("document.documentElement.scrollWidth > document.documentElement.clientWidth")
-        found = sheet.driver.execute_async_script("axe.run().then((seen) => arguments[0](seen.violations))")
-        return ["too wide"] * wide + [
-            f"{wrong['id']}: {[node['html'][:120] for node in wrong['nodes']]}" for wrong in found
-        ]
-
     sheet.js("document.querySelectorAll('details').forEach((x) => { x.open = true })")
     sheet.tick("ddim_50")
-    assert faults() == []
+    assert sheet.faults() == []
     sheet.driver.find_element("css selector", ".look:not([hidden])").click()
-    assert faults() == []
+    assert sheet.faults() == []
 
 
 def test_colours_can_be_chosen_and_stay(sheet: Sheet) -> None:

@@ -7,10 +7,8 @@ from typing import NamedTuple
 
 from diffusion_lab.charts import nice
 from diffusion_lab.pages import Attributes, Html, tag
-from diffusion_lab.pages.plots import COLOURS, drawn, path, text, vertical
+from diffusion_lab.pages.plots import BOTTOM, COLOURS, HEIGHT, LEFT, RIGHT, TOP, WIDTH, drawn, path, text, vertical
 
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 14.0, 10.0, 34.0  # margins of curves, in units of the drawing
-_WIDTH, _HEIGHT = 340.0, 236.0
 _APART, _TALL, _SIDE = 120.0, 260.0, 60.0  # of parallel axes: from one to the next, their height, the margins
 
 
@@ -53,15 +51,15 @@ def curves(title: str, note: str, lines: Sequence[Curve], x_label: str) -> Html:
     """
     y, ticks, logarithmic = vertical(*_ends([end for line in lines for point in line.points for end in point[1:]]))
     most = max(point[0] for line in lines for point in line.points) or 1
-    bottom = _HEIGHT - _BOTTOM
+    bottom = HEIGHT - BOTTOM
 
     def x(step: float) -> float:
-        return _LEFT + step / most * (_WIDTH - _LEFT - _RIGHT)
+        return LEFT + step / most * (WIDTH - LEFT - RIGHT)
 
-    axes = [path(f"M{_LEFT} {_TOP}V{bottom}H{_WIDTH - _RIGHT}", "axis")]
-    axes += [text(_LEFT - 7, y(tick) + 3.5, f"{tick:g}", "end") for tick in ticks]
+    axes = [path(f"M{LEFT} {TOP}V{bottom}H{WIDTH - RIGHT}", "axis")]
+    axes += [text(LEFT - 7, y(tick) + 3.5, f"{tick:g}", "end") for tick in ticks]
     axes += [text(x(tick), bottom + 15, f"{tick:g}", "middle") for tick in nice(0, most, 4) if 0 < tick <= most]
-    axes.append(text(_WIDTH - _RIGHT, _HEIGHT - 4, x_label, "end"))
+    axes.append(text(WIDTH - RIGHT, HEIGHT - 4, x_label, "end"))
     inside = []
     for line in lines:
         there = [(x(step), y(low), y(high)) for step, _, low, high in line.points]
@@ -73,7 +71,7 @@ def curves(title: str, note: str, lines: Sequence[Curve], x_label: str) -> Html:
         inside.append(_marked(line.name, line.colour, line.marks, *shown))
     said = "; ".join(f"{line.name}: {line.points[-1][1]:.3g} at {line.points[-1][0]:g}" for line in lines)
     beside = f"{note}{', logarithmic' if logarithmic else ''}"
-    return drawn(title, beside, (_WIDTH, _HEIGHT), f"{title} over {x_label}. {said}", [*axes, *inside])
+    return drawn(title, beside, (WIDTH, HEIGHT), f"{title} over {x_label}. {said}", [*axes, *inside])
 
 
 def parallel(title: str, note: str, axes: Sequence[Axis], names: Sequence[str], marks: Sequence[Attributes]) -> Html:

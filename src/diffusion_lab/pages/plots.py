@@ -12,8 +12,8 @@ from diffusion_lab.charts import nice, powers, widened
 from diffusion_lab.pages import Attributes, Html, joined, tag
 
 COLOURS = 8
-_WIDTH, _HEIGHT = 340.0, 236.0
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 14.0, 10.0, 34.0  # margins of dots
+WIDTH, HEIGHT = 340.0, 236.0
+LEFT, RIGHT, TOP, BOTTOM = 46.0, 14.0, 10.0, 34.0  # margins of dots
 _NAMES, _VALUES, _ROW = 112.0, 62.0, 19.0  # of bars: room for names, for values, and from one to the next
 _LINE = 13.0  # between names that would lie on each other
 _LONGEST = 17  # letters of a name
@@ -82,15 +82,15 @@ def dots(title: str, note: str, dots: Sequence[Dot], x_label: str, form: str = "
     ends = [end for dot in dots for end in (dot.y, *(dot.interval or ()))]
     y, y_ticks, logarithmic = vertical(min(ends), max(ends))
     x, x_ticks = _horizontal([dot.x for dot in dots])
-    bottom = _HEIGHT - _BOTTOM
-    axes = [path(f"M{_LEFT} {_TOP}V{bottom}H{_WIDTH - _RIGHT}", "axis")]
+    bottom = HEIGHT - BOTTOM
+    axes = [path(f"M{LEFT} {TOP}V{bottom}H{WIDTH - RIGHT}", "axis")]
     for tick in y_ticks:
-        axes.append(path(f"M{_LEFT - 4} {y(tick):.1f}H{_LEFT}", "axis"))
-        axes.append(text(_LEFT - 7, y(tick) + 3.5, f"{tick:g}", "end"))
+        axes.append(path(f"M{LEFT - 4} {y(tick):.1f}H{LEFT}", "axis"))
+        axes.append(text(LEFT - 7, y(tick) + 3.5, f"{tick:g}", "end"))
     for tick in x_ticks:
         axes.append(path(f"M{x(tick):.1f} {bottom}v4", "axis"))
         axes.append(text(x(tick), bottom + 15, f"{tick:g}", "middle"))
-    axes.append(text(_WIDTH - _RIGHT, _HEIGHT - 4, x_label, "end"))
+    axes.append(text(WIDTH - RIGHT, HEIGHT - 4, x_label, "end"))
     lines, names = [], {dot.name: dot.name for dot in dots}
     for family in dict.fromkeys(_family(dot.name) for dot in dots):
         joint = sorted((dot for dot in dots if _family(dot.name) == family), key=lambda dot: (dot.x, dot.name))
@@ -120,7 +120,7 @@ def dots(title: str, note: str, dots: Sequence[Dot], x_label: str, form: str = "
         )
     said = "; ".join(f"{dot.name}: {dot.y:{form}} at {dot.x:g}" for dot in dots)
     beside = joined(note, ", logarithmic" if logarithmic else "")
-    return drawn(title, beside, (_WIDTH, _HEIGHT), f"{title} over {x_label}. {said}", [*axes, *lines, *marks])
+    return drawn(title, beside, (WIDTH, HEIGHT), f"{title} over {x_label}. {said}", [*axes, *lines, *marks])
 
 
 def bars(title: str, note: str, groups: Sequence[tuple[str, Sequence[Bar]]], form: str = ".3g") -> Html:
@@ -134,7 +134,7 @@ def bars(title: str, note: str, groups: Sequence[tuple[str, Sequence[Bar]]], for
     """
     ends = [end for _, group in groups for bar in group for end in (bar.value, *(bar.interval or ()))]
     most = max(ends, default=0) or 1
-    room = _WIDTH - _NAMES - _VALUES
+    room = WIDTH - _NAMES - _VALUES
 
     def x(value: float) -> float:
         return _NAMES + max(value, 0) / most * room
@@ -156,13 +156,13 @@ def bars(title: str, note: str, groups: Sequence[tuple[str, Sequence[Bar]]], for
                     text(_NAMES - 8, middle + 4, _short(bar.name), "end"),
                     tag("rect", {"class": "block", **size}),
                     *whisker,
-                    text(_WIDTH, middle + 4, f"{bar.value:{form}}", "end", "name"),
+                    text(WIDTH, middle + 4, f"{bar.value:{form}}", "end", "name"),
                 )
             )
             said.append(f"{heading}, {bar.name}: {bar.value:{form}}")
             at += _ROW
         at += 8
-    return drawn(title, note, (_WIDTH, at), f"{title}. {'; '.join(said)}", inside)
+    return drawn(title, note, (WIDTH, at), f"{title}. {'; '.join(said)}", inside)
 
 
 def drawn(title: str, note: str, size: tuple[float, float], said: str, inside: Sequence[Html]) -> Html:
@@ -187,10 +187,10 @@ def vertical(low: float, high: float) -> tuple[Scale, list[float], bool]:
     ticks = powers(math.exp(low), math.exp(high)) if logarithmic else nice(low, high, 4)
     while len(ticks) > 6:
         ticks = ticks[::2]
-    room = _HEIGHT - _TOP - _BOTTOM
+    room = HEIGHT - TOP - BOTTOM
 
     def y(value: float) -> float:
-        return _TOP + room * (1 - ((math.log(value) if logarithmic else value) - low) / (high - low))
+        return TOP + room * (1 - ((math.log(value) if logarithmic else value) - low) / (high - low))
 
     return y, ticks, logarithmic
 
@@ -199,11 +199,11 @@ def _horizontal(costs: Sequence[float]) -> tuple[Scale, list[float]]:
     """Where a cost stands, and the costs as ticks, as far as there is room for them."""
     paid = [math.log(cost) for cost in costs if cost > 0]
     free = any(cost <= 0 for cost in costs)
-    left, right = _LEFT + (86 if free else 22), _WIDTH - _RIGHT - 22
+    left, right = LEFT + (86 if free else 22), WIDTH - RIGHT - 22
 
     def x(cost: float) -> float:
         if cost <= 0:
-            return _LEFT + 14
+            return LEFT + 14
         low, high = min(paid), max(paid)
         return (left + right) / 2 if high == low else left + (right - left) * (math.log(cost) - low) / (high - low)
 
@@ -216,14 +216,14 @@ def _horizontal(costs: Sequence[float]) -> tuple[Scale, list[float]]:
 
 def _labels(dots: Sequence[Dot], x: Scale, y: Scale) -> list[tuple[bool, float]]:
     """Whether each dot's name stands to its right, and its height: names on one side keep a line's distance."""
-    right = [x(dot.x) < 0.6 * _WIDTH for dot in dots]
+    right = [x(dot.x) < 0.6 * WIDTH for dot in dots]
     heights = [y(dot.y) for dot in dots]
     for column in {(round(x(dot.x) / 60), side) for dot, side in zip(dots, right, strict=True)}:
         members = [i for i, dot in enumerate(dots) if (round(x(dot.x) / 60), right[i]) == column]
         members.sort(key=lambda i: (heights[i], i))
         for above, below in itertools.pairwise(members):
             heights[below] = max(heights[below], heights[above] + _LINE)
-        lowest = _HEIGHT - _BOTTOM - 4
+        lowest = HEIGHT - BOTTOM - 4
         for number in reversed(members):
             heights[number] = min(heights[number], lowest)
             lowest = heights[number] - _LINE
