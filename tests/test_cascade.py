@@ -1,5 +1,7 @@
 """A cascade is right where everything is known: on a Gaussian whose coarse and fine parts have closed forms."""
 
+import runpy
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -330,12 +332,25 @@ def test_it_is_a_folder_like_any_other(tmp_path: Path) -> None:
         Inpainter.load(tmp_path / "cascade")
 
 
-def test_inpainters_that_were_trained_apart_are_joined(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[str]], None]:
+    """``python -m diffusion_lab.cascade``, a module beside the imported one: its classes must not be others."""
+
+    def run(arguments: list[str]) -> None:
+        monkeypatch.setattr("sys.argv", ["cascade", *arguments])
+        runpy.run_module("diffusion_lab.cascade", run_name="__main__")
+
+    return run
+
+
+def test_inpainters_that_were_trained_apart_are_joined(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: Callable[[list[str]], None]
+) -> None:
     model = small_cascade()
     for stage, size, name in zip(model.stages, model.sizes, ("base", "refiner"), strict=True):
         stage.recipe["data"]["image_size"] = size
         stage.save(tmp_path / name)
-    cascade.main([str(tmp_path / "base"), str(tmp_path / "refiner"), "--output", str(tmp_path / "both")])
+    command([str(tmp_path / "base"), str(tmp_path / "refiner"), "--output", str(tmp_path / "both")])
     assert "a cascade of 8 -> 16 px, 6 network calls" in capsys.readouterr().out
     image, mask = example()
     assert torch.equal(load(tmp_path / "both")(image, mask, seeds=[5]), model(image, mask, seeds=[5]))
@@ -345,10 +360,12 @@ def test_inpainters_that_were_trained_apart_are_joined(tmp_path: Path, capsys: p
         joined([tmp_path / "base", tmp_path / "refiner"])
 
 
-def test_a_cascade_is_taken_apart_and_joined_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_cascade_is_taken_apart_and_joined_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: Callable[[list[str]], None]
+) -> None:
     model = small_cascade()
     model.save(tmp_path / "both")
-    cascade.main([str(tmp_path / "both"), "--output", str(tmp_path / "parts")])
+    command([str(tmp_path / "both"), "--output", str(tmp_path / "parts")])
     assert capsys.readouterr().out.count("an inpainter of") == 2
     stages = [Inpainter.load(tmp_path / "parts" / number) for number in "01"]
     assert [stage.recipe["data"]["image_size"] for stage in stages] == [*model.sizes]
@@ -357,16 +374,16 @@ def test_a_cascade_is_taken_apart_and_joined_again(tmp_path: Path, capsys: pytes
     image, mask = example()
     assert torch.equal(again(image, mask, seeds=[5]), model(image, mask, seeds=[5]))
     with pytest.raises(SystemExit):
-        cascade.main([str(tmp_path / "parts" / "0"), "--output", str(tmp_path / "more")])
+        command([str(tmp_path / "parts" / "0"), "--output", str(tmp_path / "more")])
     assert "is one inpainter" in capsys.readouterr().err
 
 
-def test_weights_are_stored_in_half_the_bytes_when_asked(tmp_path: Path) -> None:
+def test_weights_are_stored_in_half_the_bytes_when_asked(tmp_path: Path, command: Callable[[list[str]], None]) -> None:
     model = small_cascade()
     model.save(tmp_path / "whole")
-    cascade.main([str(tmp_path / "whole"), "--output", str(tmp_path / "parts")])
+    command([str(tmp_path / "whole"), "--output", str(tmp_path / "parts")])
     parts = [str(tmp_path / "parts" / number) for number in "01"]
-    cascade.main([*parts, "--output", str(tmp_path / "half"), "--half"])
+    command([*parts, "--output", str(tmp_path / "half"), "--half"])
     whole, half = ((tmp_path / name / "model.safetensors").stat().st_size for name in ("whole", "half"))
     assert half < 0.75 * whole
     for kept, rounded in zip(model.parameters(), load(tmp_path / "half").parameters(), strict=True):
