@@ -92,8 +92,10 @@ def table(network: UNet | Classifier, batch_size: int) -> Table:
     """
     found = summarise(network)
     places = ", ".join(f"{count} at {size} px" for size, count in found.attention.items())
+    learned = sum(p.numel() for p in network.parameters() if p.requires_grad)
+    some = f", of which {learned:,} are trained" if learned < found.parameters else ""
     rows = {
-        "parameters": f"{found.parameters:,}",
+        "parameters": f"{found.parameters:,}{some}",
         "GFLOPs per picture": f"{found.flops / 1e9:,.2f} forward, {3 * found.flops / 1e9:,.2f} trained",
         "attention": places or "none",
         "memory of a training step": f"about {found.training_bytes(batch_size) / 2**30:,.1f} GiB in float32 for "
