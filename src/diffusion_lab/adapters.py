@@ -1,7 +1,7 @@
 """What a fine-tuning changed, apart from the model: ``python -m diffusion_lab.adapters keep BASE TUNED --output FILE``.
 
-A low-rank tuning (`train.py finetune=lora`) saves the whole model. The changes alone are a hundredth of a large one, and
-several may lie beside one base: ``... merge BASE FILE --output FOLDER`` makes the whole of them again.
+A low-rank tuning (`train.py finetune=lora`) saves the whole model. The changes alone are a small file, and several may
+lie beside one base: ``... merge BASE FILE --output FOLDER`` makes the whole of them again.
 """
 
 import argparse
@@ -136,9 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     share = sum(t.numel() for pair in adapter.changes.values() for t in pair) / sum(
         p.numel() for p in base.parameters()
     )
-    print(
-        f"{asked.output}: {len(adapter.changes)} weights changed at rank {adapter.rank}, {share:.1%} of the model's numbers"
-    )
+    print(f"{asked.output}: {len(adapter.changes)} weights changed at rank {adapter.rank}, {share:.1%} of its numbers")
 
 
 if __name__ == "__main__":

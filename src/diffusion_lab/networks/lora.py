@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 Factors = dict[str, tuple[Tensor, Tensor]]
-"""By the name of a weight ``(rows, ...)``: B ``(rows, rank)`` and A ``(rank, columns)``, whose product is its change."""
+"""By the name of a weight ``(rows, ...)``: B ``(rows, rank)`` and A ``(rank, columns)``, B A its change."""
 
 
 class LowRank(nn.Module):
