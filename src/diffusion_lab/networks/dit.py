@@ -1,7 +1,5 @@
 """A transformer over the patches of a picture: the DiT of Peebles & Xie 2022, on pixels."""
 
-import math
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -138,8 +136,10 @@ class DiT(nn.Module):
         for layer in self.embed_level:
             if isinstance(layer, nn.Linear):
                 nn.init.normal_(layer.weight, std=0.02)
-        for layer in (*(block.embed for block in self.blocks), self.embed_out, self.out):
-            silent(layer)  # type: ignore[arg-type]
+        for block in self.blocks:
+            silent(cast(Block, block).embed)
+        silent(self.embed_out)
+        silent(self.out)
 
     def example(self) -> tuple[Tensor, ...]:
         """What `forward` takes of one picture, on the meta device."""
@@ -172,9 +172,10 @@ class DiT(nn.Module):
 
         patches = F.pixel_unshuffle(torch.cat([x, condition], dim=1), self.patch)  # (B, channels, rows, columns)
         tokens = self.embed_patches(patches.flatten(2).mT)  # (B, N, width)
-        tokens = tokens + place_embedding(*patches.shape[-2:], tokens.shape[-1]).to(tokens)
+        rows, columns = patches.shape[-2:]
+        tokens = tokens + place_embedding(rows, columns, tokens.shape[-1]).to(tokens)
         for block in self.blocks:
             tokens = block(tokens, embedding)
         shift, scale = self.embed_out(embedding).chunk(2, dim=1)
         out = self.out(modulated(self.norm_out(tokens), shift, scale))
-        return F.pixel_shuffle(out.mT.unflatten(2, patches.shape[-2:]), self.patch)
+        return F.pixel_shuffle(out.mT.unflatten(2, (rows, columns)), self.patch)
