@@ -1,5 +1,7 @@
 """A transformer over the patches of a picture: the DiT of Peebles & Xie 2022, on pixels."""
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
