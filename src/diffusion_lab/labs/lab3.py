@@ -457,7 +457,7 @@ def paired(paired_interval: Callable[..., Any], generator: Generator) -> Iterato
         abs(low - wanted[0]) < 0.03 * spread and abs(high - wanted[1]) < 0.03 * spread,
         f"your interval is {(high - low) / spread:.2f} times as wide as that which leaves 2.5 % of the draws on each "
         "side",
-        f"khoảng của bạn rộng gấp {(high - low) / spread:.2f} lần khoảng chừa lại 2.5 % số lần bốc ở mỗi phía",
+        f"khoảng của bạn rộng gấp {(high - low) / spread:.2f} lần khoảng chừa lại 2.5% số lần bốc ở mỗi phía",
     )
 
 

@@ -341,9 +341,8 @@ def a_gate(gate: Callable[..., Any], generator: Generator) -> Iterator[Property]
         "as good as the champion, for all one can tell, and yet refused: the gate keeps out what is worse, and asks "
         "for no "
         "proof that it is better",
-        "không kém nhà vô địch (champion) theo những gì đo được mà vẫn bị từ chối: cổng chặn cái kém hơn, chứ không "
-        "đòi bằng "
-        "chứng là tốt hơn",
+        "không kém mô hình đương nhiệm (champion) theo những gì đo được mà vẫn bị từ chối: cổng chặn cái kém "
+        "hơn, chứ không đòi bằng chứng là tốt hơn",
     )
     yield Property(
         "chance",
@@ -426,7 +425,7 @@ def a_watch(drift: Callable[..., Any], generator: Generator) -> Iterator[Propert
         "what matters",
         not said(many + 0.05, many)[1],
         "a distance of .05 is surely no chance with 20,000 visitors, but it is too small to matter: .2 is the bound",
-        "với 20.000 người gửi, khoảng cách .05 chắc chắn không do ngẫu nhiên, nhưng quá nhỏ để đáng lo: ngưỡng là .2",
+        "với 20 nghìn người gửi, khoảng cách .05 chắc chắn không do ngẫu nhiên, nhưng quá nhỏ để đáng lo: ngưỡng là .2",
     )
     visitors = training[:300].square() * 0.9
     ends = [*torch.linspace(0, 1, 4001).tolist(), float("inf")]

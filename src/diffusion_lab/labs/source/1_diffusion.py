@@ -110,9 +110,9 @@ này bằng chính mã nguồn của dự án (`diffusion_lab.lessons.rivals`), 
 
 ### Bài 1.1: đếm số mode
 
-Một mode được xem là **có mặt** nếu nó nhận được ít nhất một phần tư phần công bằng của mình (phần công bằng là $N / 8$
-trong $N$ mẫu); mỗi mẫu thuộc về tâm gần nó nhất, miễn là tâm đó nằm trong khoảng cách `reach`. Mẫu nào không có tâm nào
-trong khoảng cách `reach` thì nằm **giữa** các mode.
+Một mode (một đỉnh của phân phối, ở đây là một cụm) được xem là **có mặt** nếu số mẫu rơi vào nó ít nhất bằng một phần tư
+số mẫu lẽ ra nó được nhận khi chia đều ($N / 8$ trong $N$ mẫu). Mỗi mẫu thuộc về tâm gần nó nhất, miễn là tâm đó cách nó
+không quá `reach`. Mẫu nào cách mọi tâm xa hơn `reach` thì nằm **giữa** các mode.
 """
 
 
@@ -251,7 +251,7 @@ plt.show()
 
 # %% [markdown] lang="en"
 r"""
-## 3. The way back
+## 3. The way back: the reverse process
 
 ### Exercise 1.4: the way back if $x_0$ is known
 
@@ -266,7 +266,7 @@ Think of $t = 1$ before you index: $\bar\alpha_0$ is 1, and Python is happy to r
 
 # %% [markdown] lang="vi"
 r"""
-## 3. Đường về
+## 3. Đường về: quá trình ngược (reverse process)
 
 ### Bài 1.4: bước lùi khi đã biết $x_0$
 
@@ -318,7 +318,7 @@ r"""
 Mô hình không biết $x_0$. Mạng nơ-ron nhìn $x_t$ và $t$ rồi nói hai điều: một dự đoán $\hat x_0$, và bước lùi này chắc
 chắn đến đâu. Trung bình của bước lùi là `posterior(x_t, x_0_hat, ...)`, tức bài 1.4 với dự đoán thay cho $x_0$ thật. Hiệp
 phương sai (covariance) là ma trận chéo, nằm giữa hai thái cực: $\tilde\beta_t$ nếu biết chính xác $x_0$, và $\beta_t$ nếu
-không biết gì về $x_0$. Vì phương sai phải dương nên ta trộn các log:
+không biết gì về $x_0$. Vì phương sai phải dương nên ta không trộn phương sai mà trộn log của chúng:
 
 $$\Sigma_\theta = \exp\big(v \log \beta_t + (1 - v) \log \tilde\beta_t\big) \qquad \text{(Nichol \& Dhariwal 2021, công thức 15)}$$
 
@@ -469,8 +469,10 @@ the run.
 r"""
 ## 5. Huấn luyện và quan sát
 
-Hàm mất mát (loss) chính là cận trên này: mỗi mẫu lấy ngẫu nhiên một $t$, rồi nhân với $T$. Mạng giống trong bài báo: các
-hàm cơ sở bán kính (radial basis function) trên mặt phẳng, và một lớp đầu ra (readout) thay đổi dần theo $t$ (phụ lục D). Mạng cho ra $v = \sqrt{\bar\alpha_t}\,\epsilon - \sqrt{1 - \bar\alpha_t}\,x_0$ (từ đó suy ra $\hat x_0$) và hệ số trộn (mix).
+Hàm mất mát (loss) chính là cận trên này: với mỗi mẫu, ta lấy ngẫu nhiên một $t$ rồi nhân số hạng tương ứng với $T$. Mạng
+giống trong bài báo: các hàm cơ sở bán kính (radial basis function) trên mặt phẳng, và một lớp đầu ra (readout) thay đổi dần
+theo $t$ (phụ lục D). Mạng cho ra $v = \sqrt{\bar\alpha_t}\,\epsilon - \sqrt{1 - \bar\alpha_t}\,x_0$ (từ đó suy ra
+$\hat x_0$) và hệ số trộn (mix).
 
 **Vì sao loss nhảy lên nhảy xuống?** Mỗi bước huấn luyện gặp các $t$ và nhiễu khác nhau, mà các số hạng ở những $t$ khác
 nhau chênh nhau hàng chục, hàng trăm lần. Hãy nhìn trung bình trượt, đừng nhìn từng bước. **Huấn luyện bao lâu thì đủ?** Khi
@@ -518,7 +520,7 @@ r"""
 
 # %% [markdown] lang="vi"
 r"""
-**Bức tranh quỹ đạo của bạn.** Bắt đầu từ nhiễu thuần tuý, mô hình lùi từng bước một; hình dưới là đường đi của hai mươi điểm.
+**Hình quỹ đạo (trajectory) của bạn.** Bắt đầu từ nhiễu thuần tuý, mô hình lùi từng bước một; hình dưới là đường đi của hai mươi điểm.
 """
 
 # %%
@@ -553,7 +555,7 @@ it, here by a fraction of a bit: the price of your network, of 40 steps, and of 
 
 # %% [markdown] lang="vi"
 r"""
-**Cận trên bên cạnh giá trị thật.** Cuộn swiss roll được sinh ra từ một công thức, nên ta biết mật độ xác suất thật của nó.
+**Cận trên bên cạnh giá trị thật.** Dữ liệu swiss roll được sinh ra từ một công thức, nên ta biết mật độ xác suất thật của nó.
 Cận trên của bạn phải lớn hơn giá trị đó, ở đây chỉ hơn chưa tới một bit: đó là cái giá của mạng nơ-ron, của 40 bước, và
 của bộ betas này. (Nếu đặt `LEAST` là 1e-4 thì sao?)
 """
@@ -587,7 +589,7 @@ r"""
 
 Những điều ở trên không đòi hỏi phân phối phải là Gauss. Bài báo còn khuếch tán cả **chuỗi nhị phân (binary sequence)**: mỗi
 bit (ở đây là spin, $-1$ hoặc $+1$) được giữ nguyên với xác suất $\gamma_t$, nếu không thì được thay bằng kết quả tung một
-*đồng xu cân bằng*, nên khi $\gamma_T = 0$ thì không còn lại gì của nó.
+*đồng xu cân đối*, nên khi $\gamma_T = 0$ thì không còn lại gì của nó.
 
 ### Bài 1.8: lật bit
 
@@ -617,7 +619,7 @@ back is the library's (`lessons.binomial`). The truth is $\log_2 5 = 2.32$ bits 
 
 # %% [markdown] lang="vi"
 r"""
-Dữ liệu là một "nhịp tim" dài hai mươi bit, cứ năm bit thì có một bit lên, với năm pha khác nhau. Chỉ có năm chuỗi nên ta
+Dữ liệu là một "nhịp tim" dài hai mươi bit, cứ năm bit thì có một bit bằng $+1$, với năm pha khác nhau. Chỉ có năm chuỗi nên ta
 không cần mạng nơ-ron: định lý Bayes cho biết $x_t$ có thể đến từ chuỗi nào, và trung bình của $x_0$ là dự đoán tốt nhất có
 thể. Bước lùi lấy từ thư viện (`lessons.binomial`). Giá trị thật là $\log_2 5 = 2.32$ bit cho mỗi chuỗi.
 """
@@ -682,6 +684,6 @@ Một mô hình sinh mà mỗi bước đều dễ, cùng một con số tính b
 nghìn bước và một hàm mất mát gồm nhiều số hạng. **Lab 2** là điều đã làm nó nổi tiếng: cố định hiệp phương sai, dự đoán
 nhiễu, bỏ các trọng số.
 
-*Đi tiếp:* học luôn cả betas (`LearnedBetas`, gradient chảy qua được `q_sample`); giảm $T$ còn một nửa và xem cận trên thay
+*Đi tiếp:* học luôn cả betas (`LearnedBetas`, gradient truyền qua được `q_sample`); giảm $T$ còn một nửa và xem cận trên thay
 đổi ra sao; `uv run train.py experiment=dpm2015_swissroll` là phiên bản của thư viện, trang hướng dẫn là `docs/dpm2015.md`.
 """

@@ -432,7 +432,7 @@ r"""
 ### Bài 2.8: UNet
 
 Đi xuống còn một nửa kích thước rồi đi lên lại; trên đường lên, mỗi khối còn đọc thêm những gì khối cùng kích thước đã thấy
-trên đường xuống (`torch.cat(..., dim=1)`, nối tắt hay skip connection), nhờ đó các chi tiết nhỏ không phải chui qua phần giữa.
+trên đường xuống (`torch.cat(..., dim=1)`; đây là các đường nối tắt (skip connection)), nhờ đó các chi tiết nhỏ không phải chui qua phần giữa.
 
 ```
 x -> conv_in -> down_fine -----------------------------------> cat -> up_fine -> norm_out, silu, conv_out
@@ -605,5 +605,5 @@ Trọn vẹn DDPM và DDIM. Hãy so với thư viện: `solvers.Ancestral` và `
 
 *Đi tiếp:* bỏ attention (`self.attend = nn.Identity()`) rồi so sánh loss; thay bảng bằng `cosine(T).alpha_bar`; đi 20 bước với
 `eta = 1` để thấy vì sao DDIM chọn 0; nếu có GPU, hãy huấn luyện trên khuôn mặt:
-`uv run train.py mask=everything objective=epsilon`. **Lab 3** lấp đầy vùng khuyết trên khuôn mặt (inpainting).
+`uv run train.py mask=everything objective=epsilon`. **Lab 3** khôi phục những khuôn mặt bị khuyết (inpainting).
 """
