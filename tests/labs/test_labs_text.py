@@ -32,6 +32,21 @@ def test_the_code_of_both_languages_is_the_same_but_for_the_language_of_the_hint
     assert len(changed) == 1
 
 
+@pytest.mark.parametrize("source", SOURCES)
+def test_the_formulas_of_both_languages_are_the_same(source: Path) -> None:
+    """So neither drifts, and no letter stands in them that the fonts of formulas do not have."""
+    cells = text.read(source.read_text(encoding="utf-8"))
+    formulas = {
+        language: re.findall(
+            r"\$\$.*?\$\$", "".join(cell.source for cell in cells if cell.language == language), re.DOTALL
+        )
+        for language in text.LANGUAGES
+    }
+    assert formulas["en"]
+    assert formulas["en"] == formulas["vi"]
+    assert all(formula.isascii() for formula in formulas["vi"])
+
+
 QUESTIONS = [
     ("How long must I train?", "Phải huấn luyện bao lâu?", {"2", "3"}),
     ("When is it enough?", "Huấn luyện bao lâu thì đủ?", {"1"}),

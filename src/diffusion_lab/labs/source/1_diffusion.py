@@ -44,6 +44,8 @@ terminal, lệnh `python -m diffusion_lab.labs check 1.3` làm đúng việc đ�
 | `betas` | $\beta_1 \dots \beta_T$; **`betas[0]` là $\beta_1$** |
 | `alpha_bar` | $\bar\alpha_t = \prod_{s=1}^{t} (1 - \beta_s)$, với $\bar\alpha_0 = 1$ |
 | `eps` | nhiễu (noise) lấy từ $\mathcal N(0, I)$ |
+
+Cạnh mỗi công thức có ghi chỗ của nó trong bài báo: *eq. 4* là công thức (equation) số 4.
 """
 
 # %%
@@ -182,7 +184,7 @@ thời gian, hãy đặt `STEPS = 6000`.)
 
 ## 2. Quá trình thuận (forward process)
 
-$$q(x_t \mid x_{t-1}) = \mathcal N\big(x_t;\ \sqrt{1 - \beta_t}\, x_{t-1},\ \beta_t I\big) \qquad \text{(2015, bảng App.1; DDPM công thức 2)}$$
+$$q(x_t \mid x_{t-1}) = \mathcal N\big(x_t;\ \sqrt{1 - \beta_t}\, x_{t-1},\ \beta_t I\big) \qquad \text{(2015, table App.1; DDPM eq. 2)}$$
 
 ### Bài 1.2: một bước
 
@@ -207,7 +209,7 @@ A Gaussian of a Gaussian is a Gaussian, so that nobody has to walk there step by
 
 $$q(x_t \mid x_0) = \mathcal N\big(x_t;\ \sqrt{\bar\alpha_t}\, x_0,\ (1 - \bar\alpha_t) I\big), \qquad \bar\alpha_t = \prod_{s=1}^t (1 - \beta_s) \qquad \text{(DDPM eq. 4)}$$
 
-Every example of the batch has its own $t$. `per_example` from the first cell shapes numbers `(B,)` for you.
+Every example of the batch has its own $t$. `per_example`, from the top of the notebook, shapes numbers `(B,)` for you.
 """
 
 # %% [markdown] lang="vi"
@@ -216,9 +218,9 @@ r"""
 
 Gauss nối tiếp Gauss vẫn là Gauss, nên không cần đi từng bước một:
 
-$$q(x_t \mid x_0) = \mathcal N\big(x_t;\ \sqrt{\bar\alpha_t}\, x_0,\ (1 - \bar\alpha_t) I\big), \qquad \bar\alpha_t = \prod_{s=1}^t (1 - \beta_s) \qquad \text{(DDPM công thức 4)}$$
+$$q(x_t \mid x_0) = \mathcal N\big(x_t;\ \sqrt{\bar\alpha_t}\, x_0,\ (1 - \bar\alpha_t) I\big), \qquad \bar\alpha_t = \prod_{s=1}^t (1 - \beta_s) \qquad \text{(DDPM eq. 4)}$$
 
-Mỗi mẫu trong batch có một $t$ riêng. Hàm `per_example` ở ô đầu giúp bạn đưa các số `(B,)` về đúng kích thước để nhân.
+Mỗi mẫu trong batch có một $t$ riêng. Hàm `per_example` ở đầu notebook giúp bạn đưa các số `(B,)` về đúng kích thước để nhân.
 """
 
 
@@ -275,7 +277,7 @@ Gauss; đây là phân phối hậu nghiệm (posterior):
 
 $$q(x_{t-1} \mid x_t, x_0) = \mathcal N(\tilde\mu_t, \tilde\beta_t I), \qquad
 \tilde\mu_t = \frac{\sqrt{\bar\alpha_{t-1}}\, \beta_t}{1 - \bar\alpha_t} x_0 + \frac{\sqrt{1 - \beta_t}\,(1 - \bar\alpha_{t-1})}{1 - \bar\alpha_t} x_t, \qquad
-\tilde\beta_t = \frac{1 - \bar\alpha_{t-1}}{1 - \bar\alpha_t} \beta_t \qquad \text{(DDPM công thức 6, 7)}$$
+\tilde\beta_t = \frac{1 - \bar\alpha_{t-1}}{1 - \bar\alpha_t} \beta_t \qquad \text{(DDPM eq. 6, 7)}$$
 
 Hãy nghĩ đến $t = 1$ trước khi lấy chỉ số: $\bar\alpha_0$ bằng 1, còn Python thì vẫn vui vẻ đọc `table[-1]`.
 """
@@ -320,7 +322,7 @@ chắn đến đâu. Trung bình của bước lùi là `posterior(x_t, x_0_hat,
 phương sai (covariance) là ma trận chéo, nằm giữa hai thái cực: $\tilde\beta_t$ nếu biết chính xác $x_0$, và $\beta_t$ nếu
 không biết gì về $x_0$. Vì phương sai phải dương nên ta không trộn phương sai mà trộn log của chúng:
 
-$$\Sigma_\theta = \exp\big(v \log \beta_t + (1 - v) \log \tilde\beta_t\big) \qquad \text{(Nichol \& Dhariwal 2021, công thức 15)}$$
+$$\Sigma_\theta = \exp\big(v \log \beta_t + (1 - v) \log \tilde\beta_t\big) \qquad \text{(Nichol \& Dhariwal 2021, eq. 15)}$$
 
 Bước cuối kết thúc ở dữ liệu, nơi $\tilde\beta_1 = 0$: khi đó dùng số nhỏ `least` thay thế.
 """
@@ -346,11 +348,12 @@ r"""
 ## 4. The bound, in bits
 
 How good is a generator? A diffusion model can be asked for a number: how many bits does it need to write down an example
-it has never seen? It cannot be computed exactly, but bounded from above:
+it has never seen? It cannot be computed exactly, but bounded from above, by a divergence for the
+prior ($L_T$), one for each step back ($L_{t-1}$), and the price of the step to the data ($L_0$):
 
-$$-\log_2 p(x_0) \le \underbrace{\mathrm{KL}\big(q(x_T | x_0)\,\|\,\mathcal N(0, I)\big)}_{\text{prior}}
-+ \sum_{t=2}^{T} \underbrace{\mathrm{KL}\big(q(x_{t-1} | x_t, x_0)\,\|\,p_\theta(x_{t-1} | x_t)\big)}_{\text{step } t}
-\underbrace{-\log_2 p_\theta(x_0 | x_1)}_{\text{step to the data}} \qquad \text{(2015 eq. 14; DDPM eq. 5)}$$
+$$-\log_2 p(x_0) \le \underbrace{\mathrm{KL}\big(q(x_T | x_0)\,\|\,\mathcal N(0, I)\big)}_{L_T}
++ \sum_{t=2}^{T} \underbrace{\mathrm{KL}\big(q(x_{t-1} | x_t, x_0)\,\|\,p_\theta(x_{t-1} | x_t)\big)}_{L_{t-1}}
+\underbrace{-\log_2 p_\theta(x_0 | x_1)}_{L_0} \qquad \text{(2015 eq. 14; DDPM eq. 5)}$$
 
 ### Exercise 1.6: a divergence between Gaussians
 
@@ -364,11 +367,12 @@ r"""
 ## 4. Cận trên, tính bằng bit
 
 Làm sao biết một mô hình sinh tốt đến đâu? Với mô hình khuếch tán, ta có thể hỏi một con số: cần bao nhiêu bit để ghi lại
-một mẫu mà mô hình chưa từng thấy? Không tính được chính xác con số này, nhưng chặn trên được:
+một mẫu mà mô hình chưa từng thấy? Không tính được chính xác con số này, nhưng chặn trên được, bằng tổng của: phần tiên nghiệm
+(prior, $L_T$), phần của mỗi bước lùi ($L_{t-1}$), và phần của bước cuối về dữ liệu ($L_0$):
 
-$$-\log_2 p(x_0) \le \underbrace{\mathrm{KL}\big(q(x_T | x_0)\,\|\,\mathcal N(0, I)\big)}_{\text{tiên nghiệm (prior)}}
-+ \sum_{t=2}^{T} \underbrace{\mathrm{KL}\big(q(x_{t-1} | x_t, x_0)\,\|\,p_\theta(x_{t-1} | x_t)\big)}_{\text{bước } t}
-\underbrace{-\log_2 p_\theta(x_0 | x_1)}_{\text{bước cuối về dữ liệu}} \qquad \text{(2015 công thức 14; DDPM công thức 5)}$$
+$$-\log_2 p(x_0) \le \underbrace{\mathrm{KL}\big(q(x_T | x_0)\,\|\,\mathcal N(0, I)\big)}_{L_T}
++ \sum_{t=2}^{T} \underbrace{\mathrm{KL}\big(q(x_{t-1} | x_t, x_0)\,\|\,p_\theta(x_{t-1} | x_t)\big)}_{L_{t-1}}
+\underbrace{-\log_2 p_\theta(x_0 | x_1)}_{L_0} \qquad \text{(2015 eq. 14; DDPM eq. 5)}$$
 
 ### Bài 1.6: độ phân kỳ KL giữa hai phân phối Gauss
 
@@ -420,7 +424,7 @@ def step_bits(x_0, x_t, t, x_0_hat, mix, betas, least):
 r"""
 ### Exercise 1.7: the whole bound
 
-Walk over all $t$, draw $x_t$ with the noise `eps[t - 1]`, ask the model, and add up. Do not forget the prior: $q(x_T |
+Walk over all $t$, draw $x_t$ with the noise `eps[t - 1]`, ask the model, and add up. Do not forget the prior, $L_T$: $q(x_T |
 x_0)$ is the Gaussian of exercise 1.3, and `kl_bits` compares it with $\mathcal N(0, I)$.
 """
 
@@ -428,7 +432,7 @@ x_0)$ is the Gaussian of exercise 1.3, and `kl_bits` compares it with $\mathcal 
 r"""
 ### Bài 1.7: toàn bộ cận trên
 
-Duyệt qua mọi $t$, lấy $x_t$ với nhiễu `eps[t - 1]`, hỏi mô hình rồi cộng lại. Đừng quên phần tiên nghiệm (prior):
+Duyệt qua mọi $t$, lấy $x_t$ với nhiễu `eps[t - 1]`, hỏi mô hình rồi cộng lại. Đừng quên phần tiên nghiệm (prior) $L_T$:
 $q(x_T | x_0)$ chính là phân phối Gauss ở bài 1.3, và `kl_bits` so nó với $\mathcal N(0, I)$.
 """
 

@@ -312,7 +312,7 @@ see the same pictures, holes and noise in the same order. They predict the veloc
 **How long must I train?** Here 600 steps, for minutes. The shipped model of section 5 took some 4,400 with batches of 128;
 published ones a hundred times that. Watch fillings, not only the loss. **Why is my loss not falling?** It falls fast, then
 hardly: most of it is noise that nobody can predict. If it does not fall at all: is the picture in $[-1, 1]$, does the
-network know the level, does the optimizer hold its parameters? **Why are the colours shifted?** Pictures in $[0, 1]$
+optimizer hold the network's parameters, is the target made of the noise that is in $x$? **Why are the colours shifted?** Pictures in $[0, 1]$
 where $[-1, 1]$ is meant, $x_0$ that is not clipped, or few training steps: a mean colour is what is learned last.
 """
 
@@ -327,7 +327,7 @@ thấy cùng những ảnh, lỗ và nhiễu theo cùng thứ tự. Chúng dự 
 **Phải huấn luyện bao lâu?** Ở đây là 600 bước, tức vài phút. Mô hình đi kèm ở phần 5 cần khoảng 4400 bước với batch 128; các
 mô hình đã công bố cần gấp hàng trăm lần. Hãy nhìn ảnh được điền, đừng chỉ nhìn loss. **Vì sao loss không giảm?** Nó giảm
 nhanh lúc đầu rồi hầu như đứng yên: phần lớn loss là nhiễu mà không ai dự đoán được. Nếu nó không giảm chút nào: ảnh có nằm
-trong $[-1, 1]$ không, mạng có được cho biết mức nhiễu không, optimizer có giữ đúng tham số của mạng không? **Vì sao màu bị
+trong $[-1, 1]$ không, optimizer có giữ đúng tham số của mạng không, đích dự đoán có tính từ đúng nhiễu nằm trong $x$ không? **Vì sao màu bị
 lệch?** Ảnh nằm trong $[0, 1]$ trong khi cần $[-1, 1]$, $x_0$ không được cắt (clip), hoặc huấn luyện còn ít: màu trung bình là
 thứ mạng học được sau cùng.
 """
@@ -594,7 +594,7 @@ r"""
 Định lý Bayes cho score: $\nabla \log p(x | y) = \nabla \log p(x) + \nabla \log p(y | x)$. Score của nhiễu ở một mức là
 $-\epsilon / \sqrt{1 - \gamma}$, nên một bộ phân loại (classifier) cho ảnh *có nhiễu* sẽ làm dịch chuyển phần được xem là nhiễu:
 
-$$\hat\epsilon = \epsilon_\theta(x) - \sqrt{1 - \gamma}\; s\, \nabla_x \log p(y \mid x) \qquad \text{(Dhariwal \& Nichol 2021, thuật toán 2)}$$
+$$\hat\epsilon = \epsilon_\theta(x) - \sqrt{1 - \gamma}\; s\, \nabla_x \log p(y \mid x) \qquad \text{(Dhariwal \& Nichol 2021, algorithm 2)}$$
 
 ### Bài 3.7: dẫn hướng
 
@@ -720,7 +720,7 @@ cách điền sắc nét nhưng khác ảnh gốc thì bị phạt hai lần. **
 **FID** không nhìn từng cặp nào cả: hai *tập ảnh* có giống nhau không? Nó so hai phân phối Gauss có trung bình và hiệp phương sai
 của các đặc trưng:
 
-$$d^2 = |\mu_1 - \mu_2|^2 + \mathrm{tr}\big(S_1 + S_2 - 2 (S_1 S_2)^{1/2}\big) \qquad \text{(Heusel và cộng sự 2017, công thức 6)}$$
+$$d^2 = |\mu_1 - \mu_2|^2 + \mathrm{tr}\big(S_1 + S_2 - 2 (S_1 S_2)^{1/2}\big) \qquad \text{(Heusel et al. 2017, eq. 6)}$$
 
 ### Bài 3.8: tự tính FID
 

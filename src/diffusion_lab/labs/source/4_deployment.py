@@ -706,7 +706,7 @@ Mô hình vẫn tốt như trước, nhưng người dùng có còn gửi nhữn
 ảnh gửi đến, như độ sáng của các pixel đã biết, và so *phân phối* chứ không so trung bình: **khoảng cách Kolmogorov-Smirnov** là chênh
 lệch lớn nhất giữa tỉ lệ ảnh gửi đến và tỉ lệ ảnh huấn luyện nằm ở hoặc dưới một giá trị nào đó,
 
-$$D = \max_v \big| F_{\text{gửi đến}}(v) - F_{\text{huấn luyện}}(v) \big|.$$
+$$D = \max_v \big| F_{\text{visitors}}(v) - F_{\text{training}}(v) \big|.$$
 
 Dữ liệu đã trôi nếu $D$ lớn hơn .2 (nhỏ hơn thì không đáng lo) **và** lớn hơn mức mà ngẫu nhiên giải thích được, $1.63 \sqrt{(n + m) /
 (n m)}$.
