@@ -197,4 +197,5 @@ def _next_whole(index: int, corrupt: Mapping[int, str], count: int) -> int:
 
 def _progress() -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True), transient=True)
+    # In a notebook too as in a terminal: rich's bar there needs ipywidgets, and warns where they are missing.
+    return Progress(*columns, console=Console(stderr=True, force_jupyter=False), transient=True)

@@ -54,8 +54,7 @@ def mode_counting(count_modes: Callable[..., Any], generator: Generator) -> Iter
         "fair share",
         said(few)[0] == 1,
         "five draws of 800 on a centre are far below a quarter of its fair share (100), yet you count that mode",
-        "chỉ 5 trong 800 mẫu rơi vào một tâm, kém xa một phần tư của 100 mẫu khi chia đều, vậy mà mode đó vẫn được "
-        "đếm",
+        "chỉ 5 trong 800 mẫu rơi vào một tâm, kém xa một phần tư của 100 mẫu khi chia đều, vậy mà mode đó vẫn được đếm",
     )
     stray = torch.cat([centres[:2].repeat_interleave(20, dim=0), 0.3 * normal(generator, 900, 2).float()])
     yield Property(

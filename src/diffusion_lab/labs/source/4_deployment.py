@@ -424,7 +424,7 @@ from diffusion_lab.diffusion.denoiser import Velocity
 from diffusion_lab.diffusion.losses import DenoisingLoss, Levels
 from diffusion_lab.diffusion.process import add_noise
 
-SHORT, LONG = 150, 600
+SHORT, LONG, BATCH = 150, 600, 32
 UNET = {"image_size": 32, "channels": 16, "multipliers": [1, 2, 4], "depth": 1, "condition_channels": 4}
 NODE = {
     "_target_": "diffusion_lab.inpainting.Inpainter",
@@ -447,8 +447,8 @@ def trained(steps):
     optimizer = torch.optim.AdamW(inpainter.parameters(), lr=2e-3)
     for step in tqdm(range(steps), mininterval=2):
         optimizer.param_groups[0]["lr"] = 2e-3 * min(1.0, 2 * (1 - step / steps))
-        x_0, mask = (all_of[torch.randint(len(all_of), (32,), generator=generator)] for all_of in (train, holes))
-        level = inpainter.denoiser.schedule.level(1 + 999 * torch.rand(32, generator=generator, dtype=torch.float64))
+        x_0, mask = (all_of[torch.randint(len(all_of), (BATCH,), generator=generator)] for all_of in (train, holes))
+        level = inpainter.denoiser.schedule.level(1 + 999 * torch.rand(BATCH, generator=generator, dtype=torch.float64))
         eps, noise = (torch.randn(x_0.shape, generator=generator) for _ in range(2))
         x = torch.where(mask, add_noise(x_0, eps, level), x_0)
         said = inpainter.denoiser(x, level, inpainter.condition(x_0, mask, noise))
