@@ -13,7 +13,8 @@ SHORTENED: Mapping[str, Mapping[str, str]] = {
     "1_diffusion": {"STEPS = 3000": "STEPS = 10", "TRAINING = 3000": "TRAINING = 120"},
     "2_ddpm": {"T = 400": "T = 40", "TRAINING = 1500": "TRAINING = 60", "BATCH = 32": "BATCH = 8"},
     "3_inpainting": {
-        "STEPS, BATCH = 600, 32": "STEPS, BATCH = 20, 4",
+        "STEPS, BATCH = 600, 32": "STEPS, BATCH = 10, 4",
+        "    for t in range(60, 1000, 120)": "    for t in range(60, 1000, 480)",
         "def filled(network, image, mask, steps=20": "def filled(network, image, mask, steps=3",
         "COUNT = 24": "COUNT = 6",
         "slow = replace(repaint(steps=15, jump=5, resamples=3)": "slow = replace(repaint(steps=4, jump=2, resamples=2)",

@@ -260,8 +260,8 @@ r"""
 Backwards the process is no Gaussian, unless one knows where it began. Then it is one, by Bayes' rule:
 
 $$q(x_{t-1} \mid x_t, x_0) = \mathcal N(\tilde\mu_t, \tilde\beta_t I), \qquad
-\tilde\mu_t = \frac{\sqrt{\bar\alpha_{t-1}}\, \beta_t}{1 - \bar\alpha_t} x_0 + \frac{\sqrt{1 - \beta_t}\,(1 - \bar\alpha_{t-1})}{1 - \bar\alpha_t} x_t, \qquad
 \tilde\beta_t = \frac{1 - \bar\alpha_{t-1}}{1 - \bar\alpha_t} \beta_t \qquad \text{(DDPM eq. 6, 7)}$$
+$$\tilde\mu_t = \frac{\sqrt{\bar\alpha_{t-1}}\, \beta_t}{1 - \bar\alpha_t} x_0 + \frac{\sqrt{1 - \beta_t}\,(1 - \bar\alpha_{t-1})}{1 - \bar\alpha_t} x_t$$
 
 Think of $t = 1$ before you index: $\bar\alpha_0$ is 1, and Python is happy to read `table[-1]`.
 """
@@ -276,8 +276,8 @@ r"""
 Gauss; đây là phân phối hậu nghiệm (posterior):
 
 $$q(x_{t-1} \mid x_t, x_0) = \mathcal N(\tilde\mu_t, \tilde\beta_t I), \qquad
-\tilde\mu_t = \frac{\sqrt{\bar\alpha_{t-1}}\, \beta_t}{1 - \bar\alpha_t} x_0 + \frac{\sqrt{1 - \beta_t}\,(1 - \bar\alpha_{t-1})}{1 - \bar\alpha_t} x_t, \qquad
 \tilde\beta_t = \frac{1 - \bar\alpha_{t-1}}{1 - \bar\alpha_t} \beta_t \qquad \text{(DDPM eq. 6, 7)}$$
+$$\tilde\mu_t = \frac{\sqrt{\bar\alpha_{t-1}}\, \beta_t}{1 - \bar\alpha_t} x_0 + \frac{\sqrt{1 - \beta_t}\,(1 - \bar\alpha_{t-1})}{1 - \bar\alpha_t} x_t$$
 
 Hãy nghĩ đến $t = 1$ trước khi lấy chỉ số: $\bar\alpha_0$ bằng 1, còn Python thì vẫn vui vẻ đọc `table[-1]`.
 """
@@ -349,11 +349,12 @@ r"""
 
 How good is a generator? A diffusion model can be asked for a number: how many bits does it need to write down an example
 it has never seen? It cannot be computed exactly, but bounded from above, by a divergence for the
-prior ($L_T$), one for each step back ($L_{t-1}$), and the price of the step to the data ($L_0$):
+prior ($L_T$), one for each step back ($L_{t-1}$), and the price of the step to the data ($L_0$;
+2015 eq. 14, DDPM eq. 5):
 
 $$-\log_2 p(x_0) \le \underbrace{\mathrm{KL}\big(q(x_T | x_0)\,\|\,\mathcal N(0, I)\big)}_{L_T}
 + \sum_{t=2}^{T} \underbrace{\mathrm{KL}\big(q(x_{t-1} | x_t, x_0)\,\|\,p_\theta(x_{t-1} | x_t)\big)}_{L_{t-1}}
-\underbrace{-\log_2 p_\theta(x_0 | x_1)}_{L_0} \qquad \text{(2015 eq. 14; DDPM eq. 5)}$$
+\underbrace{-\log_2 p_\theta(x_0 | x_1)}_{L_0}$$
 
 ### Exercise 1.6: a divergence between Gaussians
 
@@ -368,11 +369,12 @@ r"""
 
 Làm sao biết một mô hình sinh tốt đến đâu? Với mô hình khuếch tán, ta có thể hỏi một con số: cần bao nhiêu bit để ghi lại
 một mẫu mà mô hình chưa từng thấy? Không tính được chính xác con số này, nhưng chặn trên được, bằng tổng của: phần tiên nghiệm
-(prior, $L_T$), phần của mỗi bước lùi ($L_{t-1}$), và phần của bước cuối về dữ liệu ($L_0$):
+(prior, $L_T$), phần của mỗi bước lùi ($L_{t-1}$), và phần của bước cuối về dữ liệu ($L_0$; 2015 eq. 14,
+DDPM eq. 5):
 
 $$-\log_2 p(x_0) \le \underbrace{\mathrm{KL}\big(q(x_T | x_0)\,\|\,\mathcal N(0, I)\big)}_{L_T}
 + \sum_{t=2}^{T} \underbrace{\mathrm{KL}\big(q(x_{t-1} | x_t, x_0)\,\|\,p_\theta(x_{t-1} | x_t)\big)}_{L_{t-1}}
-\underbrace{-\log_2 p_\theta(x_0 | x_1)}_{L_0} \qquad \text{(2015 eq. 14; DDPM eq. 5)}$$
+\underbrace{-\log_2 p_\theta(x_0 | x_1)}_{L_0}$$
 
 ### Bài 1.6: độ phân kỳ KL giữa hai phân phối Gauss
 
