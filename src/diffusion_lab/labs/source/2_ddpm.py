@@ -311,8 +311,8 @@ r"""
 The layers are there; write `forward`. Norm, then activation (`F.silu`), then convolution, twice; the embedding joins in
 between, one number for each channel:
 
-$$h = \text{conv}_\text{in}(\text{silu}(\text{norm}_\text{in}(x))) + \text{embed}(\text{embedding}), \qquad
-\text{out} = \text{shortcut}(x) + \text{conv}_\text{out}(\text{silu}(\text{norm}_\text{out}(h))) \qquad (h)$$
+$$h = \text{conv}_\text{in}(\text{silu}(\text{norm}_\text{in}(x))) + \text{embed}(\text{embedding}) \qquad (h)$$
+$$\text{out} = \text{shortcut}(x) + \text{conv}_\text{out}(\text{silu}(\text{norm}_\text{out}(h)))$$
 
 The last convolution starts at zero, so that every block starts by changing nothing: a deep network then learns from the
 first step.
@@ -325,8 +325,8 @@ r"""
 Các lớp đã có sẵn; hãy viết `forward`. Chuẩn hoá (norm), rồi kích hoạt (`F.silu`), rồi tích chập, hai lần như vậy;
 embedding được cộng vào ở giữa, mỗi kênh (channel) một số:
 
-$$h = \text{conv}_\text{in}(\text{silu}(\text{norm}_\text{in}(x))) + \text{embed}(\text{embedding}), \qquad
-\text{out} = \text{shortcut}(x) + \text{conv}_\text{out}(\text{silu}(\text{norm}_\text{out}(h))) \qquad (h)$$
+$$h = \text{conv}_\text{in}(\text{silu}(\text{norm}_\text{in}(x))) + \text{embed}(\text{embedding}) \qquad (h)$$
+$$\text{out} = \text{shortcut}(x) + \text{conv}_\text{out}(\text{silu}(\text{norm}_\text{out}(h)))$$
 
 Tích chập cuối khởi đầu bằng 0, nên lúc đầu mỗi khối không thay đổi gì: nhờ vậy mạng sâu học được ngay từ bước đầu tiên.
 """
@@ -415,13 +415,13 @@ Down to half the size, and up again; on the way up each block also reads what th
 down (`torch.cat(..., dim=1)`), so that fine detail need not squeeze through the middle.
 
 ```
-x -> conv_in -> down_fine -----------------------------------> cat -> up_fine -> norm_out, silu, conv_out
-                    |                                           ^
-                  shrink                                       grow
-                    |                                           |
-                    +-> down_coarse ---------------> cat -> up_coarse
-                             |                        ^
-                             +-> attend -> middle ----+
+x -> conv_in -> down_fine ----------------------------> cat -> up_fine -> out
+                    |                                    ^
+                  shrink                                grow
+                    |                                    |
+                    +-> down_coarse -------------> cat -> up_coarse
+                             |                      ^
+                             +-> attend -> middle --+        out: norm_out, silu, conv_out
 ```
 
 `self.embed(time_embedding(t, self.channels))` is the embedding that every `ResBlock` is told.
@@ -435,13 +435,13 @@ r"""
 trên đường xuống (`torch.cat(..., dim=1)`; đây là các đường nối tắt (skip connection)), nhờ đó các chi tiết nhỏ không phải chui qua phần giữa.
 
 ```
-x -> conv_in -> down_fine -----------------------------------> cat -> up_fine -> norm_out, silu, conv_out
-                    |                                           ^
-                  shrink                                       grow
-                    |                                           |
-                    +-> down_coarse ---------------> cat -> up_coarse
-                             |                        ^
-                             +-> attend -> middle ----+
+x -> conv_in -> down_fine ----------------------------> cat -> up_fine -> out
+                    |                                    ^
+                  shrink                                grow
+                    |                                    |
+                    +-> down_coarse -------------> cat -> up_coarse
+                             |                      ^
+                             +-> attend -> middle --+        out: norm_out, silu, conv_out
 ```
 
 `self.embed(time_embedding(t, self.channels))` là embedding cần đưa cho mọi `ResBlock`.
