@@ -47,7 +47,9 @@ import sys
 if importlib.util.find_spec("diffusion_lab") is None:
     assert PACKAGE, "diffusion_lab is not installed here: write into PACKAGE, above, where it comes from"
     package = f"diffusion-lab[labs,serve] @ {PACKAGE}"
+    print("installing diffusion_lab and what it needs: some minutes ...")
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", package], check=True)
+    importlib.invalidate_caches()
 
 # %%
 import asyncio
