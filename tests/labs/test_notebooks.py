@@ -11,7 +11,7 @@ from diffusion_lab.labs import text
 
 SHORTENED: Mapping[str, Mapping[str, str]] = {
     "1_diffusion": {"STEPS = 3000": "STEPS = 10", "TRAINING = 3000": "TRAINING = 120"},
-    "2_ddpm": {"T = 400": "T = 40", "TRAINING = 1500": "TRAINING = 60", "BATCH = 32": "BATCH = 8"},
+    "2_ddpm": {"T = 400": "T = 40", "TRAINING = 1500": "TRAINING = 50", "BATCH = 32": "BATCH = 4"},
     "3_inpainting": {
         "STEPS, BATCH = 600, 32": "STEPS, BATCH = 10, 4",
         "    for t in range(60, 1000, 120)": "    for t in range(60, 1000, 480)",
@@ -24,7 +24,12 @@ SHORTENED: Mapping[str, Mapping[str, str]] = {
         "for _ in tqdm(range(400)": "for _ in tqdm(range(20)",
         "    rows.append(filled(network, face, top, steps=10": "    rows.append(filled(network, face, top, steps=3",
     },
-    "4_deployment": {"SHORT, LONG, BATCH = 150, 600, 32": "SHORT, LONG, BATCH = 5, 30, 8"},
+    "4_deployment": {
+        "SHORT, LONG, BATCH = 150, 600, 32": "SHORT, LONG, BATCH = 3, 20, 8",
+        '    "sampler": {"_target_": "diffusion_lab.diffusion.samplers.ddim", "steps": 8': (
+            '    "sampler": {"_target_": "diffusion_lab.diffusion.samplers.ddim", "steps": 3'
+        ),
+    },
 }
 """What of each lab takes long, and what stands there where the figures do not matter."""
 
