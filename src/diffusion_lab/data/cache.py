@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -197,5 +198,5 @@ def _next_whole(index: int, corrupt: Mapping[int, str], count: int) -> int:
 
 def _progress() -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    # In a notebook too as in a terminal: rich's bar there needs ipywidgets, and warns where they are missing.
-    return Progress(*columns, console=Console(stderr=True, force_jupyter=False), transient=True)
+    # On terminals only: a notebook's bar needs ipywidgets, and a log shows the codes that move a cursor.
+    return Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
