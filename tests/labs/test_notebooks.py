@@ -73,6 +73,7 @@ def test_a_solved_notebook_runs_without_a_warning(
         Path(folder, source.with_suffix(".ipynb").name).write_text(nbformat.writes(notebook), encoding="utf-8")
     wrote = "".join(map(printed, found))
     assert "Warning" not in wrote, wrote
+    assert "\x1b[" not in wrote, "codes that move a cursor or colour a terminal"
     assert "✗" not in wrote
     solved = [cell.exercise for cell in cells if cell.exercise]
     assert all(f"✓ {number}" in wrote for number in solved)
