@@ -14,7 +14,7 @@ from diffusion_lab.pages.plots import Dot, dots, spot
 
 _COSTS = {"network_calls": "network calls", "seconds_per_image": "seconds a picture"}
 _CURVES = ("val/lpips", "val/psnr", "val/loss")
-_FIRST, _BESIDE = 4, 8  # figures in the first table, and in each of those that have the others: so many fit in a window
+_FIRST, _BESIDE = 3, 8  # figures in the first table, and in each of those that have the others: so many fit in a window
 _CONFIGURATION = tag("th", {"scope": "col"}, "Configuration")
 
 
@@ -68,7 +68,9 @@ def _table(board: Board) -> Html:
         others = (_apart(found, board.by) for found in (rank.above, rank.first))
         seeds = cell(entry.figures[board.by].seeds)
         rows.append(tag("tr", _marks(entry), _name(entry, colour), seeds, *_values(entry, keys), minutes, *others))
-    return section("Figures", notes(board), sortable("Figures", head, [(None, rows)]), attributes={"class": "figures"})
+    return section(
+        "Figures", notes(board), sortable("Figures", head, [(None, rows)]), attributes={"class": "figures board"}
+    )
 
 
 def _more(board: Board) -> Html | None:
