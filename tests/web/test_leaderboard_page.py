@@ -109,9 +109,8 @@ def test_how_far_the_jobs_are_that_are_not_done(browser: Any, tmp_path: Path) ->
         names = sheet.seen(f"{table} tbody th")
         assert dict(zip(names, sheet.seen(f"{table} tbody td"), strict=True)) == states
         sides = [f"{table} thead th:last-child", f"{table} tbody td"]
-        assert (
-            len({sheet.js("getComputedStyle(document.querySelector(arguments[0])).textAlign", x) for x in sides}) == 1
-        )
+        align = "getComputedStyle(document.querySelector(arguments[0])).textAlign"
+        assert {sheet.js(align, side) for side in sides} == {"left"}
 
 
 def test_a_sweep_that_has_not_begun_has_a_page(browser: Any, tmp_path: Path) -> None:
