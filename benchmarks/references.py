@@ -1,8 +1,10 @@
-"""Our figures beside those of the tools that others measure with: ``python benchmarks/references.py``.
+"""Our figures beside those of the tools that others measure with, on the same pictures.
 
-Both sides get the same pictures: built-in faces, and these faces with a half filled by a classical method. pytorch-fid
-and clean-fid read them from folders, as they do for anybody. No tool's own weights are downloaded: each is given those
-of `diffusion_lab.metrics.inception` in its own graph, batch norms and all, and lpips the trunk of
+    uv run --group benchmarks python benchmarks/references.py
+
+Both sides get built-in faces, and these faces with a half filled by a classical method; pytorch-fid and clean-fid read
+them from folders, as they do for anybody. No tool's own weights are downloaded: each is given those of
+`diffusion_lab.metrics.inception` in its own graph, batch norms and all, and lpips the trunk of
 `diffusion_lab.metrics.LPIPS` under its own heads. Prints a table in Markdown and writes it to a JSON file; a tool that
 is not installed is named and left out.
 """

@@ -31,7 +31,7 @@ def trained(
 ) -> None:
     """A job of a sweep as it would lie on disk; `better` of its evaluation, None: there is none.
 
-    Of its evaluation are `methods`, whose numbers are those of their calls, `others`, figures beside the usual ones, and
+    Of its evaluation are `methods` (a number in a name is that of calls), `others`, figures beside the usual ones, and
     `facts` of the protocol.
     """
     run = sweep / str(job)
