@@ -237,10 +237,11 @@ def perceptual_distance(real: Tensor, fake: Tensor) -> Iterator[Agreement]:
 
 
 def measured(parts: Iterable[Iterator[Agreement]]) -> Iterator[Agreement]:
-    """What the tools that are installed say; the others are named on stderr, what they print is not shown."""
+    """What the tools that are installed say; the others are named on stderr, what they print or warn of is not shown."""
     for part in parts:
+        quiet = contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO())
         try:
-            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            with quiet[0], quiet[1], warnings.catch_warnings(action="ignore"):
                 found = list(part)
         except ModuleNotFoundError as error:
             print(f"Left out: {error.name} is not installed.", file=sys.stderr)
@@ -264,7 +265,6 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path(".cache"), help="folder of decoded pictures")
     parser.add_argument("--output", type=Path, default=Path("references.json"), help="every row")
     asked = parser.parse_args()
-    warnings.simplefilter("ignore")  # of the tools
     real, fake = faces_and_fillings(asked.pictures, asked.size, asked.cache)
     features = random_features(asked.features)
     resizings = {

@@ -24,7 +24,6 @@ def test_a_difference_is_the_largest_one(references) -> None:
         references.agreement("numpy", "of other shapes", 1, [1.0], [[1.0]])
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of the tools
 def test_of_features_and_of_pictures_the_tools_say_the_same(references, tmp_path: Path) -> None:
     features = references.random_features(100, width=16)
     pictures = references.faces_and_fillings(3, 32, tmp_path)
