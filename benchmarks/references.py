@@ -237,7 +237,7 @@ def perceptual_distance(real: Tensor, fake: Tensor) -> Iterator[Agreement]:
 
 
 def measured(parts: Iterable[Iterator[Agreement]]) -> Iterator[Agreement]:
-    """What the tools that are installed say; the others are named on stderr, what they print or warn of is not shown."""
+    """What the tools that are installed say, without what they print and warn of; the others are named on stderr."""
     for part in parts:
         quiet = contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO())
         try:
