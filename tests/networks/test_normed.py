@@ -49,7 +49,7 @@ def both(given: list[Tensor], told: bool, silu: bool, layout: torch.memory_forma
 @needs_kernel
 @pytest.mark.parametrize("silu", [True, False])
 @pytest.mark.parametrize("told", [True, False])
-@pytest.mark.parametrize(("dtype", "within"), [(torch.float32, 1e-5), (torch.float64, 1e-12), (torch.bfloat16, 0.02)])
+@pytest.mark.parametrize(("dtype", "within"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
 def test_forward_and_gradients_are_those_of_the_three(dtype: torch.dtype, within: float, told: bool, silu: bool):
     given = inputs(dtype)
     one, three = (both(given, told, silu, layout) for layout in (torch.channels_last, torch.contiguous_format))
@@ -59,12 +59,15 @@ def test_forward_and_gradients_are_those_of_the_three(dtype: torch.dtype, within
 
 
 @needs_kernel
-def test_bfloat16_is_rounded_once():
+@pytest.mark.parametrize("told", [True, False])
+def test_bfloat16_is_rounded_once(told: bool):
     """The three round after each; the one is as near to the truth as bfloat16 allows."""
     given = inputs(torch.bfloat16)
-    exact = both([each.detach().double().requires_grad_() for each in given], True, True, torch.contiguous_format)[0]
-    found = both(given, True, True, torch.channels_last)[0]
-    assert torch.allclose(found.double(), exact, rtol=2**-8, atol=1e-6)
+    exact = both([each.detach().double().requires_grad_() for each in given], told, True, torch.contiguous_format)
+    one, three = (both(given, told, True, layout) for layout in (torch.channels_last, torch.contiguous_format))
+    assert torch.allclose(one[0].double(), exact[0], rtol=2**-8, atol=1e-6)
+    for found, other, true in zip(one, three, exact, strict=True):
+        assert (found - true).square().sum() <= 1.1 * (other - true).square().sum()
 
 
 @needs_kernel
@@ -137,17 +140,16 @@ def test_a_network_takes_it_of_itself(awake: Awake, monkeypatch: pytest.MonkeyPa
     call = module._call
     monkeypatch.setattr(module, "_call", lambda *arguments: (seen.append(1), call(*arguments)))
     found = []
-    for network in (first, last):
-        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+    for network, low in ((first, False), (first, autocast), (last, autocast)):
+        with torch.autocast("cpu", torch.bfloat16, enabled=low):
             y = network(*given)
-        y.float().square().mean().backward()
-        found.append([y, *(p.grad for p in network.parameters())])
+        found.append([y, *torch.autograd.grad(y.float().square().mean(), list(network.parameters()))])
         assert bool(seen) is (network is last)
     norms = sum(isinstance(layer, nn.GroupNorm) for layer in last.modules())
     assert len(seen) == 2 * norms  # there and back: none is left to the three
-    assert found[1][0].is_contiguous()
-    for one, three in zip(*found, strict=True):
-        assert (one - three).abs().max() <= (0.06 if autocast else 1e-4) * three.abs().max() + 1e-6
+    assert found[2][0].is_contiguous()
+    truth, three, one = (torch.cat([each.flatten().float() for each in made]) for made in found)
+    assert (one - truth).norm() <= (1.2 * (three - truth).norm() if autocast else 1e-5 * truth.norm())
 
 
 @pytest.mark.usefixtures("fresh")

@@ -28,6 +28,7 @@ class Job:
         sampler: None is the inpainter's own.
         previews: how many are wanted on the way, evenly spread.
         seconds: until the job is given up, from its submission; None is the engine's own limit.
+        client: whose it is, for clients to take turns; an empty one stands for itself.
     """
 
     image: Tensor
@@ -36,6 +37,7 @@ class Job:
     sampler: Sampler | None = None
     previews: int = 0
     seconds: float | None = None
+    client: str = ""
 
     @property
     def rows(self) -> int:
