@@ -85,7 +85,8 @@ class TaskInfo(BaseModel):
 class Info(BaseModel):
     """What the service is.
 
-    `eyes` are where the model expects those of a face, in parts of its square; null if it does not say.
+    `eyes` are where the model expects those of a face, in parts of its square; null if it does not say. `backend` is the
+    form of its networks.
     """
 
     version: str
@@ -93,6 +94,7 @@ class Info(BaseModel):
     image_size: int
     eyes: Eyes | None
     trained_on: str
+    backend: str
     samplers: dict[str, SamplerInfo]
     default_sampler: str
     limits: LimitsInfo
@@ -252,6 +254,7 @@ def restoring(desk: Desk, trained_on: str, locks: list[Any], holder: Any) -> API
             image_size=desk.engine.image_size,
             eyes=None if eyes is None else Eyes.of(eyes),
             trained_on=trained_on,
+            backend=desk.engine.form,
             samplers={
                 name: SamplerInfo(steps=offer.steps, least=offer.least, most=most)
                 for name, offer in desk.offers.items()

@@ -222,6 +222,10 @@ class Engine(Protocol):
     def version(self) -> str:
         """Of the model in service."""
 
+    @property
+    def form(self) -> str:
+        """Of its networks: eager, compiled, onnxruntime or bfloat16."""
+
     def submit(self, job: Job) -> AsyncGenerator[Event, None]:
         """Queued, then stepped for every network call, then finished; closing it gives the job up within one step.
 

@@ -77,6 +77,7 @@ class LocalEngine:
         autocast: of the network calls, such as bfloat16; None is float32.
         measures: is told what happens, from several threads.
         backend: the form that a swap brings a network into; the first inpainter's has its own already.
+        form: what people call that form.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class LocalEngine:
         autocast: torch.dtype | None = None,
         measures: Measures | None = None,
         backend: Backend = eager,
+        form: str = "eager",
     ) -> None:
         if "data" not in inpainter.recipe:
             raise ValueError("this inpainter has no recipe that names its image size: load it from a folder")
@@ -100,6 +102,7 @@ class LocalEngine:
         self._seconds = seconds
         self._measures = measures or Unmeasured()
         self._backend = backend
+        self.form = form
         self._waiting = Turns()
         self._starting: list[Ticket] = []
         self._running: list[Run] = []
