@@ -85,8 +85,8 @@ class TaskInfo(BaseModel):
 class Info(BaseModel):
     """What the service is.
 
-    `eyes` are where the model expects those of a face, in parts of its square; null if it does not say. `backend` is the
-    form of its networks.
+    `eyes` are where the model expects those of a face, in parts of its square; null if it does not say. `backend` is
+    the form of its networks.
     """
 
     version: str
