@@ -56,12 +56,11 @@ def local(
     Raises:
         ValueError: if the model is damaged or does not do what it is known to do, or there is no such backend here.
     """
-    forms: dict[str, Backend] = {**BACKENDS, "auto": Fastest(candidates(bfloat16))}
-    if backend not in forms:
-        raise ValueError(f"engine.backend={backend} is none of {', '.join(forms)}")
+    if backend not in (*BACKENDS, "auto"):
+        raise ValueError(f"engine.backend={backend} is none of {', '.join(BACKENDS)}, auto")
     if bfloat16 and backend == "onnxruntime":
         raise ValueError("engine.backend=onnxruntime calls the network in float32: leave engine.bfloat16 out")
-    form = forms[backend]
+    form: Backend = Fastest(candidates(bfloat16)) if backend == "auto" else BACKENDS[backend]
     autocast = torch.bfloat16 if bfloat16 and not isinstance(form, Fastest) else None
     try:
         model = checked(folder, inpainting.device(device), autocast=autocast, backend=form)
