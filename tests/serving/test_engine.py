@@ -153,7 +153,10 @@ def test_jobs_start_in_their_turn_and_a_large_one_beside_others() -> None:
 
     async def main() -> None:
         async with running(elementwise(network), max_batch=3) as engine:
-            tasks = [await begun(engine, job(i, *range(n - 1), sampler=ddim(steps=2))) for i, n in enumerate(rows)]
+            asked = [job(i, *range(n - 1), sampler=ddim(steps=2)) for i, n in enumerate(rows)]
+            tasks = [await begun(engine, asked[0])]
+            await network.inside()
+            tasks += [await begun(engine, one) for one in asked[1:]]
             network.held = False
             network.let(1)
             await asyncio.gather(*tasks)

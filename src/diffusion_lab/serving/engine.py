@@ -76,7 +76,7 @@ class Queued:
     """The job waits.
 
     Args:
-        position: how many jobs wait in front of it.
+        position: how many jobs wait in front of it; shorter ones may still come in between.
     """
 
     position: int

@@ -66,6 +66,7 @@ def local(
         model = checked(folder, inpainting.device(device), autocast=autocast, backend=form)
     except SwapRefused as refused:
         raise ValueError(str(refused)) from None
+    called = (form.name or backend) if isinstance(form, Fastest) else backend
     return LocalEngine(
         model.inpainter,
         model.version,
@@ -75,7 +76,7 @@ def local(
         autocast=autocast,
         measures=measures,
         backend=form,
-        form=(form.name or backend) if isinstance(form, Fastest) else f"{backend}, bfloat16" if bfloat16 else backend,
+        form=called if autocast is None else f"{called}, bfloat16",
     )
 
 
