@@ -9,6 +9,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import nn
@@ -100,6 +101,11 @@ def test_every_option_builds(group: str, option: str, tmp_path: Path) -> None:
     if group == "resize":
         chosen = composed("evaluate", f"resize@fid.extractor.resize={option}").fid.extractor.resize
         assert instantiate(chosen).words
+        return
+    if group == "features":  # made of a file of weights
+        chosen = composed("evaluate", f"features@fd.extractor={option}", "fd.extractor.weights=none").fd.extractor
+        with pytest.raises(InstantiationException, match=r"needs .* safetensors"):
+            instantiate(chosen)
         return
     if group == "protocol":  # its holes stand in place of the task's
         cfg = composed("evaluate", f"+protocol={option}")

@@ -1,6 +1,7 @@
 """The leaderboard: what may be said of configurations, over seeds and over pictures."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import t, ttest_rel
 
+from diffusion_lab import sweeps
 from diffusion_lab.bootstrap import interval
 from diffusion_lab.evaluation import leaderboard
 from diffusion_lab.evaluation.__main__ import main
@@ -18,16 +20,29 @@ from reported import report
 
 
 def trained(
-    sweep: Path, job: int, *overrides: str, loss: float = 0.5, better: float | None = None, **facts: Any
+    sweep: Path,
+    job: int,
+    *overrides: str,
+    loss: float = 0.5,
+    better: float | None = None,
+    methods: Sequence[str] = ("diffusion_10", "mean fill"),
+    others: Sequence[str] = (),
+    **facts: Any,
 ) -> None:
-    """A job of a sweep as it would lie on disk; `better` of its evaluation, None: there is none."""
+    """A job of a sweep as it would lie on disk; `better` of its evaluation, None: there is none.
+
+    Of its evaluation are `methods` (a number in a name is that of calls), `others`, figures beside the usual ones, and
+    `facts` of the protocol.
+    """
     run = sweep / str(job)
     (run / ".hydra").mkdir(parents=True)
     (run / ".hydra" / "overrides.yaml").write_text("".join(f"- {each}\n" for each in overrides))
     lines = [{"step": 3, "val/loss": 2 * loss}, {"step": 5, "train/loss": 9.0}, {"step": 7, "val/loss": loss}]
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     if better is not None:
-        made = report(seed=job, n=40, methods=("diffusion_10", "mean fill"), better=better, **facts)
+        made = report(seed=job, n=40, methods=methods, better=better, **facts)
+        for row in made.rows:
+            row |= dict.fromkeys(others, 0.5 - better)
         (run / "evaluation").mkdir()
         (run / "evaluation" / "results.json").write_text(made.json())
 
@@ -136,3 +151,44 @@ def test_the_command(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert mistake[1] in capsys.readouterr().err
     assert main(["leaderboard", str(sweep / "0" / "evaluation")]) == 1
     assert "holds no run" in capsys.readouterr().err
+
+
+def begun(sweep: Path) -> dict[str, str]:
+    """A sweep of six jobs as it was cut, with what is to be said of those that are not done."""
+    jobs = [[f"schedule={name}", "experiment=x"] for name in ("done", "unseen", "failed", "cut", "new", "none")]
+    assert sweeps.enlist(sweep, jobs, ["schedule"], ["schedule=..."]) == [*range(6)]
+    trained(sweep, 0, *jobs[0], better=0.2)
+    for number in (1, 2, 3):
+        trained(sweep, number, *jobs[number])
+    (sweep / "4" / ".hydra").mkdir(parents=True)
+    (sweep / "4" / ".hydra" / "overrides.yaml").write_text("- schedule=new\n- experiment=x\n")
+    for number, code in {0: 0, 1: 0, 2: 3}.items():
+        sweeps.Job(number, jobs[number], sweep / str(number)).note(code, 1.5)
+    return {
+        "schedule=unseen": "trained, not evaluated",
+        "schedule=failed": "failed with exit code 3",
+        "schedule=cut": "not ended, at step 8",
+        "schedule=new": "begun",
+        "schedule=none": "not begun",
+    }
+
+
+def test_how_far_the_jobs_are_that_are_not_done(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    states = begun(tmp_path)
+    assert dict(leaderboard.unfinished([tmp_path], leaderboard.runs([tmp_path]))) == states
+    assert main(["leaderboard", str(tmp_path)]) == 0
+    said = [f"{name}: {state}" for name, state in states.items()]
+    assert [line for line in capsys.readouterr().out.splitlines() if line in said] == said
+    assert (tmp_path / "leaderboard.md").read_text().splitlines()[-5:] == [f"- {line}" for line in said]
+
+
+def test_of_a_sweep_of_which_no_job_has_begun_all_are_listed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweeps.enlist(tmp_path, [["schedule=a", "seed=0"], ["schedule=b", "seed=0"]], ["schedule"], ["schedule=a,b"])
+    assert main(["leaderboard", str(tmp_path)]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out[:2] == ["schedule=a: not begun", "schedule=b: not begun"]
+    assert out[-1].endswith("0 runs; 2 are not done or stand in no table")
+    assert "schedule=b" in (tmp_path / "leaderboard.html").read_text()
+    assert json.loads((tmp_path / "leaderboard.json").read_text()) == []

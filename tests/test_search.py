@@ -1,6 +1,7 @@
 """The search for settings, on a training that takes no time."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -87,15 +88,19 @@ def test_a_hopeless_trial_is_told_to_stop(scripts: Path) -> None:
         search.tried(study.ask(), study.user_attrs["asked"], study_folder, scripts)
 
 
-def test_a_trial_that_was_cut_goes_on_in_its_folder(scripts: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_trial_that_was_cut_goes_on_in_its_folder(scripts: Path, number: signal.Signals) -> None:
     study = scripts / "study"
     study.mkdir()
     (study / "waits").touch()
     (scripts / "sweep.py").write_text(SWEEP)
-    process = subprocess.Popen([sys.executable, str(scripts / "sweep.py"), str(study), *ASKED])
+    process = subprocess.Popen([sys.executable, str(scripts / "sweep.py"), str(study), *ASKED], start_new_session=True)
     until(lambda: began(study) == 1)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(PATIENCE) == 143
+    if number == signal.SIGKILL:  # as where the machine is cut off: of all processes at once
+        os.killpg(process.pid, number)
+    else:
+        process.send_signal(number)
+    assert process.wait(PATIENCE) == (143 if number == signal.SIGTERM else -number)
     (study / "waits").unlink()
     assert search.main(scripts, [str(study), "--trials", "1"]) == 0
     first, again = (study / "0" / "began").read_text().splitlines()

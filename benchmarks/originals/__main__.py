@@ -20,6 +20,7 @@ import torch
 from .comparing import Peer, at_home
 from .ddim import DDIM
 from .ddnm import DDNM
+from .dit import DIT
 from .edm import EDM, EDM2
 from .guided_diffusion import GUIDED_DIFFUSION
 from .k_diffusion import K_DIFFUSION
@@ -33,6 +34,7 @@ PEERS = (
     DDIM,
     EDM,
     EDM2,
+    DIT,
     K_DIFFUSION,
     PALETTE,
     REPAINT,

@@ -178,7 +178,7 @@ def save(model: nn.Module, recipe: Mapping[str, Any], folder: Path) -> None:
     """Writes a model beside its recipe; what stood there stands until the new one is complete.
 
     Args:
-        model: its state is saved.
+        model: its weights are saved, see `weights`.
         recipe: plain JSON; its entry "model" is what `build` makes the model of.
         folder: is made, or replaced whole.
     """
@@ -186,7 +186,7 @@ def save(model: nn.Module, recipe: Mapping[str, Any], folder: Path) -> None:
     fresh = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
     old = fresh.with_name(fresh.name + "-old")
     try:
-        state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+        state = {key: value.detach().cpu().contiguous() for key, value in weights(model).items()}
         try:
             save_file(state, fresh / "model.safetensors")
         except SafetensorError as error:
@@ -201,6 +201,23 @@ def save(model: nn.Module, recipe: Mapping[str, Any], folder: Path) -> None:
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def weights(model: nn.Module) -> dict[str, Tensor]:
+    """A model's tensors as its layers use them: one that is computed from others, as a tuned one is, stands for them.
+
+    Example:
+        >>> layer = nn.utils.parametrizations.weight_norm(nn.Linear(2, 2))
+        >>> sorted(layer.state_dict())
+        ['bias', 'parametrizations.weight.original0', 'parametrizations.weight.original1']
+        >>> sorted(weights(layer))
+        ['bias', 'weight']
+    """
+    state: dict[str, Tensor] = {k: v for k, v in model.state_dict().items() if "parametrizations." not in k}
+    for path, layer in model.named_modules():
+        for name in getattr(layer, "parametrizations", ()):
+            state[f"{path}.{name}".lstrip(".")] = getattr(layer, name)
+    return state
 
 
 def read(folder: Path) -> dict[str, Any]:

@@ -69,6 +69,13 @@ def test_second_build_reads_nothing(make_celeba, tmp_path, monkeypatch):
     assert torch.equal(make(root, tmp_path / "cache").images, first.images)
 
 
+def test_draws_no_bar_where_there_is_no_terminal(make_celeba, tmp_path, monkeypatch, capfd):
+    """A notebook's kernel asks for colours, but no code that moves a cursor belongs in its cells."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    make(make_celeba(20), tmp_path / "cache")
+    assert capfd.readouterr() == ("", "")
+
+
 def test_pickles_as_its_folder(make_celeba, tmp_path):
     pictures = make(make_celeba(20), tmp_path / "cache", size=64)
     data = pickle.dumps(pictures)

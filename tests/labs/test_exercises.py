@@ -12,6 +12,9 @@ from mistakes2 import MISTAKES as OF_LAB_2
 from mistakes3 import MISTAKES as OF_LAB_3
 from mistakes4 import MISTAKES as OF_LAB_4
 from solutions import definitions
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from diffusion_lab.labs import check
 from diffusion_lab.labs.course import everything, exercise
@@ -114,10 +117,48 @@ def test_what_an_exercise_imports_late_is_there_before_its_function_is_timed() -
     code = """
 import sys
 from diffusion_lab.labs.course import exercise
-exercise("3.1")
-early = "diffusion_lab.metrics.frechet" in sys.modules
-exercise("3.8")
-print(early, "diffusion_lab.metrics.frechet" in sys.modules)
+exercise("4.2")
+early = "fastapi" in sys.modules
+exercise("4.1")
+print(early, "fastapi" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False True\n"
+
+
+def test_no_check_waits_for_the_packages_of_training_and_measuring() -> None:
+    """They take longer to import than all checks together take to run; torch's compiler is one of them."""
+    slow = {"torchmetrics", "torchvision", "lightning", "hydra", "scipy", "matplotlib", "torch._dynamo", "sympy"}
+    code = f"""
+import sys
+from diffusion_lab.labs.course import everything, exercise
+for number in everything():
+    exercise(number)
+print(sorted({slow!r} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+class Work(TorchDispatchMode):
+    """Counts what torch computes: calls, and numbers that they give."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+        self.numbers = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = func(*args, **(kwargs or {}))
+        self.calls += 1
+        self.numbers += sum(one.numel() for one in tree_leaves(given) if isinstance(one, Tensor))
+        return given
+
+
+@pytest.mark.parametrize("number", EXERCISES)
+def test_a_check_is_little_work(number: str, solved: Callable[[str], dict[str, Any]]) -> None:
+    """A call is some microseconds, a number some nanoseconds: a second on one slow core."""
+    with Work() as work:
+        assert grade(exercise(number), solved(number)[exercise(number).name], 0).passed
+    assert work.calls < 50_000, work.calls
+    assert work.numbers < 20_000_000, work.numbers

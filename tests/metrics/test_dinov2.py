@@ -1,5 +1,4 @@
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -7,26 +6,20 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from diffusion_lab.metrics import DINOv2, dinov2
+from features import random_state, shown
 
 WIDTH, DEPTH = 128, 3
 
 
 def random_weights(grid: int = 16) -> dict[str, Tensor]:
-    """Under the authors' names; nothing is 0 or 1, so that nothing can be left out."""
+    """Under the authors' names."""
     with torch.device("meta"):
-        shapes = {name: x.shape for name, x in DINOv2(WIDTH, DEPTH, grid).state_dict().items()}
-    generator = torch.Generator().manual_seed(0)
-    state = {name: torch.randn(shape, generator=generator) * 0.1 for name, shape in shapes.items()}
-    return {name: x + 1 if name.endswith(("norm1.weight", "norm2.weight")) else x for name, x in state.items()}
+        return random_state(DINOv2(WIDTH, DEPTH, grid))
 
 
 def written(folder: Path, state: dict[str, Tensor]) -> Path:
     save_file(state, folder / "dinov2.safetensors")
     return folder / "dinov2.safetensors"
-
-
-def shown(n: int = 2) -> Tensor:
-    return torch.randn(n, 3, 224, 224, generator=torch.Generator().manual_seed(1))
 
 
 def test_the_names_are_the_authors() -> None:
@@ -75,41 +68,6 @@ def test_is_torch_s_own_transformer(tmp_path: Path) -> None:
         found = dinov2(written(tmp_path, state)).tokens(shown())
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     assert (found[0, 0] - found[1, 0]).abs().max() > 1e-3
-
-
-def test_is_transformers_dinov2(tmp_path: Path) -> None:
-    transformers = pytest.importorskip("transformers", minversion="5.24")  # whose names these are
-    state = random_weights()
-    config = transformers.Dinov2Config(
-        hidden_size=WIDTH, num_hidden_layers=DEPTH, num_attention_heads=WIDTH // 64, image_size=224, patch_size=14
-    )
-    model: Any = transformers.Dinov2Model(config).eval()
-    theirs = {
-        "embeddings.cls_token": state["cls_token"],
-        "embeddings.mask_token": state["mask_token"],
-        "embeddings.position_embeddings": state["pos_embed"],
-        **{
-            f"embeddings.patch_embeddings.projection.{kind}": state[f"patch_embed.proj.{kind}"]
-            for kind in ("weight", "bias")
-        },
-        **{f"layernorm.{kind}": state[f"norm.{kind}"] for kind in ("weight", "bias")},
-    }
-    for i in range(DEPTH):
-        ours, layer = f"blocks.{i}", f"encoder.layer.{i}"
-        for kind in ("weight", "bias"):
-            parts = state[f"{ours}.attn.qkv.{kind}"].chunk(3)
-            for name, part in zip(("q_proj", "k_proj", "v_proj"), parts, strict=True):
-                theirs[f"{layer}.attention.{name}.{kind}"] = part
-            theirs[f"{layer}.attention.o_proj.{kind}"] = state[f"{ours}.attn.proj.{kind}"]
-            for name in ("norm1", "norm2", "mlp.fc1", "mlp.fc2"):
-                theirs[f"{layer}.{name}.{kind}"] = state[f"{ours}.{name}.{kind}"]
-        for k in (1, 2):
-            theirs[f"{layer}.layer_scale{k}.lambda1"] = state[f"{ours}.ls{k}.gamma"]
-    model.load_state_dict(theirs)
-    with torch.no_grad():
-        expected = model(shown()).last_hidden_state
-        found = dinov2(written(tmp_path, state)).tokens(shown())
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def cubic(distance: Tensor) -> Tensor:

@@ -33,7 +33,13 @@ def main(cfg: DictConfig) -> None:
         inpainter = recipe.build(config["inpainter"])
         if cfg.start_from and not begun(run_folder()):
             recipe.start_from(inpainter, config["inpainter"], Path(cfg.start_from))
-        training = {key: config[key] for key in ("objective", "optimizer", "mask", "seed", "start_from")}
+        if cfg.get("finetune"):
+            if not cfg.start_from:
+                raise ValueError("finetune= changes a trained model a little: name its folder by start_from=")
+            instantiate(cfg.finetune)(inpainter.denoiser.network)
+        training = {
+            key: config.get(key) for key in ("finetune", "objective", "optimizer", "mask", "seed", "start_from")
+        }
         training["data"] = portable(config["data"], data.name)
         inpainter.recipe = recipe.describe(config["inpainter"], data, training)
         module = instantiate(cfg.module, inpainter=inpainter)

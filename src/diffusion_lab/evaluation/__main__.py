@@ -53,9 +53,9 @@ def _leaderboard(asked: argparse.Namespace) -> str:
     found = leaderboard.runs(asked.folders)
     boards = leaderboard.boards(found, asked.by)
     console = Console(width=None if sys.stdout.isatty() else 160)
-    leaderboard.show(boards, console)
     folder = asked.output or asked.folders[0]
     left = leaderboard.unfinished(asked.folders, found)
+    leaderboard.show(boards, left, console)
     leaderboard.save(boards, left, folder, f"Leaderboard of {asked.folders[0].resolve().name}")
     several = "" if len(boards) < 2 else f"; {len(boards)} protocols, whose figures do not compare"
     said = f"; {len(left)} are not done or stand in no table" if left else ""

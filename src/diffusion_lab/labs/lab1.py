@@ -54,14 +54,14 @@ def mode_counting(count_modes: Callable[..., Any], generator: Generator) -> Iter
         "fair share",
         said(few)[0] == 1,
         "five draws of 800 on a centre are far below a quarter of its fair share (100), yet you count that mode",
-        "chỉ 5 trong 800 mẫu rơi vào một tâm, kém xa một phần tư phần công bằng (100), vậy mà mode đó vẫn được đếm",
+        "chỉ 5 trong 800 mẫu rơi vào một tâm, kém xa một phần tư của 100 mẫu khi chia đều, vậy mà mode đó vẫn được đếm",
     )
     stray = torch.cat([centres[:2].repeat_interleave(20, dim=0), 0.3 * normal(generator, 900, 2).float()])
     yield Property(
         "share of all draws",
         said(stray)[0] == counted(stray)[0],
         "a fair share is a share of all draws, those between the modes too",
-        "phần công bằng được tính trên tất cả các mẫu, kể cả những mẫu nằm giữa các mode",
+        "chia đều là chia tất cả các mẫu, kể cả những mẫu nằm giữa các mode",
     )
     draws = torch.cat([rings(300, generator), normal(generator, 200, 2).float()])
     modes, between = said(draws)

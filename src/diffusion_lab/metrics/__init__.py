@@ -1,16 +1,18 @@
 """What the quality of a completion is measured with: features, distances of sets, distances of pictures."""
 
+from diffusion_lab.frechet import frechet_distance as frechet_distance
+from diffusion_lab.frechet import frechet_distance_from_moments as frechet_distance_from_moments
+from diffusion_lab.frechet import frechet_distance_mixed as frechet_distance_mixed
+from diffusion_lab.frechet import frechet_shares as frechet_shares
+from diffusion_lab.frechet import frechet_shares_mixed as frechet_shares_mixed
+from diffusion_lab.frechet import moments as moments
+from diffusion_lab.metrics.clip import CLIP as CLIP
+from diffusion_lab.metrics.clip import clip as clip
 from diffusion_lab.metrics.dinov2 import DINOv2 as DINOv2
 from diffusion_lab.metrics.dinov2 import dinov2 as dinov2
 from diffusion_lab.metrics.discrimination import inception_discriminative_score as inception_discriminative_score
 from diffusion_lab.metrics.features import inception as inception
 from diffusion_lab.metrics.fid import FrechetDistance as FrechetDistance
-from diffusion_lab.metrics.frechet import frechet_distance as frechet_distance
-from diffusion_lab.metrics.frechet import frechet_distance_from_moments as frechet_distance_from_moments
-from diffusion_lab.metrics.frechet import frechet_distance_mixed as frechet_distance_mixed
-from diffusion_lab.metrics.frechet import frechet_shares as frechet_shares
-from diffusion_lab.metrics.frechet import frechet_shares_mixed as frechet_shares_mixed
-from diffusion_lab.metrics.frechet import moments as moments
 from diffusion_lab.metrics.inception import InceptionV3 as InceptionV3
 from diffusion_lab.metrics.inpainting import Measure as Measure
 from diffusion_lab.metrics.inpainting import PictureMean as PictureMean
@@ -30,5 +32,6 @@ from diffusion_lab.metrics.resizing import Resizing as Resizing
 from diffusion_lab.metrics.resizing import antialiased as antialiased
 from diffusion_lab.metrics.resizing import clean_fid as clean_fid
 from diffusion_lab.metrics.resizing import dgm_eval as dgm_eval
+from diffusion_lab.metrics.resizing import dgm_eval_clip as dgm_eval_clip
 from diffusion_lab.metrics.resizing import pytorch_fid as pytorch_fid
 from diffusion_lab.metrics.resizing import torch_fidelity as torch_fidelity

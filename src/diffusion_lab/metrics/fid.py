@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from diffusion_lab.metrics.frechet import (
+from diffusion_lab.frechet import (
     frechet_distance,
     frechet_distance_from_moments,
     frechet_distance_mixed,

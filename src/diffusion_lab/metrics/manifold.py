@@ -40,7 +40,7 @@ def precision_recall(
     for rows, radii in zip(blocks(x), blocks(near_fake), strict=True):
         distances = torch.cdist(rows, y)  # (rows, m)
         precise.append((distances <= near_real).any(dim=1))
-        dense.append((distances <= wide_real).sum(dim=1) / around)
+        dense.append((distances <= wide_real).sum(dim=1).double() / around)
         recalled |= (distances <= radii[:, None]).any(dim=0)
         nearest = torch.minimum(nearest, distances.min(dim=0).values)
     each = (torch.cat(precise), recalled, torch.cat(dense), nearest <= wide_real)

@@ -16,7 +16,8 @@ from PIL import Image
 from torch import Tensor
 
 _SIDE = 299  # pixels that Inception looks at
-_MEAN, _DEVIATION = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]]).view(2, 3, 1, 1)  # of ImageNet
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and deviation
+_CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))  # of what it was trained on
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,13 @@ def dgm_eval(side: int = 224) -> Resizing:
     By Pillow itself, picture by picture on the CPU: it rounds after the rows and again after the columns.
     """
     words = f"as dgm-eval: bicubic to {side}x{side}, antialiased, 8-bit, ImageNet's mean and deviation"
-    return Resizing(words, partial(_dgm_eval, side=side))
+    return Resizing(words, partial(_dgm_eval, side=side, scale=_IMAGENET))
+
+
+def dgm_eval_clip(side: int = 224) -> Resizing:
+    """As dgm-eval of CLIP: as `dgm_eval`, with the mean and deviation of what CLIP was trained on."""
+    words = f"as dgm-eval: bicubic to {side}x{side}, antialiased, 8-bit, CLIP's mean and deviation"
+    return Resizing(words, partial(_dgm_eval, side=side, scale=_CLIP))
 
 
 def _antialiased(images: Tensor) -> Tensor:
@@ -99,9 +106,10 @@ def _between(length: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]
     return before, (before + 1).clamp(max=length - 1), at - before
 
 
-def _dgm_eval(images: Tensor, side: int) -> Tensor:
+def _dgm_eval(images: Tensor, side: int, scale: tuple[tuple[float, ...], tuple[float, ...]]) -> Tensor:
     pictures = (Image.fromarray(picture) for picture in images.permute(0, 2, 3, 1).cpu().numpy())
     resized = [np.asarray(picture.resize((side, side), Image.Resampling.BICUBIC)) for picture in pictures]
     x = torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2).to(images.device) / 255
-    shown: Tensor = (x - _MEAN.to(x.device)) / _DEVIATION.to(x.device)
+    mean, deviation = torch.tensor(scale, device=x.device).view(2, 3, 1, 1)
+    shown: Tensor = (x - mean) / deviation
     return shown

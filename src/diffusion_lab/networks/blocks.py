@@ -31,6 +31,26 @@ def level_embedding(time: Tensor, width: int, frequency_shift: int = 0) -> Tenso
     return torch.cat([angles.cos(), angles.sin()], dim=1)  # (B, width)
 
 
+def said(attributes: Tensor | None, count: int, x: Tensor) -> Tensor:
+    """Each attribute's value, 0 where it is not said, and whether it is said at all: ``(B, 2 * count)`` like x.
+
+    Args:
+        attributes: ``(B, count)``, NaN where not said; None says nothing.
+        count: how many a network is told.
+        x: ``(B, ...)``.
+
+    Raises:
+        ValueError: for attributes of another number.
+    """
+    if attributes is not None and attributes.shape[1] != count:
+        raise ValueError(
+            f"this network is told {count} attributes, and {attributes.shape[1]} were given: "
+            f"train it with ++model.attributes={attributes.shape[1]}"
+        )
+    told = x.new_full((len(x), count), torch.nan) if attributes is None else attributes
+    return torch.cat([told.nan_to_num().to(x.dtype), (~told.isnan()).to(x.dtype)], dim=1)
+
+
 def silent(layer: nn.Module) -> nn.Module:
     """The layer with zeros for weights, so that its branch starts as nothing (DDPM's code)."""
     for parameter in layer.parameters():

@@ -1,5 +1,6 @@
 """What a network costs, found without running it: every tensor lives on the meta device."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from diffusion_lab.networks.blocks import Attention, Stage
 from diffusion_lab.networks.classifier import Classifier
+from diffusion_lab.networks.dit import DiT, TokenAttention
 from diffusion_lab.networks.unet import UNet
 
 TRAINED_BYTES = 20
@@ -42,7 +44,7 @@ class Summary:
         return TRAINED_BYTES * self.parameters + batch_size * self.activations
 
 
-def summarise(network: UNet | Classifier) -> Summary:
+def summarise(network: UNet | DiT | Classifier) -> Summary:
     """Follows one picture through a network, on the meta device wherever the network itself is.
 
     Example:
@@ -65,10 +67,16 @@ def summarise(network: UNet | Classifier) -> Summary:
     def visit(module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
         if isinstance(module, Attention):
             attention[arguments[0].shape[-1]] += 1
+        elif isinstance(module, TokenAttention):
+            attention[math.isqrt(arguments[0].shape[1])] += 1
         else:
             keep(arguments[0])
 
-    hooks = [m.register_forward_pre_hook(visit) for m in network.modules() if isinstance(m, Attention | Stage)]
+    hooks = [
+        m.register_forward_pre_hook(visit)
+        for m in network.modules()
+        if isinstance(m, Attention | TokenAttention | Stage)
+    ]
     try:
         with FlopCounterMode(display=False) as counter, saved_tensors_hooks(keep, lambda tensor: tensor):
             functional_call(network, parameters, inputs)
@@ -83,7 +91,7 @@ def summarise(network: UNet | Classifier) -> Summary:
     )
 
 
-def table(network: UNet | Classifier, batch_size: int) -> Table:
+def table(network: UNet | DiT | Classifier, batch_size: int) -> Table:
     """What the start of a run prints.
 
     Args:
@@ -92,8 +100,10 @@ def table(network: UNet | Classifier, batch_size: int) -> Table:
     """
     found = summarise(network)
     places = ", ".join(f"{count} at {size} px" for size, count in found.attention.items())
+    learned = sum(p.numel() for p in network.parameters() if p.requires_grad)
+    some = f", of which {learned:,} are trained" if learned < found.parameters else ""
     rows = {
-        "parameters": f"{found.parameters:,}",
+        "parameters": f"{found.parameters:,}{some}",
         "GFLOPs per picture": f"{found.flops / 1e9:,.2f} forward, {3 * found.flops / 1e9:,.2f} trained",
         "attention": places or "none",
         "memory of a training step": f"about {found.training_bytes(batch_size) / 2**30:,.1f} GiB in float32 for "

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from diffusion_lab.networks.blocks import Blocks, Stage, level_embedding, silent
+from diffusion_lab.networks.blocks import Blocks, Stage, level_embedding, said, silent
 from diffusion_lab.networks.normed import can, normed
 
 
@@ -176,7 +176,6 @@ class UNet(nn.Module):
 
         embedding = 4 * channels
         self.embed_level = nn.Sequential(nn.Linear(channels, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
-        # Each attribute's value, and whether it is said at all.
         self.embed_attributes = nn.Linear(2 * attributes, embedding) if attributes else None
 
         blocks = Blocks(
@@ -235,15 +234,9 @@ class UNet(nn.Module):
             sides = tuple(x.shape[-2:])
             raise ValueError(f"this network needs sides that are multiples of {self.divisor}, got {sides}")
         embedding = self.embed_level(level_embedding(time, self.channels, self.frequency_shift).to(x.dtype))
-        if attributes is not None and attributes.shape[1] != self.attributes:
-            raise ValueError(
-                f"this network is told {self.attributes} attributes, and {attributes.shape[1]} were given: "
-                f"train it with ++model.attributes={attributes.shape[1]}"
-            )
+        told = said(attributes, self.attributes, x)
         if self.embed_attributes is not None:
-            told = x.new_full((len(x), self.attributes), torch.nan) if attributes is None else attributes
-            values, said = told.nan_to_num().to(x.dtype), (~told.isnan()).to(x.dtype)
-            embedding = embedding + self.embed_attributes(torch.cat([values, said], dim=1))
+            embedding = embedding + self.embed_attributes(told)
         embedding = F.silu(embedding)  # (B, 4 channels)
 
         h = F.pixel_unshuffle(torch.cat([x, condition], dim=1), self.patch)

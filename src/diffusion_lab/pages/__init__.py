@@ -46,16 +46,17 @@ def joined(*parts: str) -> Html:
     return Html("".join(part if isinstance(part, Html) else html.escape(part) for part in parts))
 
 
-def heading(text: str, best: str | None = None, hint: str | None = None) -> Html:
+def heading(text: str, best: str | None = None, hint: str | None = None, words: bool = False) -> Html:
     """A column's head, by which its table sorts.
 
     Args:
         text: of the head.
         best: "low" or "high", which comes first at the first click; None: low, and neither is better.
         hint: what the column is, in words.
+        words: whether its cells are words, which begin at the left, as their head then does.
     """
     button = tag("button", {"type": "button", "data-best": best, "title": hint}, text)
-    return tag("th", {"scope": "col", "aria-sort": "none"}, button)
+    return tag("th", {"scope": "col", "aria-sort": "none", "class": "text" if words else None}, button)
 
 
 def cell(value: float | str | None, *inside: str, best: bool = False) -> Html:

@@ -10,6 +10,8 @@ from diffusion_lab.pages import Attributes, Html, tag
 from diffusion_lab.pages.plots import BOTTOM, COLOURS, HEIGHT, LEFT, RIGHT, TOP, WIDTH, drawn, path, text, vertical
 
 _APART, _TALL, _SIDE = 120.0, 260.0, 60.0  # of parallel axes: from one to the next, their height, the margins
+_TOP = 40.0  # of an axis
+_ABOVE, _BELOW = -9.0, 16.0  # from where a value stands to the foot of its label
 
 
 class Curve(NamedTuple):
@@ -85,13 +87,13 @@ def parallel(title: str, note: str, axes: Sequence[Axis], names: Sequence[str], 
         marks: attributes of each, by which it is chosen.
     """
     width = 2 * _SIDE + _APART * (len(axes) - 1)
-    inside, heights = [], []
+    inside, heights, beside = [], [], []
     for number, axis in enumerate(axes):
         x, (places, labels) = _SIDE + number * _APART, _places(axis.values)
         heights.append(places)
-        inside.append(path(f"M{x:.1f} 30V{30 + _TALL}", "axis"))
+        inside.append(path(f"M{x:.1f} {_TOP}V{_TOP + _TALL}", "axis"))
         inside.append(text(x, 14, axis.name, "middle", "name"))
-        inside += [text(x + 6, place - 5, label, "start") for label, place in labels]
+        beside += [text(x + 9, place + down, label, "start", "beside") for label, place, down in labels]
     for thing, (name, chosen) in enumerate(zip(names, marks, strict=True)):
         ways, begun = "", False
         for number, places in enumerate(heights):
@@ -101,24 +103,29 @@ def parallel(title: str, note: str, axes: Sequence[Axis], names: Sequence[str], 
             begun = place is not None
         inside.append(_marked(name, thing, chosen, path(ways, "line clear")))
     said = "; ".join(f"{name}: {', '.join(_told(axis.values[i]) for axis in axes)}" for i, name in enumerate(names))
-    return drawn(title, note, (width, _TALL + 44), f"{title}. {said}", inside)
+    return drawn(title, note, (width, _TOP + _TALL + 24), f"{title}. {said}", [*inside, *beside])
 
 
-def _places(values: Sequence[str | float | None]) -> tuple[list[float | None], list[tuple[str, float]]]:
-    """Where each value stands on its axis, and what stands beside the axis: all words, or the ends of numbers."""
+def _places(values: Sequence[str | float | None]) -> tuple[list[float | None], list[tuple[str, float, float]]]:
+    """Where each value stands on its axis, and what stands beside the axis: all words, or the ends of numbers.
+
+    Beside the axis, a label is (text, where its value stands, how far below that it is written): above the threads that
+    end at the top, and below those that end at the bottom.
+    """
     numbers = [value for value in values if isinstance(value, int | float)]
     if numbers:
         low, high = min(numbers), max(numbers)
         room = (high - low) or 1
-        at = {value: 30 + _TALL * (1 - (value - low) / room) for value in numbers}
+        at = {value: _TOP + _TALL * (1 - (value - low) / room) for value in numbers}
         places = [at[value] if isinstance(value, int | float) else None for value in values]
-        return places, [(f"{end:.3g}", at[end]) for end in dict.fromkeys((low, high))]
+        ends = [(f"{high:.3g}", at[high], _ABOVE)] + ([(f"{low:.3g}", at[low], _BELOW)] if low < high else [])
+        return places, ends
     words = list(dict.fromkeys(value for value in values if value is not None))
     by_word: dict[str | float, float] = {
-        word: 30 + _TALL * (number + 0.5) / len(words) for number, word in enumerate(words)
+        word: _TOP + _TALL * (number + 0.5) / len(words) for number, word in enumerate(words)
     }
     places = [None if value is None else by_word[value] for value in values]
-    return places, [(f"{word}", place) for word, place in by_word.items()]
+    return places, [(f"{word}", place, _ABOVE) for word, place in by_word.items()]
 
 
 def _told(value: str | float | None) -> str:

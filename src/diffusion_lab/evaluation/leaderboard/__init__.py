@@ -26,7 +26,7 @@ def save(found: Sequence[Board], left: Sequence[Open], folder: Path, title: str)
         title: of the page.
     """
     text = json.dumps([facts(board) for board in found], indent=1, ensure_ascii=False, allow_nan=False)
-    files = {"html": written(title, found, left), "md": markdown(found), "json": f"{text}\n"}
+    files = {"html": written(title, found, left), "md": markdown(found, left), "json": f"{text}\n"}
     for kind, content in files.items():
         with replacing(folder / f"leaderboard.{kind}") as fresh:
             fresh.write_text(content, encoding="utf-8")

@@ -14,6 +14,8 @@ from diffusion_lab.pages.plots import Dot, dots, spot
 
 _COSTS = {"network_calls": "network calls", "seconds_per_image": "seconds a picture"}
 _CURVES = ("val/lpips", "val/psnr", "val/loss")
+_FIRST, _BESIDE = 3, 8  # figures in the first table, and in each of those that have the others: so many fit in a window
+_CONFIGURATION = tag("th", {"scope": "col"}, "Configuration")
 
 
 def written(title: str, found: Sequence[Board], left: Sequence[Open]) -> str:
@@ -28,12 +30,13 @@ def written(title: str, found: Sequence[Board], left: Sequence[Open]) -> str:
     body = [tag("div", {"class": "bar"}, chips("method", "Shown", [*names]), _seen())] if len(names) > 1 else []
     lead = [tag("p", {"class": "lead"}, _summary(found, left))]
     for board in found:
-        parts = [part for part in (_table(board), _costs(board), _curves(board), _settings(board)) if part]
+        made = (_table(board), _more(board), _costs(board), _curves(board), _settings(board))
+        parts = [part for part in made if part]
         head = [tag("h2", None, f"Protocol {board.protocol[:8]}")] if len(found) > 1 else []
         body.append(tag("div", {"class": "protocol"} if head else None, *head, *parts))
     if left:
         rows = [tag("tr", None, tag("th", {"scope": "row"}, run.name), cell(run.state)) for run in left]
-        table = sortable("Not done", [heading("run"), heading("state")], [(None, rows)])
+        table = sortable("Not done", [heading("run"), heading("state", words=True)], [(None, rows)])
         body.append(section("Not done", ["Runs that are not trained, or stand in no table."], table))
     return page(title, lead, body)
 
@@ -54,23 +57,47 @@ def _marks(entry: Entry) -> Attributes:
 
 
 def _table(board: Board) -> Html:
-    """All figures, the best configuration first, and whether each differs from those above it."""
-    keys = columns(board)
-    head = [tag("th", {"scope": "col"}, "Configuration"), heading("seeds")]
-    for key in keys:
-        more = more_is_better(key)
-        head.append(heading(caption(key)[0], None if more is None else "high" if more else "low", key))
-    head += [heading("minutes", "low"), heading("than the one above"), heading("than the first")]
+    """The first figures, the best configuration first, and whether each differs from those above it."""
+    keys = columns(board)[:_FIRST]
+    head = [_CONFIGURATION, heading("seeds"), *map(_head, keys), heading("minutes", "low")]
+    head += [heading("than the one above"), heading("than the first")]
     rows = []
     for colour, rank in enumerate(board.ranks):
         entry = rank.entry
-        first = tag("th", {"scope": "row"}, spot(colour), named(entry))
-        values = (_value(entry.figures.get(key), key) for key in keys)
         minutes = cell(None) if entry.minutes is None else cell(entry.minutes, f"{entry.minutes:.1f}")
         others = (_apart(found, board.by) for found in (rank.above, rank.first))
         seeds = cell(entry.figures[board.by].seeds)
-        rows.append(tag("tr", _marks(entry), first, seeds, *values, minutes, *others))
-    return section("Figures", notes(board), sortable("Figures", head, [(None, rows)]), attributes={"class": "figures"})
+        rows.append(tag("tr", _marks(entry), _name(entry, colour), seeds, *_values(entry, keys), minutes, *others))
+    return section(
+        "Figures", notes(board), sortable("Figures", head, [(None, rows)]), attributes={"class": "figures board"}
+    )
+
+
+def _more(board: Board) -> Html | None:
+    """The other figures, in tables that a window has room for."""
+    keys, tables = columns(board)[_FIRST:], []
+    for start in range(0, len(keys), _BESIDE):
+        some = keys[start : start + _BESIDE]
+        rows = [
+            tag("tr", _marks(rank.entry), _name(rank.entry, colour), *_values(rank.entry, some))
+            for colour, rank in enumerate(board.ranks)
+        ]
+        captions = ", ".join(caption(key)[0] for key in some)
+        tables.append(sortable(f"More figures: {captions}", [_CONFIGURATION, *map(_head, some)], [(None, rows)]))
+    return section("More figures", ["In the same order."], *tables) if tables else None
+
+
+def _head(key: str) -> Html:
+    more = more_is_better(key)
+    return heading(caption(key)[0], None if more is None else "high" if more else "low", key)
+
+
+def _name(entry: Entry, colour: int) -> Html:
+    return tag("th", {"scope": "row"}, spot(colour), named(entry))
+
+
+def _values(entry: Entry, keys: Sequence[str]) -> list[Html]:
+    return [_value(entry.figures.get(key), key) for key in keys]
 
 
 def _value(found: Figure | None, key: str) -> Html:

@@ -55,15 +55,15 @@ class Open(NamedTuple):
 
 
 def runs(folders: Sequence[Path]) -> list[Run]:
-    """The runs in some folders, of sweeps or others, wherever below them they lie.
+    """The runs in some folders, of sweeps or others, wherever below them they lie; none of a sweep that has not begun.
 
     Raises:
-        ValueError: if a folder has none, or a results.json is not one.
+        ValueError: if a folder has neither runs nor a sweep, or a results.json is not one.
     """
     found: dict[Path, Run] = {}
     for folder in folders:
         places = sorted(path.parents[1] for path in folder.rglob(OVERRIDES))
-        if not places:
+        if not places and next(folder.rglob(SWEEP), None) is None:
             raise ValueError(f"'{folder}' holds no run: name the folder of a sweep, or of runs, below logs/")
         found |= {place.resolve(): _run(place) for place in places}
     return list(found.values())

@@ -118,7 +118,7 @@ def boards(found: Sequence[Run], by: str | None = None) -> list[Board]:
     Raises:
         ValueError: if nobody has that figure, or it has no better end.
     """
-    common = frozenset.intersection(*(run.asked for run in found))
+    common = frozenset.intersection(*(run.asked for run in found)) if found else frozenset()
     made: list[Board] = []
     evaluated = [run for run in found if run.report]
     for protocol in dict.fromkeys(run.report.protocol_sha256 for run in evaluated if run.report):
@@ -129,7 +129,7 @@ def boards(found: Sequence[Run], by: str | None = None) -> list[Board]:
         entries = [_entry(each, common, method) for method in methods for each in configurations(same)]
         kinds = list(dict.fromkeys(row["mask"] for row in report.rows))
         made.append(_board(protocol, by, entries, kinds, int(report.protocol["n"])))
-    if not made:
+    if found and not made:
         entries = [_entry(each, common, "") for each in configurations(found)]
         made += [_board("", by, entries, [], 0)] if by or any(entry.figures for entry in entries) else []
     return made

@@ -10,6 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from diffusion_lab.evaluation.leaderboard.runs import Open
 from diffusion_lab.evaluation.leaderboard.standings import Board, Entry, Figure, more_is_better, said
 from diffusion_lab.evaluation.tables import HEADINGS
 
@@ -95,13 +96,15 @@ def notes(board: Board) -> list[str]:
     return found
 
 
-def markdown(boards: Sequence[Board]) -> str:
-    """The boards as Markdown."""
+def markdown(boards: Sequence[Board], left: Sequence[Open] = ()) -> str:
+    """The boards as Markdown, and the runs that are not done."""
     lines: list[str] = []
     for board in boards:
         head, rows = cells(board)
         lines += [_line(head), _line(["---", *["---:"] * (len(head) - 3), "---", "---"]), *map(_line, rows), ""]
         lines += [f"{note}\n" for note in notes(board)]
+    if left:
+        lines += ["Not done:\n", *(f"- {run.name}: {run.state}" for run in left)]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -145,8 +148,8 @@ def facts(board: Board) -> dict[str, Any]:
     }
 
 
-def show(boards: Sequence[Board], console: Console) -> None:
-    """Print the boards: the figure that orders them, with differences, and then the others."""
+def show(boards: Sequence[Board], left: Sequence[Open], console: Console) -> None:
+    """Print the boards: the figure that orders them, with differences, and then the others; and what is not done."""
     for board in boards:
         head, rows = cells(board)
         first = [0, 1, 2, 3, len(head) - 2, len(head) - 1]
@@ -161,6 +164,8 @@ def show(boards: Sequence[Board], console: Console) -> None:
                 console.print(table)
         for note in notes(board):
             console.print(note, style="dim", markup=False, highlight=False)
+    for run in left:
+        console.print(f"{run.name}: {run.state}", markup=False, highlight=False)
 
 
 def _line(row: Sequence[str]) -> str:

@@ -44,6 +44,8 @@ terminal, lệnh `python -m diffusion_lab.labs check 1.3` làm đúng việc đ�
 | `betas` | $\beta_1 \dots \beta_T$; **`betas[0]` là $\beta_1$** |
 | `alpha_bar` | $\bar\alpha_t = \prod_{s=1}^{t} (1 - \beta_s)$, với $\bar\alpha_0 = 1$ |
 | `eps` | nhiễu (noise) lấy từ $\mathcal N(0, I)$ |
+
+Cạnh mỗi công thức có ghi chỗ của nó trong bài báo: *eq. 4* là công thức (equation) số 4.
 """
 
 # %%
@@ -58,7 +60,9 @@ import sys
 if importlib.util.find_spec("diffusion_lab") is None:
     assert PACKAGE, "diffusion_lab is not installed here: write into PACKAGE, above, where it comes from"
     package = f"diffusion-lab[labs,serve] @ {PACKAGE}"
+    print("installing diffusion_lab and what it needs: some minutes ...")
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", package], check=True)
+    importlib.invalidate_caches()
 
 # %%
 import math
@@ -110,9 +114,9 @@ này bằng chính mã nguồn của dự án (`diffusion_lab.lessons.rivals`), 
 
 ### Bài 1.1: đếm số mode
 
-Một mode được xem là **có mặt** nếu nó nhận được ít nhất một phần tư phần công bằng của mình (phần công bằng là $N / 8$
-trong $N$ mẫu); mỗi mẫu thuộc về tâm gần nó nhất, miễn là tâm đó nằm trong khoảng cách `reach`. Mẫu nào không có tâm nào
-trong khoảng cách `reach` thì nằm **giữa** các mode.
+Một mode (một đỉnh của phân phối, ở đây là một cụm) được xem là **có mặt** nếu số mẫu rơi vào nó ít nhất bằng một phần tư
+số mẫu lẽ ra nó được nhận khi chia đều ($N / 8$ trong $N$ mẫu). Mỗi mẫu thuộc về tâm gần nó nhất, miễn là tâm đó cách nó
+không quá `reach`. Mẫu nào cách mọi tâm xa hơn `reach` thì nằm **giữa** các mode.
 """
 
 
@@ -182,7 +186,7 @@ thời gian, hãy đặt `STEPS = 6000`.)
 
 ## 2. Quá trình thuận (forward process)
 
-$$q(x_t \mid x_{t-1}) = \mathcal N\big(x_t;\ \sqrt{1 - \beta_t}\, x_{t-1},\ \beta_t I\big) \qquad \text{(2015, bảng App.1; DDPM công thức 2)}$$
+$$q(x_t \mid x_{t-1}) = \mathcal N\big(x_t;\ \sqrt{1 - \beta_t}\, x_{t-1},\ \beta_t I\big) \qquad \text{(2015, table App.1; DDPM eq. 2)}$$
 
 ### Bài 1.2: một bước
 
@@ -207,7 +211,7 @@ A Gaussian of a Gaussian is a Gaussian, so that nobody has to walk there step by
 
 $$q(x_t \mid x_0) = \mathcal N\big(x_t;\ \sqrt{\bar\alpha_t}\, x_0,\ (1 - \bar\alpha_t) I\big), \qquad \bar\alpha_t = \prod_{s=1}^t (1 - \beta_s) \qquad \text{(DDPM eq. 4)}$$
 
-Every example of the batch has its own $t$. `per_example` from the first cell shapes numbers `(B,)` for you.
+Every example of the batch has its own $t$. `per_example`, from the top of the notebook, shapes numbers `(B,)` for you.
 """
 
 # %% [markdown] lang="vi"
@@ -216,9 +220,9 @@ r"""
 
 Gauss nối tiếp Gauss vẫn là Gauss, nên không cần đi từng bước một:
 
-$$q(x_t \mid x_0) = \mathcal N\big(x_t;\ \sqrt{\bar\alpha_t}\, x_0,\ (1 - \bar\alpha_t) I\big), \qquad \bar\alpha_t = \prod_{s=1}^t (1 - \beta_s) \qquad \text{(DDPM công thức 4)}$$
+$$q(x_t \mid x_0) = \mathcal N\big(x_t;\ \sqrt{\bar\alpha_t}\, x_0,\ (1 - \bar\alpha_t) I\big), \qquad \bar\alpha_t = \prod_{s=1}^t (1 - \beta_s) \qquad \text{(DDPM eq. 4)}$$
 
-Mỗi mẫu trong batch có một $t$ riêng. Hàm `per_example` ở ô đầu giúp bạn đưa các số `(B,)` về đúng kích thước để nhân.
+Mỗi mẫu trong batch có một $t$ riêng. Hàm `per_example` ở đầu notebook giúp bạn đưa các số `(B,)` về đúng kích thước để nhân.
 """
 
 
@@ -251,22 +255,22 @@ plt.show()
 
 # %% [markdown] lang="en"
 r"""
-## 3. The way back
+## 3. The way back: the reverse process
 
 ### Exercise 1.4: the way back if $x_0$ is known
 
 Backwards the process is no Gaussian, unless one knows where it began. Then it is one, by Bayes' rule:
 
 $$q(x_{t-1} \mid x_t, x_0) = \mathcal N(\tilde\mu_t, \tilde\beta_t I), \qquad
-\tilde\mu_t = \frac{\sqrt{\bar\alpha_{t-1}}\, \beta_t}{1 - \bar\alpha_t} x_0 + \frac{\sqrt{1 - \beta_t}\,(1 - \bar\alpha_{t-1})}{1 - \bar\alpha_t} x_t, \qquad
 \tilde\beta_t = \frac{1 - \bar\alpha_{t-1}}{1 - \bar\alpha_t} \beta_t \qquad \text{(DDPM eq. 6, 7)}$$
+$$\tilde\mu_t = \frac{\sqrt{\bar\alpha_{t-1}}\, \beta_t}{1 - \bar\alpha_t} x_0 + \frac{\sqrt{1 - \beta_t}\,(1 - \bar\alpha_{t-1})}{1 - \bar\alpha_t} x_t$$
 
 Think of $t = 1$ before you index: $\bar\alpha_0$ is 1, and Python is happy to read `table[-1]`.
 """
 
 # %% [markdown] lang="vi"
 r"""
-## 3. Đường về
+## 3. Đường về: quá trình ngược (reverse process)
 
 ### Bài 1.4: bước lùi khi đã biết $x_0$
 
@@ -274,8 +278,8 @@ r"""
 Gauss; đây là phân phối hậu nghiệm (posterior):
 
 $$q(x_{t-1} \mid x_t, x_0) = \mathcal N(\tilde\mu_t, \tilde\beta_t I), \qquad
-\tilde\mu_t = \frac{\sqrt{\bar\alpha_{t-1}}\, \beta_t}{1 - \bar\alpha_t} x_0 + \frac{\sqrt{1 - \beta_t}\,(1 - \bar\alpha_{t-1})}{1 - \bar\alpha_t} x_t, \qquad
-\tilde\beta_t = \frac{1 - \bar\alpha_{t-1}}{1 - \bar\alpha_t} \beta_t \qquad \text{(DDPM công thức 6, 7)}$$
+\tilde\beta_t = \frac{1 - \bar\alpha_{t-1}}{1 - \bar\alpha_t} \beta_t \qquad \text{(DDPM eq. 6, 7)}$$
+$$\tilde\mu_t = \frac{\sqrt{\bar\alpha_{t-1}}\, \beta_t}{1 - \bar\alpha_t} x_0 + \frac{\sqrt{1 - \beta_t}\,(1 - \bar\alpha_{t-1})}{1 - \bar\alpha_t} x_t$$
 
 Hãy nghĩ đến $t = 1$ trước khi lấy chỉ số: $\bar\alpha_0$ bằng 1, còn Python thì vẫn vui vẻ đọc `table[-1]`.
 """
@@ -318,9 +322,9 @@ r"""
 Mô hình không biết $x_0$. Mạng nơ-ron nhìn $x_t$ và $t$ rồi nói hai điều: một dự đoán $\hat x_0$, và bước lùi này chắc
 chắn đến đâu. Trung bình của bước lùi là `posterior(x_t, x_0_hat, ...)`, tức bài 1.4 với dự đoán thay cho $x_0$ thật. Hiệp
 phương sai (covariance) là ma trận chéo, nằm giữa hai thái cực: $\tilde\beta_t$ nếu biết chính xác $x_0$, và $\beta_t$ nếu
-không biết gì về $x_0$. Vì phương sai phải dương nên ta trộn các log:
+không biết gì về $x_0$. Vì phương sai phải dương nên ta không trộn phương sai mà trộn log của chúng:
 
-$$\Sigma_\theta = \exp\big(v \log \beta_t + (1 - v) \log \tilde\beta_t\big) \qquad \text{(Nichol \& Dhariwal 2021, công thức 15)}$$
+$$\Sigma_\theta = \exp\big(v \log \beta_t + (1 - v) \log \tilde\beta_t\big) \qquad \text{(Nichol \& Dhariwal 2021, eq. 15)}$$
 
 Bước cuối kết thúc ở dữ liệu, nơi $\tilde\beta_1 = 0$: khi đó dùng số nhỏ `least` thay thế.
 """
@@ -346,11 +350,13 @@ r"""
 ## 4. The bound, in bits
 
 How good is a generator? A diffusion model can be asked for a number: how many bits does it need to write down an example
-it has never seen? It cannot be computed exactly, but bounded from above:
+it has never seen? It cannot be computed exactly, but bounded from above, by a divergence for the
+prior ($L_T$), one for each step back ($L_{t-1}$), and the price of the step to the data ($L_0$;
+2015 eq. 14, DDPM eq. 5):
 
-$$-\log_2 p(x_0) \le \underbrace{\mathrm{KL}\big(q(x_T | x_0)\,\|\,\mathcal N(0, I)\big)}_{\text{prior}}
-+ \sum_{t=2}^{T} \underbrace{\mathrm{KL}\big(q(x_{t-1} | x_t, x_0)\,\|\,p_\theta(x_{t-1} | x_t)\big)}_{\text{step } t}
-\underbrace{-\log_2 p_\theta(x_0 | x_1)}_{\text{step to the data}} \qquad \text{(2015 eq. 14; DDPM eq. 5)}$$
+$$-\log_2 p(x_0) \le \underbrace{\mathrm{KL}\big(q(x_T | x_0)\,\|\,\mathcal N(0, I)\big)}_{L_T}
++ \sum_{t=2}^{T} \underbrace{\mathrm{KL}\big(q(x_{t-1} | x_t, x_0)\,\|\,p_\theta(x_{t-1} | x_t)\big)}_{L_{t-1}}
+\underbrace{-\log_2 p_\theta(x_0 | x_1)}_{L_0}$$
 
 ### Exercise 1.6: a divergence between Gaussians
 
@@ -364,11 +370,13 @@ r"""
 ## 4. Cận trên, tính bằng bit
 
 Làm sao biết một mô hình sinh tốt đến đâu? Với mô hình khuếch tán, ta có thể hỏi một con số: cần bao nhiêu bit để ghi lại
-một mẫu mà mô hình chưa từng thấy? Không tính được chính xác con số này, nhưng chặn trên được:
+một mẫu mà mô hình chưa từng thấy? Không tính được chính xác con số này, nhưng chặn trên được, bằng tổng của: phần tiên nghiệm
+(prior, $L_T$), phần của mỗi bước lùi ($L_{t-1}$), và phần của bước cuối về dữ liệu ($L_0$; 2015 eq. 14,
+DDPM eq. 5):
 
-$$-\log_2 p(x_0) \le \underbrace{\mathrm{KL}\big(q(x_T | x_0)\,\|\,\mathcal N(0, I)\big)}_{\text{tiên nghiệm (prior)}}
-+ \sum_{t=2}^{T} \underbrace{\mathrm{KL}\big(q(x_{t-1} | x_t, x_0)\,\|\,p_\theta(x_{t-1} | x_t)\big)}_{\text{bước } t}
-\underbrace{-\log_2 p_\theta(x_0 | x_1)}_{\text{bước cuối về dữ liệu}} \qquad \text{(2015 công thức 14; DDPM công thức 5)}$$
+$$-\log_2 p(x_0) \le \underbrace{\mathrm{KL}\big(q(x_T | x_0)\,\|\,\mathcal N(0, I)\big)}_{L_T}
++ \sum_{t=2}^{T} \underbrace{\mathrm{KL}\big(q(x_{t-1} | x_t, x_0)\,\|\,p_\theta(x_{t-1} | x_t)\big)}_{L_{t-1}}
+\underbrace{-\log_2 p_\theta(x_0 | x_1)}_{L_0}$$
 
 ### Bài 1.6: độ phân kỳ KL giữa hai phân phối Gauss
 
@@ -420,7 +428,7 @@ def step_bits(x_0, x_t, t, x_0_hat, mix, betas, least):
 r"""
 ### Exercise 1.7: the whole bound
 
-Walk over all $t$, draw $x_t$ with the noise `eps[t - 1]`, ask the model, and add up. Do not forget the prior: $q(x_T |
+Walk over all $t$, draw $x_t$ with the noise `eps[t - 1]`, ask the model, and add up. Do not forget the prior, $L_T$: $q(x_T |
 x_0)$ is the Gaussian of exercise 1.3, and `kl_bits` compares it with $\mathcal N(0, I)$.
 """
 
@@ -428,7 +436,7 @@ x_0)$ is the Gaussian of exercise 1.3, and `kl_bits` compares it with $\mathcal 
 r"""
 ### Bài 1.7: toàn bộ cận trên
 
-Duyệt qua mọi $t$, lấy $x_t$ với nhiễu `eps[t - 1]`, hỏi mô hình rồi cộng lại. Đừng quên phần tiên nghiệm (prior):
+Duyệt qua mọi $t$, lấy $x_t$ với nhiễu `eps[t - 1]`, hỏi mô hình rồi cộng lại. Đừng quên phần tiên nghiệm (prior) $L_T$:
 $q(x_T | x_0)$ chính là phân phối Gauss ở bài 1.3, và `kl_bits` so nó với $\mathcal N(0, I)$.
 """
 
@@ -469,8 +477,10 @@ the run.
 r"""
 ## 5. Huấn luyện và quan sát
 
-Hàm mất mát (loss) chính là cận trên này: mỗi mẫu lấy ngẫu nhiên một $t$, rồi nhân với $T$. Mạng giống trong bài báo: các
-hàm cơ sở bán kính (radial basis function) trên mặt phẳng, và một lớp đầu ra (readout) thay đổi dần theo $t$ (phụ lục D). Mạng cho ra $v = \sqrt{\bar\alpha_t}\,\epsilon - \sqrt{1 - \bar\alpha_t}\,x_0$ (từ đó suy ra $\hat x_0$) và hệ số trộn (mix).
+Hàm mất mát (loss) chính là cận trên này: với mỗi mẫu, ta lấy ngẫu nhiên một $t$ rồi nhân số hạng tương ứng với $T$. Mạng
+giống trong bài báo: các hàm cơ sở bán kính (radial basis function) trên mặt phẳng, và một lớp đầu ra (readout) thay đổi dần
+theo $t$ (phụ lục D). Mạng cho ra $v = \sqrt{\bar\alpha_t}\,\epsilon - \sqrt{1 - \bar\alpha_t}\,x_0$ (từ đó suy ra
+$\hat x_0$) và hệ số trộn (mix).
 
 **Vì sao loss nhảy lên nhảy xuống?** Mỗi bước huấn luyện gặp các $t$ và nhiễu khác nhau, mà các số hạng ở những $t$ khác
 nhau chênh nhau hàng chục, hàng trăm lần. Hãy nhìn trung bình trượt, đừng nhìn từng bước. **Huấn luyện bao lâu thì đủ?** Khi
@@ -518,7 +528,7 @@ r"""
 
 # %% [markdown] lang="vi"
 r"""
-**Bức tranh quỹ đạo của bạn.** Bắt đầu từ nhiễu thuần tuý, mô hình lùi từng bước một; hình dưới là đường đi của hai mươi điểm.
+**Hình quỹ đạo (trajectory) của bạn.** Bắt đầu từ nhiễu thuần tuý, mô hình lùi từng bước một; hình dưới là đường đi của hai mươi điểm.
 """
 
 # %%
@@ -553,7 +563,7 @@ it, here by a fraction of a bit: the price of your network, of 40 steps, and of 
 
 # %% [markdown] lang="vi"
 r"""
-**Cận trên bên cạnh giá trị thật.** Cuộn swiss roll được sinh ra từ một công thức, nên ta biết mật độ xác suất thật của nó.
+**Cận trên bên cạnh giá trị thật.** Dữ liệu swiss roll được sinh ra từ một công thức, nên ta biết mật độ xác suất thật của nó.
 Cận trên của bạn phải lớn hơn giá trị đó, ở đây chỉ hơn chưa tới một bit: đó là cái giá của mạng nơ-ron, của 40 bước, và
 của bộ betas này. (Nếu đặt `LEAST` là 1e-4 thì sao?)
 """
@@ -587,7 +597,7 @@ r"""
 
 Những điều ở trên không đòi hỏi phân phối phải là Gauss. Bài báo còn khuếch tán cả **chuỗi nhị phân (binary sequence)**: mỗi
 bit (ở đây là spin, $-1$ hoặc $+1$) được giữ nguyên với xác suất $\gamma_t$, nếu không thì được thay bằng kết quả tung một
-*đồng xu cân bằng*, nên khi $\gamma_T = 0$ thì không còn lại gì của nó.
+*đồng xu cân đối*, nên khi $\gamma_T = 0$ thì không còn lại gì của nó.
 
 ### Bài 1.8: lật bit
 
@@ -617,7 +627,7 @@ back is the library's (`lessons.binomial`). The truth is $\log_2 5 = 2.32$ bits 
 
 # %% [markdown] lang="vi"
 r"""
-Dữ liệu là một "nhịp tim" dài hai mươi bit, cứ năm bit thì có một bit lên, với năm pha khác nhau. Chỉ có năm chuỗi nên ta
+Dữ liệu là một "nhịp tim" dài hai mươi bit, cứ năm bit thì có một bit bằng $+1$, với năm pha khác nhau. Chỉ có năm chuỗi nên ta
 không cần mạng nơ-ron: định lý Bayes cho biết $x_t$ có thể đến từ chuỗi nào, và trung bình của $x_0$ là dự đoán tốt nhất có
 thể. Bước lùi lấy từ thư viện (`lessons.binomial`). Giá trị thật là $\log_2 5 = 2.32$ bit cho mỗi chuỗi.
 """
@@ -682,6 +692,6 @@ Một mô hình sinh mà mỗi bước đều dễ, cùng một con số tính b
 nghìn bước và một hàm mất mát gồm nhiều số hạng. **Lab 2** là điều đã làm nó nổi tiếng: cố định hiệp phương sai, dự đoán
 nhiễu, bỏ các trọng số.
 
-*Đi tiếp:* học luôn cả betas (`LearnedBetas`, gradient chảy qua được `q_sample`); giảm $T$ còn một nửa và xem cận trên thay
+*Đi tiếp:* học luôn cả betas (`LearnedBetas`, gradient truyền qua được `q_sample`); giảm $T$ còn một nửa và xem cận trên thay
 đổi ra sao; `uv run train.py experiment=dpm2015_swissroll` là phiên bản của thư viện, trang hướng dẫn là `docs/dpm2015.md`.
 """

@@ -48,7 +48,9 @@ import sys
 if importlib.util.find_spec("diffusion_lab") is None:
     assert PACKAGE, "diffusion_lab is not installed here: write into PACKAGE, above, where it comes from"
     package = f"diffusion-lab[labs,serve] @ {PACKAGE}"
+    print("installing diffusion_lab and what it needs: some minutes ...")
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", package], check=True)
+    importlib.invalidate_caches()
 
 # %%
 import math
@@ -164,7 +166,7 @@ kéo giãn từng ảnh theo giá trị nhỏ nhất và lớn nhất của nó,
 
 Viết theo $\epsilon$ và bỏ các trọng số, cận trên của lab 1 chỉ còn một dòng:
 
-$$L_\text{simple} = \mathbb E_{t, x_0, \epsilon} \big\| \epsilon - \epsilon_\theta\big(\sqrt{\bar\alpha_t}\, x_0 + \sqrt{1 - \bar\alpha_t}\, \epsilon,\ t\big) \big\|^2 \qquad \text{(DDPM công thức 14)}$$
+$$L_\text{simple} = \mathbb E_{t, x_0, \epsilon} \big\| \epsilon - \epsilon_\theta\big(\sqrt{\bar\alpha_t}\, x_0 + \sqrt{1 - \bar\alpha_t}\, \epsilon,\ t\big) \big\|^2 \qquad \text{(DDPM eq. 14)}$$
 
 Theo thông lệ, hãy lấy **trung bình** trên cả batch và các pixel, để tốc độ học (learning rate) không phụ thuộc vào số lượng
 của chúng.
@@ -192,7 +194,7 @@ r"""
 
 DDPM's algorithm 2, line 4, with $\sigma_t^2 = \beta_t$:
 
-$$x_{t-1} = \frac{1}{\sqrt{\alpha_t}} \Big( x_t - \frac{\beta_t}{\sqrt{1 - \bar\alpha_t}}\, \epsilon_\theta(x_t, t) \Big) + \sigma_t z, \qquad z = 0 \text{ if } t = 1$$
+$$x_{t-1} = \frac{1}{\sqrt{\alpha_t}} \Big( x_t - \frac{\beta_t}{\sqrt{1 - \bar\alpha_t}}\, \epsilon_\theta(x_t, t) \Big) + \sigma_t z, \qquad z = 0 \;\; (t = 1)$$
 
 where $\alpha_t = 1 - \beta_t = \bar\alpha_t / \bar\alpha_{t-1}$. It is the posterior mean of lab 1, with $\hat x_0$ written
 in $\epsilon$: check that on paper if you have a minute.
@@ -206,7 +208,7 @@ r"""
 
 Thuật toán 2 của DDPM, dòng 4, với $\sigma_t^2 = \beta_t$:
 
-$$x_{t-1} = \frac{1}{\sqrt{\alpha_t}} \Big( x_t - \frac{\beta_t}{\sqrt{1 - \bar\alpha_t}}\, \epsilon_\theta(x_t, t) \Big) + \sigma_t z, \qquad z = 0 \text{ nếu } t = 1$$
+$$x_{t-1} = \frac{1}{\sqrt{\alpha_t}} \Big( x_t - \frac{\beta_t}{\sqrt{1 - \bar\alpha_t}}\, \epsilon_\theta(x_t, t) \Big) + \sigma_t z, \qquad z = 0 \;\; (t = 1)$$
 
 trong đó $\alpha_t = 1 - \beta_t = \bar\alpha_t / \bar\alpha_{t-1}$. Đây chính là trung bình hậu nghiệm (posterior mean) của
 lab 1, với $\hat x_0$ viết theo $\epsilon$: nếu có một phút, hãy kiểm tra trên giấy.
@@ -246,7 +248,7 @@ kể cả quá trình nhảy từ $t$ tới $s < t$ bất kỳ. Trước hết $
 \sqrt{\bar\alpha_t}$, sau đó
 
 $$x_s = \sqrt{\bar\alpha_s}\, \hat x_0 + \sqrt{1 - \bar\alpha_s - \sigma^2}\; \hat\epsilon + \sigma z, \qquad
-\sigma = \eta \sqrt{\frac{1 - \bar\alpha_s}{1 - \bar\alpha_t}} \sqrt{1 - \frac{\bar\alpha_t}{\bar\alpha_s}} \qquad \text{(DDIM công thức 12, 16)}$$
+\sigma = \eta \sqrt{\frac{1 - \bar\alpha_s}{1 - \bar\alpha_t}} \sqrt{1 - \frac{\bar\alpha_t}{\bar\alpha_s}} \qquad \text{(DDIM eq. 12, 16)}$$
 
 $\eta = 0$ cho bước tất định (deterministic); $\eta = 1$ với $s = t - 1$ là bước của DDPM với phương sai nhỏ hơn, $\tilde\beta_t$.
 """
@@ -311,8 +313,8 @@ r"""
 The layers are there; write `forward`. Norm, then activation (`F.silu`), then convolution, twice; the embedding joins in
 between, one number for each channel:
 
-$$h = \text{conv}_\text{in}(\text{silu}(\text{norm}_\text{in}(x))) + \text{embed}(\text{embedding}), \qquad
-\text{out} = \text{shortcut}(x) + \text{conv}_\text{out}(\text{silu}(\text{norm}_\text{out}(h))) \qquad (h)$$
+$$h = \text{conv}_\text{in}(\text{silu}(\text{norm}_\text{in}(x))) + \text{embed}(\text{embedding}) \qquad (h)$$
+$$\text{out} = \text{shortcut}(x) + \text{conv}_\text{out}(\text{silu}(\text{norm}_\text{out}(h)))$$
 
 The last convolution starts at zero, so that every block starts by changing nothing: a deep network then learns from the
 first step.
@@ -325,8 +327,8 @@ r"""
 Các lớp đã có sẵn; hãy viết `forward`. Chuẩn hoá (norm), rồi kích hoạt (`F.silu`), rồi tích chập, hai lần như vậy;
 embedding được cộng vào ở giữa, mỗi kênh (channel) một số:
 
-$$h = \text{conv}_\text{in}(\text{silu}(\text{norm}_\text{in}(x))) + \text{embed}(\text{embedding}), \qquad
-\text{out} = \text{shortcut}(x) + \text{conv}_\text{out}(\text{silu}(\text{norm}_\text{out}(h))) \qquad (h)$$
+$$h = \text{conv}_\text{in}(\text{silu}(\text{norm}_\text{in}(x))) + \text{embed}(\text{embedding}) \qquad (h)$$
+$$\text{out} = \text{shortcut}(x) + \text{conv}_\text{out}(\text{silu}(\text{norm}_\text{out}(h)))$$
 
 Tích chập cuối khởi đầu bằng 0, nên lúc đầu mỗi khối không thay đổi gì: nhờ vậy mạng sâu học được ngay từ bước đầu tiên.
 """
@@ -374,7 +376,7 @@ r"""
 Tích chập mỗi lần chỉ thấy ba pixel cạnh nhau. Với attention (cơ chế chú ý), mỗi **pixel** nhìn được mọi pixel khác và lấy
 trung bình những gì nó tìm thấy. Gọi $N = H \cdot W$ pixel là các hàng của $Q, K, V$, mỗi hàng rộng $C$:
 
-$$\text{attention}(Q, K, V) = \text{softmax}\big(Q K^\top / \sqrt{C}\big)\, V \qquad \text{(Vaswani và cộng sự 2017, công thức 1)}$$
+$$\text{attention}(Q, K, V) = \text{softmax}\big(Q K^\top / \sqrt{C}\big)\, V \qquad \text{(Vaswani et al. 2017, eq. 1)}$$
 
 Dữ liệu vào có dạng `(B, C, H, W)`. Trước khi nhân, hãy tự nói rõ trục nào là pixel, trục nào là kênh.
 """
@@ -415,13 +417,13 @@ Down to half the size, and up again; on the way up each block also reads what th
 down (`torch.cat(..., dim=1)`), so that fine detail need not squeeze through the middle.
 
 ```
-x -> conv_in -> down_fine -----------------------------------> cat -> up_fine -> norm_out, silu, conv_out
-                    |                                           ^
-                  shrink                                       grow
-                    |                                           |
-                    +-> down_coarse ---------------> cat -> up_coarse
-                             |                        ^
-                             +-> attend -> middle ----+
+x -> conv_in -> down_fine ----------------------------> cat -> up_fine -> out
+                    |                                    ^
+                  shrink                                grow
+                    |                                    |
+                    +-> down_coarse -------------> cat -> up_coarse
+                             |                      ^
+                             +-> attend -> middle --+        out: norm_out, silu, conv_out
 ```
 
 `self.embed(time_embedding(t, self.channels))` is the embedding that every `ResBlock` is told.
@@ -432,16 +434,16 @@ r"""
 ### Bài 2.8: UNet
 
 Đi xuống còn một nửa kích thước rồi đi lên lại; trên đường lên, mỗi khối còn đọc thêm những gì khối cùng kích thước đã thấy
-trên đường xuống (`torch.cat(..., dim=1)`, nối tắt hay skip connection), nhờ đó các chi tiết nhỏ không phải chui qua phần giữa.
+trên đường xuống (`torch.cat(..., dim=1)`; đây là các đường nối tắt (skip connection)), nhờ đó các chi tiết nhỏ không phải chui qua phần giữa.
 
 ```
-x -> conv_in -> down_fine -----------------------------------> cat -> up_fine -> norm_out, silu, conv_out
-                    |                                           ^
-                  shrink                                       grow
-                    |                                           |
-                    +-> down_coarse ---------------> cat -> up_coarse
-                             |                        ^
-                             +-> attend -> middle ----+
+x -> conv_in -> down_fine ----------------------------> cat -> up_fine -> out
+                    |                                    ^
+                  shrink                                grow
+                    |                                    |
+                    +-> down_coarse -------------> cat -> up_coarse
+                             |                      ^
+                             +-> attend -> middle --+        out: norm_out, silu, conv_out
 ```
 
 `self.embed(time_embedding(t, self.channels))` là embedding cần đưa cho mọi `ResBlock`.
@@ -493,7 +495,8 @@ noise that nobody could predict.
 
 **Why is my loss not falling?** It starts at 1, because the network says 0 and the noise has variance 1. If it stays
 there: does the optimiser hold *this* network's parameters; is the learning rate sane (1e-4 to 2e-3); are the pictures in
-$[-1, 1]$? If it falls to 0.5 and no further, the network is probably not told the right $t$.
+$[-1, 1]$; is the target the very noise that made $x_t$? A network that is told a wrong $t$ can **not** be seen here: it reads
+the amount of noise off the picture, and its loss is a tenth higher, no more (we tried). Exercise 2.2 checks that.
 
 **Loss fine, samples are noise?** Then sampling is not what training was: another table or `T`, `t` off by one, a picture
 normalised twice, `train()` for `eval()` with dropout, or noise added at the last step. The checks above find most of these.
@@ -508,8 +511,9 @@ thêm nữa. Loss giảm nhanh trong khoảng một trăm bước đầu rồi g
 lại là nhiễu mà không ai dự đoán nổi.
 
 **Vì sao loss không giảm?** Loss bắt đầu từ 1, vì mạng trả lời 0 còn nhiễu có phương sai 1. Nếu nó cứ ở đó: optimizer có đang
-giữ tham số của *đúng* mạng này không; tốc độ học có hợp lý không (1e-4 đến 2e-3); ảnh đã nằm trong $[-1, 1]$ chưa? Nếu loss
-giảm tới 0.5 rồi dừng, có lẽ mạng không được cho biết đúng $t$.
+giữ tham số của *đúng* mạng này không; tốc độ học có hợp lý không (1e-4 đến 2e-3); ảnh đã nằm trong $[-1, 1]$ chưa; đích
+dự đoán có đúng là nhiễu đã tạo ra $x_t$ không? Còn nếu mạng nhận sai $t$ thì nhìn loss **không** thấy được: mạng tự đoán lượng
+nhiễu từ ảnh, loss chỉ cao hơn chừng một phần mười (chúng tôi đã thử). Bài 2.2 đã kiểm tra điều này.
 
 **Loss đẹp mà mẫu vẫn toàn nhiễu?** Khi đó lấy mẫu không khớp với lúc huấn luyện: bảng hoặc `T` khác, `t` lệch một đơn vị, ảnh
 bị chuẩn hoá hai lần, quên chuyển `train()` sang `eval()` khi có dropout, hoặc vẫn thêm nhiễu ở bước cuối. Các bước kiểm tra
@@ -605,5 +609,5 @@ Trọn vẹn DDPM và DDIM. Hãy so với thư viện: `solvers.Ancestral` và `
 
 *Đi tiếp:* bỏ attention (`self.attend = nn.Identity()`) rồi so sánh loss; thay bảng bằng `cosine(T).alpha_bar`; đi 20 bước với
 `eta = 1` để thấy vì sao DDIM chọn 0; nếu có GPU, hãy huấn luyện trên khuôn mặt:
-`uv run train.py mask=everything objective=epsilon`. **Lab 3** lấp đầy vùng khuyết trên khuôn mặt (inpainting).
+`uv run train.py mask=everything objective=epsilon`. **Lab 3** khôi phục những khuôn mặt bị khuyết (inpainting).
 """

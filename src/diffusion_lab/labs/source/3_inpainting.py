@@ -55,7 +55,9 @@ import sys
 if importlib.util.find_spec("diffusion_lab") is None:
     assert PACKAGE, "diffusion_lab is not installed here: write into PACKAGE, above, where it comes from"
     package = f"diffusion-lab[labs,serve] @ {PACKAGE}"
+    print("installing diffusion_lab and what it needs: some minutes ...")
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", package], check=True)
+    importlib.invalidate_caches()
 
 # %%
 import tempfile
@@ -249,7 +251,7 @@ r"""
 
 Sau khi lấy mẫu, các pixel đã biết sẽ được đặt lại, nên bắt mạng học chúng là phí công: hàm mất mát là trung bình bình phương
 sai số **trên lỗ**. Vì sao lấy trung bình chứ không lấy tổng, và vì sao chia cho diện tích lỗ chứ không phải diện tích ảnh? Vì
-nếu không thì một lỗ 5 % chỉ có trọng lượng bằng một phần mười lỗ 50 %: mạng sẽ học các lỗ lớn, còn lỗ nhỏ (đôi mắt!) đành
+nếu không thì một lỗ 5% chỉ có trọng lượng bằng một phần mười lỗ 50%: mạng sẽ học các lỗ lớn, còn lỗ nhỏ (đôi mắt!) đành
 phó mặc may rủi; và cũng vì chỉ khi đó loss của các mặt nạ khác nhau mới so sánh được với nhau.
 
 Có hai cái bẫy: ảnh không có lỗ, và đầu ra ở ngoài lỗ vốn không ai huấn luyện nên có thể bằng vô cùng.
@@ -312,7 +314,7 @@ see the same pictures, holes and noise in the same order. They predict the veloc
 **How long must I train?** Here 600 steps, for minutes. The shipped model of section 5 took some 4,400 with batches of 128;
 published ones a hundred times that. Watch fillings, not only the loss. **Why is my loss not falling?** It falls fast, then
 hardly: most of it is noise that nobody can predict. If it does not fall at all: is the picture in $[-1, 1]$, does the
-network know the level, does the optimizer hold its parameters? **Why are the colours shifted?** Pictures in $[0, 1]$
+optimizer hold the network's parameters, is the target made of the noise that is in $x$? **Why are the colours shifted?** Pictures in $[0, 1]$
 where $[-1, 1]$ is meant, $x_0$ that is not clipped, or few training steps: a mean colour is what is learned last.
 """
 
@@ -324,10 +326,10 @@ Hai UNet chỉ khác nhau một điểm: một mạng có **attention** ở kíc
 thấy cùng những ảnh, lỗ và nhiễu theo cùng thứ tự. Chúng dự đoán vận tốc (velocity) $v = \sqrt\gamma\,\epsilon -
 \sqrt{1-\gamma}\,x_0$ (Salimans & Ho 2022), từ đó suy ra $x_0$ và $\epsilon$.
 
-**Phải huấn luyện bao lâu?** Ở đây là 600 bước, tức vài phút. Mô hình đi kèm ở phần 5 cần khoảng 4.400 bước với batch 128; các
+**Phải huấn luyện bao lâu?** Ở đây là 600 bước, tức vài phút. Mô hình đi kèm ở phần 5 cần khoảng 4400 bước với batch 128; các
 mô hình đã công bố cần gấp hàng trăm lần. Hãy nhìn ảnh được điền, đừng chỉ nhìn loss. **Vì sao loss không giảm?** Nó giảm
 nhanh lúc đầu rồi hầu như đứng yên: phần lớn loss là nhiễu mà không ai dự đoán được. Nếu nó không giảm chút nào: ảnh có nằm
-trong $[-1, 1]$ không, mạng có được cho biết mức nhiễu không, optimizer có giữ đúng tham số của mạng không? **Vì sao màu bị
+trong $[-1, 1]$ không, optimizer có giữ đúng tham số của mạng không, đích dự đoán có tính từ đúng nhiễu nằm trong $x$ không? **Vì sao màu bị
 lệch?** Ảnh nằm trong $[0, 1]$ trong khi cần $[-1, 1]$, $x_0$ không được cắt (clip), hoặc huấn luyện còn ít: màu trung bình là
 thứ mạng học được sau cùng.
 """
@@ -450,7 +452,8 @@ r"""
 ## 4. Attention có tốt hơn không?
 
 Trung bình của mạng này thấp hơn mạng kia một chút. Vậy thì sao? Với những ảnh khác, biết đâu lại ngược lại. **Bootstrap** đặt
-câu hỏi: bốc lại các ảnh test, có hoàn lại, thật nhiều lần; trong 95 % số lần bốc, chênh lệch trung bình nằm ở đâu?
+câu hỏi: nếu bốc lại (lấy mẫu lại) các ảnh test, có hoàn lại, thật nhiều lần, thì trong 95% số lần bốc, chênh lệch trung bình
+nằm ở đâu?
 
 ### Bài 3.6: khoảng tin cậy theo cặp (paired interval)
 
@@ -526,15 +529,15 @@ RePaint's, on the same network, the same faces and the same holes.
 # %% [markdown] lang="vi"
 r"""
 Dù kết quả thế nào, hãy ghi lại cùng với khoảng tin cậy, và ghi cả điều nó *không* nói. Khoảng này nói về việc đổi sang những ảnh
-khác, chứ không nói về việc huấn luyện lại: một seed khác có thể làm cả hai đường cong dịch chuyển nhiều hơn attention. Một mô hình nhỏ như vậy,
-huấn luyện ngắn như vậy, không thể phân định điều Dhariwal & Nichol tìm thấy ở các mô hình lớn (bảng 1 của họ: attention ở 32,
+khác, chứ không nói về việc huấn luyện lại: chỉ đổi seed cũng có thể làm cả hai đường cong dịch chuyển nhiều hơn là thêm
+attention. Một mô hình nhỏ như vậy, huấn luyện ngắn như vậy, không thể phân định điều Dhariwal & Nichol tìm thấy ở các mô hình lớn (bảng 1 của họ: attention ở 32,
 16 và 8 pixel cải thiện FID).
 
 ## 5. RePaint: mô hình chưa từng được dạy điền lỗ
 
-Từ đây ta dùng mô hình đi kèm gói phần mềm: tầng đầu tiên của nó, 64 pixel, 5,4 triệu tham số. RePaint giấu các pixel đã biết
-khỏi mạng, rồi ép chúng vào sau mỗi bước: chính là `keep_known` của bạn ở mức *nhỏ hơn* 1. Khi đó lỗ "nghe" được xung quanh quá
-muộn, nên RePaint quay lên mức nhiễu cao rồi đi xuống lại, nhiều lần. Ta so cách của Palette và của RePaint trên cùng một mạng,
+Từ đây ta dùng mô hình đi kèm gói phần mềm: tầng đầu tiên của nó, 64 pixel, 5.4 triệu tham số. RePaint giấu các pixel đã biết
+khỏi mạng, rồi ép chúng vào sau mỗi bước: chính là `keep_known` của bạn ở mức *nhỏ hơn* 1. Khi đó phần trong lỗ "nghe" được xung
+quanh quá muộn, nên RePaint quay lên mức nhiễu cao rồi đi xuống lại, nhiều lần. Ta so cách của Palette và của RePaint trên cùng một mạng,
 cùng những khuôn mặt và cùng những lỗ.
 """
 
@@ -593,7 +596,7 @@ r"""
 Định lý Bayes cho score: $\nabla \log p(x | y) = \nabla \log p(x) + \nabla \log p(y | x)$. Score của nhiễu ở một mức là
 $-\epsilon / \sqrt{1 - \gamma}$, nên một bộ phân loại (classifier) cho ảnh *có nhiễu* sẽ làm dịch chuyển phần được xem là nhiễu:
 
-$$\hat\epsilon = \epsilon_\theta(x) - \sqrt{1 - \gamma}\; s\, \nabla_x \log p(y \mid x) \qquad \text{(Dhariwal \& Nichol 2021, thuật toán 2)}$$
+$$\hat\epsilon = \epsilon_\theta(x) - \sqrt{1 - \gamma}\; s\, \nabla_x \log p(y \mid x) \qquad \text{(Dhariwal \& Nichol 2021, algorithm 2)}$$
 
 ### Bài 3.7: dẫn hướng
 
@@ -719,7 +722,7 @@ cách điền sắc nét nhưng khác ảnh gốc thì bị phạt hai lần. **
 **FID** không nhìn từng cặp nào cả: hai *tập ảnh* có giống nhau không? Nó so hai phân phối Gauss có trung bình và hiệp phương sai
 của các đặc trưng:
 
-$$d^2 = |\mu_1 - \mu_2|^2 + \mathrm{tr}\big(S_1 + S_2 - 2 (S_1 S_2)^{1/2}\big) \qquad \text{(Heusel và cộng sự 2017, công thức 6)}$$
+$$d^2 = |\mu_1 - \mu_2|^2 + \mathrm{tr}\big(S_1 + S_2 - 2 (S_1 S_2)^{1/2}\big) \qquad \text{(Heusel et al. 2017, eq. 6)}$$
 
 ### Bài 3.8: tự tính FID
 
@@ -829,7 +832,7 @@ r"""
 ## Bạn đã làm được gì
 
 Lỗ khuyết, điều kiện, hàm mất mát, hai cách giữ phần đã biết, một bộ dẫn hướng, một khoảng tin cậy và một khoảng cách: đó cũng là
-những gì thư viện có, nên bạn mới trộn được hàm của mình với hàm của nó. Thứ mô hình điền vào lỗ là *bịa ra*: hai seed, hai người
+những gì thư viện có, nên bạn mới trộn được hàm của mình với hàm của nó. Những gì mô hình điền vào lỗ là *bịa ra*: hai seed, hai người
 khác nhau. **Lab 4** sẽ đặt nó sau một API.
 
 *Đi tiếp:* thử lỗ khác ở phần 5 (RePaint làm gì với nửa khuôn mặt?); đặt `STEPS = 3000` ở phần 3; xem các trang của thư viện

@@ -32,7 +32,7 @@ nhân CPU. Mọi thứ chạy trên chính máy này, và được tắt hết �
 |---|---|
 | **API** | điều một chương trình được phép hỏi chương trình khác, và thứ nó nhận lại: địa chỉ, phương thức, body, mã trạng thái |
 | hàng (row) | một ảnh trong một lần gọi mạng; mỗi việc (job) có một hay nhiều hàng |
-| nhà vô địch (champion), ứng viên (candidate) | mô hình đang phục vụ, và mô hình muốn thay chỗ nó |
+| mô hình đương nhiệm (champion), ứng viên (candidate) | mô hình đang phục vụ, và mô hình muốn thay chỗ nó |
 """
 
 # %%
@@ -47,7 +47,9 @@ import sys
 if importlib.util.find_spec("diffusion_lab") is None:
     assert PACKAGE, "diffusion_lab is not installed here: write into PACKAGE, above, where it comes from"
     package = f"diffusion-lab[labs,serve] @ {PACKAGE}"
+    print("installing diffusion_lab and what it needs: some minutes ...")
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", package], check=True)
+    importlib.invalidate_caches()
 
 # %%
 import asyncio
@@ -221,7 +223,7 @@ wait for ever; and one that is larger than a call ever may be must begin at some
 r"""
 ## 2. Hàng đợi (queue)
 
-Một trăm người gửi cùng lúc thì bộ nhớ không chứa nổi. Các việc phải chờ, và giữa hai bước, một số việc được bắt đầu: theo thứ tự
+Một trăm người gửi ảnh cùng lúc thì bộ nhớ không chứa nổi. Các việc phải chờ, và giữa hai bước, một số việc được bắt đầu: theo thứ tự
 đến, miễn là các **hàng (row)** của chúng còn vừa bên cạnh những hàng đang chạy. Có hai cái bẫy: nếu việc nhỏ được chen lên thì
 việc lớn có thể chờ mãi mãi; và một việc lớn hơn mức tối đa của một lần gọi rồi cũng phải được bắt đầu, một mình.
 
@@ -262,9 +264,9 @@ Pictures of different sizes do not fit in one tensor: one call for each size the
 r"""
 ## 3. Gộp theo bước (step batching)
 
-Trên GPU, gọi mạng một lần cho tám ảnh chỉ tốn hơn gọi cho một ảnh chút ít. Nhưng mọi người đến vào những lúc khác nhau: người thì đang ở bước đầu, người
-thì ở bước thứ bảy. Với mạng, điều đó không quan trọng, vì nó được cho biết mức (level) của **từng hàng**. Vậy hãy nối các hàng của
-mọi việc, hỏi một lần, rồi trả cho mỗi việc phần của nó. (Cách gộp thông thường phải chờ đủ batch, và ai trong batch cũng phải chờ
+Trên GPU, gọi mạng một lần cho tám ảnh chỉ tốn hơn gọi cho một ảnh chút ít. Nhưng mọi người không đến cùng lúc: người mới ở bước
+đầu, người đã ở bước thứ bảy. Với mạng, điều đó không quan trọng, vì nó được cho biết mức (level) của **từng hàng**. Vậy hãy nối
+các hàng của mọi việc lại, hỏi một lần, rồi trả cho mỗi việc phần của nó. (Cách gộp thông thường phải chờ đủ batch, và ai trong batch cũng phải chờ
 người chậm nhất.)
 
 ### Bài 4.3: một lần gọi cho tất cả
@@ -336,7 +338,8 @@ data: {"step": 3, "of": 10}
 # %% [markdown] lang="vi"
 r"""
 Trên CPU hầu như không có lợi: tám ảnh là tám lần tính toán. Trên GPU thì có, vì một ảnh nhỏ để phần lớn GPU ngồi không. Các ảnh
-chỉ khác nhau ở mức làm tròn số: *có thêm người khác cùng dùng thì kết quả của tôi cũng không được thay đổi*. Trong thư viện, `serving.batching.SharedCalls` làm việc này cho mọi bộ lấy mẫu.
+chỉ khác nhau ở mức làm tròn số: *có thêm người khác cùng dùng thì kết quả của tôi cũng không được thay đổi*. Trong thư viện,
+`serving.batching.SharedCalls` làm việc này cho mọi bộ lấy mẫu.
 
 ## 4. Dòng ảnh xem trước (stream of previews)
 
@@ -411,8 +414,8 @@ so that loading a stranger's model runs no code of his.
 r"""
 ## 5. Huấn luyện, đánh giá, qua cổng
 
-Giờ đến mô hình của riêng bạn: một UNet nhỏ, 32 pixel, theo công thức của lab 3, chạy vài phút. Nhà vô địch được huấn luyện `SHORT`
-bước, ứng viên `LONG` bước. Cả hai được ghi thành thư mục, gồm trọng số và công thức (recipe) để dựng lại; không dùng pickle, nên
+Giờ đến mô hình của riêng bạn: một UNet nhỏ, 32 pixel, theo cách làm của lab 3, chạy vài phút. Mô hình đương nhiệm được huấn luyện
+`SHORT` bước, ứng viên `LONG` bước. Cả hai được ghi thành thư mục, gồm trọng số và công thức (recipe) để dựng lại; không dùng pickle, nên
 nạp mô hình của người lạ cũng không chạy mã của họ.
 """
 
@@ -423,7 +426,7 @@ from diffusion_lab.diffusion.denoiser import Velocity
 from diffusion_lab.diffusion.losses import DenoisingLoss, Levels
 from diffusion_lab.diffusion.process import add_noise
 
-SHORT, LONG = 150, 600
+SHORT, LONG, BATCH = 150, 600, 32
 UNET = {"image_size": 32, "channels": 16, "multipliers": [1, 2, 4], "depth": 1, "condition_channels": 4}
 NODE = {
     "_target_": "diffusion_lab.inpainting.Inpainter",
@@ -446,8 +449,8 @@ def trained(steps):
     optimizer = torch.optim.AdamW(inpainter.parameters(), lr=2e-3)
     for step in tqdm(range(steps), mininterval=2):
         optimizer.param_groups[0]["lr"] = 2e-3 * min(1.0, 2 * (1 - step / steps))
-        x_0, mask = (all_of[torch.randint(len(all_of), (32,), generator=generator)] for all_of in (train, holes))
-        level = inpainter.denoiser.schedule.level(1 + 999 * torch.rand(32, generator=generator, dtype=torch.float64))
+        x_0, mask = (all_of[torch.randint(len(all_of), (BATCH,), generator=generator)] for all_of in (train, holes))
+        level = inpainter.denoiser.schedule.level(1 + 999 * torch.rand(BATCH, generator=generator, dtype=torch.float64))
         eps, noise = (torch.randn(x_0.shape, generator=generator) for _ in range(2))
         x = torch.where(mask, add_noise(x_0, eps, level), x_0)
         said = inpainter.denoiser(x, level, inpainter.condition(x_0, mask, noise))
@@ -533,7 +536,7 @@ out. And the gate does not believe what it cannot judge: it wants at least 100 p
 r"""
 ### Bài 4.5: cổng (gate)
 
-Ứng viên được thay nhà vô địch, trừ khi nó **kém hơn**, và kém hơn nghĩa là: khoảng tin cậy 95 % của `ours - theirs`, tính trên từng
+Ứng viên được thay mô hình đương nhiệm, trừ khi nó **kém hơn**, và kém hơn nghĩa là: khoảng tin cậy 95% của `ours - theirs`, tính trên từng
 ảnh, nằm hẳn trên 0 (LPIPS càng thấp càng tốt). Trung bình thấp hơn chưa đủ lý do để cho vào, cao hơn cũng chưa đủ để chặn lại. Và
 cổng không tin điều nó không xét được: cần ít nhất 100 ảnh, và phải là số. `interval(values)` của `diffusion_lab.bootstrap` chính là
 `paired_interval` ở lab 3: `(low, high)` của một trung bình.
@@ -699,13 +702,13 @@ It has drifted if $D$ is above .2 (less does not matter) **and** above what chan
 
 # %% [markdown] lang="vi"
 r"""
-### Bài 4.6: độ trôi (drift)
+### Bài 4.6: trôi dữ liệu (data drift)
 
 Mô hình vẫn tốt như trước, nhưng người dùng có còn gửi những thứ giống dữ liệu huấn luyện không? Ta nhìn vào các con số đơn giản của
 ảnh gửi đến, như độ sáng của các pixel đã biết, và so *phân phối* chứ không so trung bình: **khoảng cách Kolmogorov-Smirnov** là chênh
 lệch lớn nhất giữa tỉ lệ ảnh gửi đến và tỉ lệ ảnh huấn luyện nằm ở hoặc dưới một giá trị nào đó,
 
-$$D = \max_v \big| F_{\text{gửi đến}}(v) - F_{\text{huấn luyện}}(v) \big|.$$
+$$D = \max_v \big| F_{\text{visitors}}(v) - F_{\text{training}}(v) \big|.$$
 
 Dữ liệu đã trôi nếu $D$ lớn hơn .2 (nhỏ hơn thì không đáng lo) **và** lớn hơn mức mà ngẫu nhiên giải thích được, $1.63 \sqrt{(n + m) /
 (n m)}$.
