@@ -6,6 +6,7 @@ import runpy
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,6 +26,20 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # several share the cores: a thread eac
 
 settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("unhurried")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Half of the tests for each of two workers, and from the other's when one is done: modules share their fixtures.
+
+    What xdist does of itself deals them out one by one, so that each worker builds the fixtures of every module.
+    """
+    if config.getoption("dist") != "load":
+        return None
+    from xdist.scheduler import WorkStealingScheduling
+
+    return WorkStealingScheduling(config, log)
+
 
 PARTS = (0, 0, 0, 0, 0, 0, 0, 0, 1, 2)
 

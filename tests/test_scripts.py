@@ -145,8 +145,8 @@ def test_scores_are_of_the_pictures_that_it_was_trained_on(
     """Their split too, which the run chose: a test picture of another split may have been trained on."""
     own, tiny = tmp_path / "my cats, [é]", tiny[2:]
     own.mkdir()
-    for i in range(60):
-        Image.fromarray(np.full((40, 40, 3), 4 * i, dtype=np.uint8)).save(own / f"{i}.png")
+    for i in range(24):
+        Image.fromarray(np.full((40, 40, 3), 10 * i, dtype=np.uint8)).save(own / f"{i}.png")
     shares = ["data.shares=[1,1,4]", "data.split_seed=3"]
     test = len(Folder(own, shares=[1, 1, 4], seed=3).names("test"))
     assert test != len(Folder(own).names("test"))

@@ -53,7 +53,11 @@ def test_a_second_training_leaves_the_folder_of_the_first_alone(
     devices: int, tiny: list[str], tmp_path: Path, run_script: RunScript
 ) -> None:
     run = tmp_path / "logs" / "x" / "run"
-    process = start(*tiny, "trainer.max_steps=100000", f"trainer.devices={devices}")
+    held = tmp_path / "held"  # it would take the cores from what is tried beside it
+    held.touch()
+    hold = ["+callbacks.hold._target_=holding.Hold", "+callbacks.hold.step=6", f"+callbacks.hold.file={held}"]
+    long = [*tiny, "trainer.max_steps=100000", f"trainer.devices={devices}", *hold]
+    process = start(*long, modules=Path(__file__).parents[1])
     try:
         wait_for(run / "checkpoints" / "step=4.ckpt", process)
         before = {name: (run / name).read_bytes() for name in ("config.yaml", ".hydra/overrides.yaml")}
@@ -67,6 +71,7 @@ def test_a_second_training_leaves_the_folder_of_the_first_alone(
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
+    held.unlink()
     steps = [line["step"] for line in read_metrics(run) if "train/loss" in line]
     assert steps == list(range(len(steps)))
     last = max(int(path.stem.split("=")[1]) for path in run.glob("checkpoints/*.ckpt"))

@@ -48,7 +48,7 @@ def test_attention_flops_and_places():
 
 def test_activations_are_what_autograd_keeps(awake: Callable[[nn.Module], UNet]):
     options: dict[str, Any] = {"image_size": 16, "channels": 32, "multipliers": (1, 2), "depth": 1}
-    unet = awake(UNet(**options))
+    unet = awake(UNet(**options, channels_last=False))  # GroupNorm and SiLU in one keep a third less
     sizes: dict[int, int] = {}
     weights = {p.data_ptr() for p in unet.parameters()}
 

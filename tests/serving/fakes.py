@@ -53,6 +53,7 @@ class FakeEngine:
     image_size, sides = 16, (16,)
     crop = full()
     task = inpainting()
+    form = "eager"
     steps = 5
 
     def __init__(self) -> None:

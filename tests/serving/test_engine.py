@@ -147,17 +147,20 @@ def test_a_job_joins_between_two_steps_of_another() -> None:
     run(main())
 
 
-def test_jobs_start_in_the_order_of_their_coming_and_a_large_one_is_not_passed_over() -> None:
+def test_jobs_start_in_their_turn_and_a_large_one_beside_others() -> None:
     network = Elementwise(held=True)
-    rows = [2, 2, 1, 5, 1, 1]  # the second does not fit beside the first; the fourth never does
+    rows = [2, 2, 1, 5, 1, 1]  # the second does not fit beside the first; the fourth is more than a call
 
     async def main() -> None:
         async with running(elementwise(network), max_batch=3) as engine:
-            tasks = [await begun(engine, job(i, *range(n - 1), sampler=ddim(steps=2))) for i, n in enumerate(rows)]
+            asked = [job(i, *range(n - 1), sampler=ddim(steps=2)) for i, n in enumerate(rows)]
+            tasks = [await begun(engine, asked[0])]
+            await network.inside()
+            tasks += [await begun(engine, one) for one in asked[1:]]
             network.held = False
             network.let(1)
             await asyncio.gather(*tasks)
-            assert network.calls == [2, 2, 3, 3, 3, 2, 3, 2, 2, 2]
+            assert network.calls == [2, 3, 3, *[3, 3, 3], *[3, 3, 1]]
 
     run(main())
 

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from diffusion_lab.networks.normed import normed
+
 WRITTEN_OUT = 256
 """Up to so many pixels attention is trained written out on a CPU; see `attend`."""
 
@@ -126,14 +128,13 @@ class ResBlock(nn.Module):
         self.shortcut = nn.Identity() if c_in == c_out else nn.Conv2d(c_in, c_out, 1)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        h = self.conv_in(self.resample(F.silu(self.norm_in(x))))
-        emb = self.embed(embedding)[:, :, None, None]  # (B, C or 2 C, 1, 1)
+        h = self.conv_in(self.resample(normed(self.norm_in, x)))
+        emb = self.embed(embedding)  # (B, C or 2 C)
         if self.scale_shift:
-            scale, shift = emb.chunk(2, dim=1)
-            h = self.norm_out(h) * (1 + scale) + shift  # ADM, section 3.1
+            h = normed(self.norm_out, h, *emb.chunk(2, dim=1))  # ADM, section 3.1
         else:
-            h = self.norm_out(h + emb)
-        h = self.conv_out(self.dropout(F.silu(h)))
+            h = normed(self.norm_out, h + emb[:, :, None, None])
+        h = self.conv_out(self.dropout(h))
         return summed(self.shortcut(self.resample(x)), h, self.rescale)
 
 
@@ -167,7 +168,7 @@ class Attention(nn.Module):
         self.out = silent(nn.Linear(norm.num_channels, norm.num_channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        tokens = self.norm(x).flatten(2).mT  # (B, HW, C)
+        tokens = normed(self.norm, x, silu=False).flatten(2).mT  # (B, HW, C)
         qkv = self.qkv(tokens).unflatten(-1, (3, self.heads, -1))  # (B, HW, 3, heads, width)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, HW, width)
         h = self.out(attend(q, k, v).transpose(1, 2).flatten(2))  # (B, HW, C)

@@ -31,7 +31,7 @@ class Summary:
             times as many.
         attention: how many attention layers sit at each size in pixels, finest first.
         activations: bytes that one picture of a training step keeps in float32 for the way back; bf16 autocast keeps
-            about half. With checkpointing, what is kept between stages.
+            about half, and `normed` as one operation a third less. With checkpointing, what is kept between stages.
     """
 
     parameters: int

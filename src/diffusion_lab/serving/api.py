@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.responses import FileResponse, JSONResponse
@@ -85,7 +85,8 @@ class TaskInfo(BaseModel):
 class Info(BaseModel):
     """What the service is.
 
-    `eyes` are where the model expects those of a face, in parts of its square; null if it does not say.
+    `eyes` are where the model expects those of a face, in parts of its square; null if it does not say. `backend` is
+    the form of its networks.
     """
 
     version: str
@@ -93,6 +94,7 @@ class Info(BaseModel):
     image_size: int
     eyes: Eyes | None
     trained_on: str
+    backend: str
     samplers: dict[str, SamplerInfo]
     default_sampler: str
     limits: LimitsInfo
@@ -166,9 +168,9 @@ def create_app(
         measures=measures,
     )
     errors.install(app)
-    app.include_router(restoring(desk, trained_on, locks))
+    app.include_router(restoring(desk, trained_on, locks, holder))
     app.include_router(faces.router(desk, locks))
-    app.include_router(openai.router(desk, locks))
+    app.include_router(openai.router(desk, locks, holder))
     app.include_router(
         jobs.router(desk, store, described(desk.bounded(JobSettings), desk.files, desk.needed), locks, holder)
     )
@@ -177,8 +179,9 @@ def create_app(
     return app
 
 
-def restoring(desk: Desk, trained_on: str, locks: list[Any]) -> APIRouter:
+def restoring(desk: Desk, trained_on: str, locks: list[Any], holder: Any) -> APIRouter:
     """`/v1/restore`, `/v1/inpaint`, `/v1/masks` and `/v1/info`."""
+    Holder = Annotated[str, holder]
     routes = APIRouter(prefix="/v1", tags=["inpainting"], dependencies=locks)
     settings = desk.bounded(Settings)
     closed = [401] if locks else []
@@ -198,7 +201,7 @@ def restoring(desk: Desk, trained_on: str, locks: list[Any]) -> APIRouter:
         **declared(400, *closed, 406, 408, 413, 415, 422, 429, 500, 503, 504),
     }
 
-    async def restored(request: Request) -> Response:
+    async def restored(request: Request, holder: Holder) -> Response:
         """Does what the model is for; `task` of `/v1/info` says what, and whether a mask is needed: white is the hole.
 
         One completion comes as PNG unless `Accept` asks for JSON; several come as JSON. `X-Face`, or `face` and `faces`
@@ -207,7 +210,7 @@ def restoring(desk: Desk, trained_on: str, locks: list[Any]) -> APIRouter:
         form = await read_form(request, ("image", "mask"))
         asked = form.validated(settings)
         as_json = wants_json(request.headers.get("accept", "*/*"), asked.num_samples)
-        order = await desk.take(form.needed("image"), form.files.get("mask"), asked)
+        order = await desk.take(form.needed("image"), form.files.get("mask"), asked, client=holder)
         filled = await unless_gone(request, desk.fill(order))
         return as_completions(order, filled) if as_json else as_png(order, filled)
 
@@ -251,6 +254,7 @@ def restoring(desk: Desk, trained_on: str, locks: list[Any]) -> APIRouter:
             image_size=desk.engine.image_size,
             eyes=None if eyes is None else Eyes.of(eyes),
             trained_on=trained_on,
+            backend=desk.engine.form,
             samplers={
                 name: SamplerInfo(steps=offer.steps, least=offer.least, most=most)
                 for name, offer in desk.offers.items()

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from diffusion_lab import recipe
 from diffusion_lab.networks.export import Called, exportable, identity, read_onnx
@@ -27,12 +27,29 @@ def compiled(network: nn.Module, folder: Path) -> nn.Module:
     return Called(exportable(network), torch.compile(network.forward, fullgraph=True))
 
 
-def onnxruntime(network: nn.Module, folder: Path) -> nn.Module:
+def bfloat16(network: nn.Module, folder: Path) -> nn.Module:
+    """The network as it is, under autocast."""
+    inner = exportable(network)
+
+    def call(x: Tensor, condition: Tensor, time: Tensor, attributes: Tensor | None = None) -> Tensor:
+        with torch.autocast(x.device.type, torch.bfloat16):
+            said: Tensor = inner(x, condition, time, attributes)
+        return said.float()
+
+    return Called(inner, call)
+
+
+def onnxruntime(network: nn.Module, folder: Path, patience: float | None = None) -> nn.Module:
     """The network under ONNX Runtime, from `model.onnx` if the folder's manifest names it, else exported now.
 
+    Args:
+        network: see `Backend`.
+        folder: likewise.
+        patience: seconds that an export may take; None waits.
+
     Raises:
-        ValueError: if it is not to serve on the CPU, is one of several networks of a cascade, ONNX is not installed, or
-            `model.onnx` is of another inpainter.
+        ValueError: if it is not to serve on the CPU, is one of several networks of a cascade, ONNX is not installed,
+            `model.onnx` is of another inpainter, or the export took too long.
     """
     if "stages" in recipe.read(folder)["model"]:
         raise ValueError("it is a cascade, and an ONNX file holds one network: set engine.backend=eager or compiled")
@@ -44,18 +61,21 @@ def onnxruntime(network: nn.Module, folder: Path) -> nn.Module:
         return Called(exportable(network), read_onnx(folder / "model.onnx", about))
     with tempfile.TemporaryDirectory() as made:
         file = Path(made) / "model.onnx"
-        export(folder, file)
+        export(folder, file, patience)
         return Called(exportable(network), read_onnx(file, about))
 
 
-def export(folder: Path, output: Path) -> None:
+def export(folder: Path, output: Path, patience: float | None = None) -> None:
     """Exports in a process of its own: tracing holds the interpreter for seconds, in which no job would get on.
 
     Raises:
         ValueError: why it could not be done.
     """
     command = [sys.executable, "-m", "diffusion_lab.networks.export", str(folder), "--output", str(output)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=patience)
+    except subprocess.TimeoutExpired:
+        raise ValueError(f"the export took longer than {patience:g} s: export it once, beside the model") from None
     if done.returncode:
         last = (done.stderr.strip() or f"the export ended with {done.returncode}").splitlines()[-1]
         raise ValueError(last.removeprefix("error: "))

@@ -109,7 +109,14 @@ class Desk:
         return create_model(settings.__name__, __base__=settings, **fields)
 
     async def take(
-        self, image: bytes, mask: bytes | None, settings: Settings, *, previews: int = 0, transparent: bool = False
+        self,
+        image: bytes,
+        mask: bytes | None,
+        settings: Settings,
+        *,
+        previews: int = 0,
+        transparent: bool = False,
+        client: str = "",
     ) -> Order:
         """Reads the pictures of a request and makes a job of them.
 
@@ -120,6 +127,7 @@ class Desk:
             previews: pictures on the way.
             transparent: whether the hole is where the mask is wholly transparent, instead of by its `mask_mode`; of the
                 image, where the task needs a hole and there is no mask.
+            client: whose it is, as `Keys` names it.
 
         Raises:
             Mistake: if a picture cannot be read, or is too large, or the mask does not fit, or is missing, or of no use
@@ -136,7 +144,7 @@ class Desk:
         seed = secrets.randbits(32) if settings.seed is None else settings.seed
         seeds = tuple(range(seed, seed + settings.num_samples))
         photo, small = await self._beside(self._read, image, mask, transparent, settings)
-        job = Job(photo.images, photo.holes, seeds, sampler, previews)
+        job = Job(photo.images, photo.holes, seeds, sampler, previews, client=client)
         if job.rows > self.limits.squares:
             message = (
                 f"num_samples: the hole lies in {len(photo.parts)} faces and places, each filled {len(seeds)} times, "

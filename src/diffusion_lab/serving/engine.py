@@ -28,6 +28,7 @@ class Job:
         sampler: None is the inpainter's own.
         previews: how many are wanted on the way, evenly spread.
         seconds: until the job is given up, from its submission; None is the engine's own limit.
+        client: whose it is, for clients to take turns; an empty one stands for itself.
     """
 
     image: Tensor
@@ -36,6 +37,7 @@ class Job:
     sampler: Sampler | None = None
     previews: int = 0
     seconds: float | None = None
+    client: str = ""
 
     @property
     def rows(self) -> int:
@@ -74,7 +76,7 @@ class Queued:
     """The job waits.
 
     Args:
-        position: how many jobs wait in front of it.
+        position: how many jobs wait in front of it; shorter ones may still come in between.
     """
 
     position: int
@@ -219,6 +221,10 @@ class Engine(Protocol):
     @property
     def version(self) -> str:
         """Of the model in service."""
+
+    @property
+    def form(self) -> str:
+        """Of its networks: eager, compiled, onnxruntime or bfloat16."""
 
     def submit(self, job: Job) -> AsyncGenerator[Event, None]:
         """Queued, then stepped for every network call, then finished; closing it gives the job up within one step.

@@ -254,7 +254,9 @@ def router(desk: Desk, jobs: Jobs, body: dict[str, Any], dependencies: Sequence[
         """
         form = await read_form(request, ("image", "mask"))
         asked = form.validated(settings)
-        order = await desk.take(form.needed("image"), form.files.get("mask"), asked, previews=asked.previews)
+        order = await desk.take(
+            form.needed("image"), form.files.get("mask"), asked, previews=asked.previews, client=holder
+        )
         work = await jobs.start(order, holder)
         response.headers["Location"] = f"/v1/jobs/{work.state.id}"
         return work.state

@@ -6,7 +6,6 @@ import logging
 import math
 import threading
 import time
-from collections import deque
 from collections.abc import AsyncGenerator, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -35,6 +34,7 @@ from diffusion_lab.serving.engine import (
 )
 from diffusion_lab.serving.swapping import Model, checked
 from diffusion_lab.serving.tickets import Ticket, post
+from diffusion_lab.serving.turns import Turns
 from diffusion_lab.tasks import Task
 
 log = logging.getLogger(__name__)
@@ -64,9 +64,9 @@ class Run:
 class LocalEngine:
     """Fills holes for many at once: their rows share the network calls, whatever their samplers and steps.
 
-    Jobs start in the order of their coming, as soon as their rows fit beside those that run, between two steps. One
-    with more rows than `max_batch` waits until it is alone. Jobs that are given up, or too late, leave between two
-    steps. A picture depends on its seeds, not on its company, but for kernels that round by batch size.
+    Jobs start in their turn (`turns.Turns`), as soon as their rows fit beside those that run, between two steps. Jobs
+    that are given up, or too late, leave between two steps. A picture depends on its seeds, not on its company, but for
+    kernels that round by batch size.
 
     Args:
         inpainter: in evaluation mode, on the device that serves; its recipe names the image size.
@@ -77,6 +77,7 @@ class LocalEngine:
         autocast: of the network calls, such as bfloat16; None is float32.
         measures: is told what happens, from several threads.
         backend: the form that a swap brings a network into; the first inpainter's has its own already.
+        form: what people call that form.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class LocalEngine:
         autocast: torch.dtype | None = None,
         measures: Measures | None = None,
         backend: Backend = eager,
+        form: str = "eager",
     ) -> None:
         if "data" not in inpainter.recipe:
             raise ValueError("this inpainter has no recipe that names its image size: load it from a folder")
@@ -100,7 +102,8 @@ class LocalEngine:
         self._seconds = seconds
         self._measures = measures or Unmeasured()
         self._backend = backend
-        self._waiting: deque[Ticket] = deque()
+        self.form = form
+        self._waiting = Turns()
         self._starting: list[Ticket] = []
         self._running: list[Run] = []
         self._changed = threading.Condition()  # guards the queue, who runs, and which model is in service
@@ -204,7 +207,7 @@ class LocalEngine:
                 raise NotReady("the engine ends", retry_after=5)
             if len(self._waiting) >= self._max_queue:
                 raise QueueFull(f"{len(self._waiting)} jobs wait already", math.ceil(self._wait()))
-            self._waiting.append(ticket)
+            self._waiting.add(ticket)
             self._say_positions()
             self._changed.notify_all()
         return ticket
@@ -282,16 +285,14 @@ class LocalEngine:
             with self._changed:
                 self._running = [run for run in self._running if not run.ticket.gone]
                 waited = len(self._waiting)
-                self._waiting = deque(ticket for ticket in self._waiting if not ticket.gone)
+                for ticket in [ticket for ticket in self._waiting if ticket.gone]:
+                    self._waiting.remove(ticket)
                 if self._until is not None and now > self._until:
                     return False
-                rows = sum(run.ticket.rows for run in self._running)
-                while self._waiting and (rows == 0 or rows + self._waiting[0].rows <= self._calls.most):
-                    self._starting.append(self._waiting.popleft())
-                    rows += self._starting[-1].rows
+                self._starting = self._waiting.begin([run.ticket for run in self._running], self._calls.most)
                 if len(self._waiting) != waited:
                     self._say_positions()
-                if rows > 0:
+                if self._starting or self._running:
                     return True
                 if self._until is not None:
                     return False
@@ -334,6 +335,7 @@ class LocalEngine:
         self._measures.stepped(rows, seconds)
         with self._changed:
             self._running = [run for run in self._running if not run.ticket.gone]
+            self._waiting.worked(rows)
         post(events)
 
     def _news(self, runs: list[Run]) -> list[tuple[Ticket, Event | Exception]]:

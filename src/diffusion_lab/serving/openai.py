@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
@@ -120,13 +120,15 @@ class Edits(BaseModel):
     size: str
 
 
-def router(desk: Desk, dependencies: Sequence[Any]) -> APIRouter:
+def router(desk: Desk, dependencies: Sequence[Any], holder: Any) -> APIRouter:
     """The endpoint.
 
     Args:
         desk: works on the requests.
         dependencies: who may come in.
+        holder: whose a request is, as a dependency.
     """
+    Holder = Annotated[str, holder]
     routes = APIRouter(prefix="/v1/images", tags=["OpenAI"], dependencies=list(dependencies))
     settings = desk.bounded(Settings)
     answers: dict[int | str, dict[str, Any]] = {
@@ -141,7 +143,7 @@ def router(desk: Desk, dependencies: Sequence[Any]) -> APIRouter:
     @routes.post(
         "/edits", response_class=Response, responses=answers, openapi_extra=described(settings), summary="Edit (OpenAI)"
     )
-    async def edit(request: Request) -> Response:
+    async def edit(request: Request, holder: Holder) -> Response:
         """Fills what is transparent in `mask`, or in `image` if there is no mask; or restores the whole picture.
 
         `task` of `/v1/info` says which of it the model does, and whether it takes a mask.
@@ -157,6 +159,7 @@ def router(desk: Desk, dependencies: Sequence[Any]) -> APIRouter:
             asked.settings(settings),
             previews=asked.partial_images if asked.stream else 0,
             transparent=mask is None or asked.mask_mode == "transparent",
+            client=holder,
         )
         size = size_of(order, asked.size)
         encode = partial(encoded, kind=asked.output_format, quality=asked.output_compression)

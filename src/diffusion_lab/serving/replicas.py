@@ -118,6 +118,10 @@ class ReplicatedEngine:
         return self._crop
 
     @property
+    def form(self) -> str:
+        return "eager"
+
+    @property
     def task(self) -> tasks.Task:
         return self._task
 

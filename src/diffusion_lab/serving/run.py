@@ -14,8 +14,9 @@ from fastapi import FastAPI
 
 from diffusion_lab import inpainting, recipe
 from diffusion_lab.serving.api import create_app
-from diffusion_lab.serving.backends import BACKENDS
+from diffusion_lab.serving.backends import BACKENDS, Backend
 from diffusion_lab.serving.engine import Engine, SwapRefused
+from diffusion_lab.serving.fastest import Fastest, candidates
 from diffusion_lab.serving.local import LocalEngine
 from diffusion_lab.serving.measures import Measures
 from diffusion_lab.serving.security import Keys, check_open
@@ -49,21 +50,23 @@ def local(
         max_batch: pictures in a network call.
         max_queue: jobs that may wait.
         seconds: until a job is given up.
-        backend: the form of the network, a name of `backends.BACKENDS`.
-        bfloat16: whether it is called under autocast.
+        backend: the form of the network, a name of `backends.BACKENDS`; auto measures which is the fastest here.
+        bfloat16: whether it is called under autocast; with auto, whether it may be.
 
     Raises:
         ValueError: if the model is damaged or does not do what it is known to do, or there is no such backend here.
     """
-    if backend not in BACKENDS:
-        raise ValueError(f"engine.backend={backend} is none of {', '.join(BACKENDS)}")
+    if backend not in (*BACKENDS, "auto"):
+        raise ValueError(f"engine.backend={backend} is none of {', '.join(BACKENDS)}, auto")
     if bfloat16 and backend == "onnxruntime":
         raise ValueError("engine.backend=onnxruntime calls the network in float32: leave engine.bfloat16 out")
-    autocast = torch.bfloat16 if bfloat16 else None
+    form: Backend = Fastest(candidates(bfloat16)) if backend == "auto" else BACKENDS[backend]
+    autocast = torch.bfloat16 if bfloat16 and not isinstance(form, Fastest) else None
     try:
-        model = checked(folder, inpainting.device(device), autocast=autocast, backend=BACKENDS[backend])
+        model = checked(folder, inpainting.device(device), autocast=autocast, backend=form)
     except SwapRefused as refused:
         raise ValueError(str(refused)) from None
+    called = (form.name or backend) if isinstance(form, Fastest) else backend
     return LocalEngine(
         model.inpainter,
         model.version,
@@ -72,7 +75,8 @@ def local(
         seconds=seconds,
         autocast=autocast,
         measures=measures,
-        backend=BACKENDS[backend],
+        backend=form,
+        form=called if autocast is None else f"{called}, bfloat16",
     )
 
 

@@ -23,6 +23,7 @@ class Ticket:
         loop: where its events are awaited.
         events: on their way there.
         position: of its last `Queued`.
+        due: when its turn is; see `turns.Turns`.
         gone: whether nobody waits any more: it has ended, or was given up.
     """
 
@@ -34,6 +35,7 @@ class Ticket:
     loop: asyncio.AbstractEventLoop
     events: asyncio.Queue[Event | Exception] = field(default_factory=asyncio.Queue)
     position: int = -1
+    due: int = 0
     gone: bool = False
 
     def by_seed(self, rows: Tensor) -> Tensor:
