@@ -47,7 +47,8 @@ def said(attributes: Tensor | None, count: int, x: Tensor) -> Tensor:
             f"this network is told {count} attributes, and {attributes.shape[1]} were given: "
             f"train it with ++model.attributes={attributes.shape[1]}"
         )
-    told = x.new_full((len(x), count), torch.nan) if attributes is None else attributes
+    # A trace for any number of pictures does not survive len().
+    told = x.new_full((x.shape[0], count), torch.nan) if attributes is None else attributes
     return torch.cat([told.nan_to_num().to(x.dtype), (~told.isnan()).to(x.dtype)], dim=1)
 
 
