@@ -25,14 +25,21 @@ from typing import Any
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "tests")]
 
 import torch
+from chaos.keeping import Evaluation, Pipeline, Sweep, Writers
 from chaos.oracle import Violation
 from chaos.round import Outcome, Subject
+from chaos.service import Service
 from chaos.training import Trainer
 
 SUBJECTS: Mapping[str, Callable[[], Subject]] = {
     "trainer": Trainer,
     "worker": lambda: Trainer(workers=1, only="worker"),
     "rank": lambda: Trainer(ranks=2, only="rank"),
+    "registry": Writers,
+    "evaluation": Evaluation,
+    "sweep": Sweep,
+    "pipeline": Pipeline,
+    "service": Service,
 }
 
 

@@ -42,7 +42,11 @@ def faces(root: Path, count: int = 40) -> Path:
 
 def script(name: str) -> Callable[[], object]:
     """Runs one of the scripts as a person would; its arguments are the child's."""
-    return lambda: runpy.run_path(str(ROOT / f"{name}.py"), run_name="__main__")
+
+    def run() -> None:
+        runpy.run_path(str(ROOT / f"{name}.py"), run_name="__main__")
+
+    return run
 
 
 def free_port() -> int:
