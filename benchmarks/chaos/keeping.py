@@ -99,7 +99,7 @@ class Smooth:
 
     def __init__(self, n: int) -> None:
         coarse = torch.rand(n, 3, 4, 4, generator=torch.Generator().manual_seed(0)) * 255
-        self.images = torch.nn.functional.interpolate(coarse, (16, 16), mode="bilinear").to(torch.uint8)
+        self.images = torch.nn.functional.interpolate(coarse, (32, 32), mode="bilinear").to(torch.uint8)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -156,7 +156,7 @@ def score(output: Path) -> None:
     holes = problems(inpainting(), {"center": center, "box": rectangle})
     report = evaluate(
         [Method("first", noise), mean_fill(), Method("last", noise)],
-        Smooth(24),
+        Smooth(7),
         holes,
         extractor=Pixels(),
         batch_size=2,
