@@ -25,6 +25,7 @@ from typing import Any
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "tests")]
 
 import torch
+from chaos.faults import BadCache, BadCheckpoint, BadRegistry, Clock, FullDisk, HangingWandb, ReadOnly
 from chaos.keeping import Evaluation, Pipeline, Sweep, Writers
 from chaos.oracle import Violation
 from chaos.round import Outcome, Subject
@@ -40,6 +41,13 @@ SUBJECTS: Mapping[str, Callable[[], Subject]] = {
     "sweep": Sweep,
     "pipeline": Pipeline,
     "service": Service,
+    "full-disk": FullDisk,
+    "read-only": ReadOnly,
+    "bad-checkpoint": BadCheckpoint,
+    "bad-cache": BadCache,
+    "bad-registry": BadRegistry,
+    "clock": Clock,
+    "wandb": HangingWandb,
 }
 
 
@@ -95,10 +103,10 @@ def done(path: Path, seed: int) -> dict[int, dict[str, Any]]:
 
 
 def summary(outcomes: list[dict[str, Any]]) -> str:
-    blows = Counter(blow.split()[0] for each in outcomes for blow in each["blows"] if "too late" not in blow)
+    blows = Counter(blow.split()[0] for each in outcomes for blow in each["blows"] if "too late" not in blow and blow[:3] == "SIG")
     kinds = Counter(violation["kind"] for each in outcomes for violation in each["violations"])
     figures = ", ".join(f"{kinds[kind]} {kind}" for kind in ("lost", "doubled", "wrong"))
-    return f"{len(outcomes)} rounds, {blows.total()} blows ({dict(blows)}): {figures}"
+    return f"{len(outcomes)} rounds, {blows.total()} signals ({dict(blows)}): {figures}"
 
 
 def main() -> int:

@@ -31,6 +31,7 @@ class JSONLinesLogger(Logger):
     def __init__(self, folder: Path | str) -> None:
         super().__init__()
         self.path = Path(folder) / "metrics.jsonl"
+        self._owed = ""  # lines that found no room yet
 
     @property
     def name(self) -> str:
@@ -47,11 +48,16 @@ class JSONLinesLogger(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         values = {key: float(value) for key, value in metrics.items() if key != "epoch"}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with self.path.open("a") as file:
-                file.write(json.dumps({"step": step, **values}) + "\n")
-        except OSError:  # a full disk must not end the run; checkpoints say it loudly
+        self._owed += json.dumps({"step": step, **values}) + "\n"
+        try:  # a full disk must not end the run; checkpoints say it loudly
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("ab", buffering=0) as file:
+                before = file.tell()
+                if file.write(self._owed.encode()) == len(self._owed):
+                    self._owed = ""
+                else:
+                    file.truncate(before)  # half a line would spoil the next one
+        except OSError:
             return
 
     @rank_zero_only

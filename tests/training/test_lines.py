@@ -1,0 +1,48 @@
+"""`metrics.jsonl` after a kill: as if nobody had killed."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from diffusion_lab.training.loggers import JSONLinesLogger, read_metrics
+
+
+def logged(folder: Path, steps: int) -> JSONLinesLogger:
+    logger = JSONLinesLogger(folder)
+    for step in range(steps):
+        logger.log_metrics({"train/loss": float(step), "epoch": 0}, step)
+    logger.log_metrics({"val/loss": 0.5}, steps - 1)
+    return logger
+
+
+def test_steps_that_come_again_are_taken_out(tmp_path: Path) -> None:
+    logged(tmp_path, 7).rewind(4, {"train/loss": 3.0})
+    assert read_metrics(tmp_path) == [{"step": step, "train/loss": float(step)} for step in range(4)]
+
+
+def test_what_a_kill_left_half_written_is_taken_out(tmp_path: Path) -> None:
+    logger = logged(tmp_path, 3)
+    whole = logger.path.read_text()
+    for end in range(len(whole)):
+        logger.path.write_text(whole[:end])
+        logger.rewind(3, {})
+        logger.log_metrics({"train/loss": 3.0}, 3)
+        lines = logger.path.read_text().splitlines()
+        assert [json.loads(line) for line in lines[:-1]] == [json.loads(line) for line in whole.splitlines()][: len(lines) - 1]
+        assert json.loads(lines[-1]) == {"step": 3, "train/loss": 3.0}
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_the_line_of_the_checkpoint_s_own_step_is_there_once(tmp_path: Path, there: bool) -> None:
+    """It is written after the checkpoint is: a kill may come between them."""
+    logger = logged(tmp_path, 4 if there else 3)
+    logger.rewind(4, {"train/loss": 3.0})
+    losses = [(line["step"], line["train/loss"]) for line in read_metrics(tmp_path) if "train/loss" in line]
+    assert losses == [(step, float(step)) for step in range(4)]
+    assert [line["step"] for line in read_metrics(tmp_path) if "val/loss" in line] == [3 if there else 2]
+
+
+def test_a_run_that_begins_has_nothing_to_go_back_to(tmp_path: Path) -> None:
+    JSONLinesLogger(tmp_path / "new").rewind(0, {})
+    assert not (tmp_path / "new").exists()
