@@ -103,7 +103,9 @@ def done(path: Path, seed: int) -> dict[int, dict[str, Any]]:
 
 
 def summary(outcomes: list[dict[str, Any]]) -> str:
-    blows = Counter(blow.split()[0] for each in outcomes for blow in each["blows"] if "too late" not in blow and blow[:3] == "SIG")
+    blows = Counter(
+        blow.split()[0] for each in outcomes for blow in each["blows"] if "too late" not in blow and blow[:3] == "SIG"
+    )
     kinds = Counter(violation["kind"] for each in outcomes for violation in each["violations"])
     figures = ", ".join(f"{kinds[kind]} {kind}" for kind in ("lost", "doubled", "wrong"))
     return f"{len(outcomes)} rounds, {blows.total()} signals ({dict(blows)}): {figures}"

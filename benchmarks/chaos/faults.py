@@ -74,7 +74,9 @@ class ReadOnly(Trainer):
         outcome, place = Outcome(["disk read-only"]), folder / "disk"
         with disk(place, 64):
             subprocess.run(["mount", "-o", "remount,ro", str(place)], check=True)
-            child = Child(script("train"), folder / "said.txt", {}, ["train.py", *self.command(place / "chaos" / "run")])
+            child = Child(
+                script("train"), folder / "said.txt", {}, ["train.py", *self.command(place / "chaos" / "run")]
+            )
             code, said = child.wait(), (folder / "said.txt").read_text()
             if code == 0 or "Traceback" in said or "error: " not in said:
                 outcome.violations.append(Violation("wrong", f"on a read-only disk: exit code {code}, {said[-200:]!r}"))
@@ -97,7 +99,7 @@ class BadCheckpoint(Trainer):
         whole = [
             path
             for path in (run / "checkpoints").glob("*.ckpt")
-            if not any("wrong" == each.kind for each in oracle.sealed(run / "checkpoints") if path.name in each.what)
+            if not any(each.kind == "wrong" for each in oracle.sealed(run / "checkpoints") if path.name in each.what)
             and path.with_name(path.name + ".sha256").is_file()
         ]
         if found and not whole:  # the only one: a new run is asked for, in a sentence
@@ -123,7 +125,9 @@ class BadCache(Trainer):
             outcome.blows.append("images.bin cut")
         else:
             outcome.blows.append(flip(victim, rng))
-        words = [word.replace(f"paths.cache={self.home / 'cache'}", f"paths.cache={cache}") for word in self.command(run)]
+        words = [
+            word.replace(f"paths.cache={self.home / 'cache'}", f"paths.cache={cache}") for word in self.command(run)
+        ]
         child = Child(script("train"), folder / "said.txt", {}, ["train.py", *words])
         code, said = child.wait(), (folder / "said.txt").read_text()
         if code != 0:

@@ -10,20 +10,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+
 from chaos import oracle
 from chaos.oracle import Violation
 from chaos.processes import Child, strike
 from chaos.round import SIGNALS, Outcome, ended
 from chaos.training import faces
-from evaluated import results
-from small import COARSE, small_inpainter
-from sweeping import call
-
 from diffusion_lab.evaluation import Method, evaluate, kernel, mean_fill, problems
 from diffusion_lab.metrics import seam
 from diffusion_lab.registry import Registry
 from diffusion_lab.registry.gate import by_hand
 from diffusion_lab.tasks import inpainting
+from evaluated import results
+from small import COARSE, small_inpainter
+from sweeping import call
 
 
 def models(folder: Path, count: int) -> list[Path]:
@@ -46,13 +46,13 @@ def models(folder: Path, count: int) -> list[Path]:
     return made
 
 
-def timed(work: Callable[[], object], folder: Path) -> float:
-    """CPU seconds that some work takes undisturbed; remembered in a folder."""
-    note = folder / "cpu"
+def timed(work: Callable[[], object], folder: Path, wall: bool = False) -> float:
+    """CPU seconds, or those on the wall, that some work takes undisturbed; remembered in a folder."""
+    note, begun = folder / ("wall" if wall else "cpu"), time.monotonic()
     if not note.is_file():
         child, seconds = Child(work, folder / "undisturbed.txt"), 0.0
         while child.poll() is None:
-            seconds = max(seconds, child.seconds())
+            seconds = time.monotonic() - begun if wall else max(seconds, child.seconds())
             time.sleep(0.01)
         if child.wait():
             raise RuntimeError(f"the undisturbed run failed: see {folder / 'undisturbed.txt'}")
@@ -176,16 +176,16 @@ class Sweep:
 
     def prepare(self, folder: Path) -> None:
         (made(folder / "sweep" / "undisturbed") / "mended").touch()  # none of its jobs fails
-        self.seconds = timed(lambda: call(str(folder / "sweep" / "undisturbed"), JOBS), folder / "sweep")
+        self.seconds = timed(lambda: call(str(folder / "sweep" / "undisturbed"), JOBS), folder / "sweep", wall=True)
 
     def round(self, folder: Path, rng: random.Random) -> Outcome:
         outcome, sweep = Outcome(), made(folder / "sweep")
         child = Child(lambda: call(str(sweep), JOBS), folder / "output.txt")
         number, moment = rng.choice(SIGNALS), rng.uniform(0, 0.9) * self.seconds
         alone = rng.random() < 0.5  # its jobs outlive it
-        struck = strike(child, number, moment, rng, everybody=not alone)
+        struck = strike(child, number, moment, rng, everybody=not alone, wall=True)
         outcome.blows.append(
-            f"{signal.Signals(number).name} at {moment:.2f} CPU s{' to it alone' if alone else ''}"
+            f"{signal.Signals(number).name} at {moment:.2f} s{' to it alone' if alone else ''}"
             + ("" if struck else ", too late")
         )
         child.wait()
@@ -198,7 +198,9 @@ class Sweep:
         codes = [json.loads((sweep / str(i) / "job.json").read_text())["code"] for i in range(len(JOBS))]
         outcome.violations += [Violation("lost", f"job {i} ended with {code}") for i, code in enumerate(codes) if code]
         done = {JOBS[int(path.parent.name)].split(".")[0] for path in well}
-        outcome.violations += [Violation("doubled", f"job {name} was done and began again") for name in begun if name in done]
+        outcome.violations += [
+            Violation("doubled", f"job {name} was done and began again") for name in begun if name in done
+        ]
         outcome.violations += oracle.once(begun, {job.split(".")[0] for job in JOBS} - done)
         return outcome
 
@@ -241,7 +243,7 @@ class Pipeline:
         self.scripts = made(self.home / "scripts")
         for name in ("train", "evaluate"):
             (self.scripts / f"{name}.py").write_text(PRETENDED)
-        self.seconds = timed(self.call(self.home / "undisturbed", ["resume=null"]), self.home)
+        self.seconds = timed(self.call(self.home / "undisturbed", ["resume=null"]), self.home, wall=True)
 
     def call(self, folder: Path, words: list[str]) -> Callable[[], None]:
         def run() -> None:
@@ -269,9 +271,9 @@ class Pipeline:
         child = Child(self.call(folder, ["resume=null"]), folder / "output.txt")
         number, moment = rng.choice(SIGNALS), rng.uniform(0, 0.95) * self.seconds
         alone = rng.random() < 0.3
-        struck = strike(child, number, moment, rng, everybody=not alone)
+        struck = strike(child, number, moment, rng, everybody=not alone, wall=True)
         outcome.blows.append(
-            f"{signal.Signals(number).name} at {moment:.2f} CPU s{' to it alone' if alone else ''}"
+            f"{signal.Signals(number).name} at {moment:.2f} s{' to it alone' if alone else ''}"
             + ("" if struck else ", too late")
         )
         child.wait()

@@ -121,13 +121,18 @@ def _members(session: int) -> list[tuple[int, int]]:
     return found
 
 
-def strike(child: Child, number: int, moment: float, rng: random.Random, everybody: bool = True) -> bool:
+def strike(
+    child: Child, number: int, moment: float, rng: random.Random, everybody: bool = True, wall: bool = False
+) -> bool:
     """Sends a signal when a process has taken so much CPU time, and a little later; whether it still lived.
 
-    SIGSTOP is followed by SIGCONT after half a second to three.
+    SIGSTOP is followed by SIGCONT after half a second to three. By the clock on the wall for who mostly waits.
     """
-    until = time.monotonic() + PATIENCE
-    while child.poll() is None and child.seconds() < moment and time.monotonic() < until:
+    begun = time.monotonic()
+    until = begun + PATIENCE
+    while child.poll() is None and time.monotonic() < until:
+        if moment <= (time.monotonic() - begun if wall else child.seconds()):
+            break
         time.sleep(0.01)
     time.sleep(rng.uniform(0, 0.03))
     if child.poll() is not None:

@@ -13,14 +13,14 @@ from typing import Any
 import httpx
 import numpy as np
 import torch
+from PIL import Image
+
 from chaos import oracle
 from chaos.keeping import models
 from chaos.oracle import Violation
 from chaos.processes import PATIENCE, Child
 from chaos.round import SIGNALS, Outcome, ended
 from chaos.training import free_port
-from PIL import Image
-
 from diffusion_lab.serving.run import local, serve
 
 JOBS, CLIENTS, STEPS = 16, 4, 40
@@ -96,7 +96,9 @@ class Client:
             return False
         picture = client.get(state.json()["images"][0]["url"])
         told = [line for line in client.get(f"{place}/events").text.splitlines() if line.startswith("event: ")]
-        self.answered(job, picture.content, ends=sum(line != "event: step" and line != "event: queued" for line in told))
+        self.answered(
+            job, picture.content, ends=sum(line != "event: step" and line != "event: queued" for line in told)
+        )
         return True
 
     def answered(self, job: int, content: bytes, ends: int = 1) -> None:
@@ -132,7 +134,9 @@ class Service:
             late = clients.poll() is not None
             struck = time.monotonic()
             service.signal(number)
-            outcome.blows.append(f"{signal.Signals(number).name} after {after} answers" + (", too late" if late else ""))
+            outcome.blows.append(
+                f"{signal.Signals(number).name} after {after} answers" + (", too late" if late else "")
+            )
             if number == signal.SIGSTOP:
                 time.sleep(rng.uniform(0.5, 3.0))
                 service.signal(signal.SIGCONT)
@@ -164,7 +168,9 @@ class Service:
         notes = [json.loads(line) for line in heard.read_text().splitlines()]
         jobs = [str(job) for job in range(JOBS)]
         said = oracle.once((str(note["job"]) for note in notes if note["what"] == "answered"), jobs)
-        said += [Violation("doubled", f"job {n['job']} ended {n['ends']} times") for n in notes if n.get("ends", 1) != 1]
+        said += [
+            Violation("doubled", f"job {n['job']} ended {n['ends']} times") for n in notes if n.get("ends", 1) != 1
+        ]
         said += [Violation("wrong", f"job {n['job']}: {n['status']}") for n in notes if n["what"] == "failed"]
         if number in (signal.SIGTERM, signal.SIGSTOP):  # whoever had been let in is answered
             cut = [n for n in notes if n["what"] == "broken" and n["sent"] < struck - 0.2 and n["job"] % 2 == 0]

@@ -9,10 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
+
 from chaos import oracle
 from chaos.processes import Child, strike
 from chaos.round import SIGNALS, Outcome, ended
-from PIL import Image
 
 ROOT = Path(__file__).parents[2]
 STEPS, EVERY = 16, 4
@@ -101,14 +102,13 @@ class Trainer:
 
     def again(self, folder: Path, run: Path, outcome: Outcome) -> None:
         """Goes on by the documented word, to the end, and asks the oracle."""
-        if not (run / "inpainter").is_dir() or any(
-            violation.kind == "lost" for violation in oracle.same_lines(run / "metrics.jsonl", self.undisturbed / "metrics.jsonl")
-        ):
+        lines = (run / "metrics.jsonl", self.undisturbed / "metrics.jsonl")
+        if not (run / "inpainter").is_dir() or any(each.kind == "lost" for each in oracle.same_lines(*lines)):
             begun = any((run / "checkpoints").glob("*.ckpt"))
             words = ["name=chaos", f"paths.logs={folder}", "resume=auto"] if begun else self.command(run)
             for child in self.start(folder, words):
                 ended(outcome, child.wait(), "the resumed training")
-        outcome.violations += oracle.same_lines(run / "metrics.jsonl", self.undisturbed / "metrics.jsonl")
+        outcome.violations += oracle.same_lines(*lines)
         weights = Path("inpainter", "model.safetensors")
         outcome.violations += oracle.same_bytes(run / weights, self.undisturbed / weights)
         outcome.violations += oracle.sealed(run / "checkpoints")

@@ -113,7 +113,7 @@ def test_a_thread_that_dies_takes_health_with_it_at_once() -> None:
                 assert answer.status_code == 503
                 assert answer.json()["error"]["message"] == "the model's thread has died"
                 assert (await client.get("/readyz")).status_code == 503
-                assert 'heartbeat_seconds +Inf' in (await client.get("/metrics")).text
+                assert "heartbeat_seconds +Inf" in (await client.get("/metrics")).text
                 with pytest.raises(NotReady, match="has died"):
                     await result_of(engine, job(3))
 

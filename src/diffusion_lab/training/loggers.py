@@ -70,7 +70,8 @@ class JSONLinesLogger(Logger):
         """
         lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True) if self.path.is_file() else []
         kept = [line for line in lines if _before(line, step)]
-        if last and not any(last.keys() <= json.loads(line).keys() for line in kept[-2:] if _before(line, step, step - 1)):
+        ends = [json.loads(line) for line in kept[-2:]]  # a step's own line, and that of its validation
+        if last and not any(line["step"] == step - 1 and last.keys() <= line.keys() for line in ends):
             kept.append(json.dumps({"step": step - 1, **last}) + "\n")
         if kept != lines:
             with replacing(self.path) as fresh:
@@ -81,10 +82,10 @@ class JSONLinesLogger(Logger):
         """The resolved config stands beside this file already."""
 
 
-def _before(line: str, step: int, first: int = 0) -> bool:
-    """Whether a line is whole, and of one of some steps."""
+def _before(line: str, step: int) -> bool:
+    """Whether a line is whole, and of one of the first steps."""
     try:
-        return line.endswith("\n") and first <= json.loads(line)["step"] < step
+        return line.endswith("\n") and bool(json.loads(line)["step"] < step)
     except (ValueError, KeyError, TypeError):
         return False
 
