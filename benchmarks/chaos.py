@@ -22,8 +22,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "tests")]
-
 import torch
 from chaos.faults import BadCache, BadCheckpoint, BadRegistry, Clock, FullDisk, HangingWandb, ReadOnly
 from chaos.keeping import Evaluation, Pipeline, Sweep, Writers
@@ -103,9 +101,8 @@ def done(path: Path, seed: int) -> dict[int, dict[str, Any]]:
 
 
 def summary(outcomes: list[dict[str, Any]]) -> str:
-    blows = Counter(
-        blow.split()[0] for each in outcomes for blow in each["blows"] if "too late" not in blow and blow[:3] == "SIG"
-    )
+    struck = [blow for each in outcomes for blow in each["blows"] if "too late" not in blow and "left over" not in blow]
+    blows = Counter(blow.split()[0] for blow in struck if blow.startswith("SIG"))
     kinds = Counter(violation["kind"] for each in outcomes for violation in each["violations"])
     figures = ", ".join(f"{kinds[kind]} {kind}" for kind in ("lost", "doubled", "wrong"))
     return f"{len(outcomes)} rounds, {blows.total()} signals ({dict(blows)}): {figures}"

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from chaos import oracle
-from chaos.processes import Child, strike
+from chaos.processes import PATIENCE, Child, strike
 from chaos.round import SIGNALS, Outcome, ended
 
 ROOT = Path(__file__).parents[2]
@@ -96,9 +96,20 @@ class Trainer:
         struck = self.hit(children, number, moment, rng)
         outcome.blows.append(f"{signal.Signals(number).name} at {moment:.2f} CPU s" + ("" if struck else ", too late"))
         for child in children:
-            child.wait()
+            self.end(child, outcome)
         self.again(folder, run, outcome)
         return outcome
+
+    def end(self, child: Child, outcome: Outcome) -> None:
+        """Waits for a rank; one that does not miss the others in a minute and a half is ended, as torchrun would."""
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            until = time.monotonic() + (90 if self.ranks > 1 else PATIENCE)
+            while child.poll() is None and time.monotonic() < until:
+                time.sleep(0.02)
+            if child.poll() is None:
+                outcome.blows.append(f"{number.name} to a rank that was left over")
+                child.signal(number, everybody=True)
+        child.wait()
 
     def again(self, folder: Path, run: Path, outcome: Outcome) -> None:
         """Goes on by the documented word, to the end, and asks the oracle."""
