@@ -189,12 +189,13 @@ class Sweep:
             + ("" if struck else ", too late")
         )
         child.wait()
+        left_alone(child)
         before = {path: path.read_bytes() for path in sweep.glob("*/job.json")}
         well = [path for path, text in before.items() if json.loads(text)["code"] == 0]
         (sweep / "mended").touch()
-        again = (sweep / "said").read_text().split("\n") if (sweep / "said").is_file() else []
+        earlier = (sweep / "said").read_text().count("\n") if (sweep / "said").is_file() else 0
         ended(outcome, Child(lambda: call(str(sweep), JOBS), folder / "again.txt").wait(), "the sweep called again")
-        begun = [line.split()[0] for line in (sweep / "said").read_text().split("\n")[max(0, len(again) - 1) :] if line]
+        begun = [line.split()[0] for line in (sweep / "said").read_text().splitlines()[earlier:]]
         codes = [json.loads((sweep / str(i) / "job.json").read_text())["code"] for i in range(len(JOBS))]
         outcome.violations += [Violation("lost", f"job {i} ended with {code}") for i, code in enumerate(codes) if code]
         done = {JOBS[int(path.parent.name)].split(".")[0] for path in well}
@@ -203,6 +204,13 @@ class Sweep:
         ]
         outcome.violations += oracle.once(begun, {job.split(".")[0] for job in JOBS} - done)
         return outcome
+
+
+def left_alone(child: Child) -> None:
+    """Returns when all that a dead process started has ended; it keeps the folder until then."""
+    until = time.monotonic() + 120
+    while any(pid != child.pid for pid in child.members()) and time.monotonic() < until:
+        time.sleep(0.05)
 
 
 def made(folder: Path) -> Path:
@@ -277,9 +285,7 @@ class Pipeline:
             + ("" if struck else ", too late")
         )
         child.wait()
-        until = time.monotonic() + 60
-        while [pid for pid in child.members() if pid != child.pid] and time.monotonic() < until:
-            time.sleep(0.05)  # a script that outlives it keeps the folder
+        left_alone(child)
         begun = list(folder.glob("logs/faces/*/pipeline.json"))
         again = Child(self.call(folder, ["resume=auto" if begun else "resume=null"]), folder / "again.txt")
         ended(outcome, again.wait(), "the pipeline that went on")
