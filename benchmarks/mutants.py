@@ -1,0 +1,152 @@
+"""Do the tests notice? ``python benchmarks/mutants.py --count 60 --seed 0``: one small change at a time, and its tests.
+
+Changes are drawn from all places where one can be made: a comparison, a sign, a number, a condition or a truth value
+becomes another. The tests of the changed file run in a fork that has torch and pytest already; who fails, or takes more
+than two minutes of CPU time, has noticed. A survivor is a missing test, or changes nothing that anybody could notice.
+"""
+
+import argparse
+import ast
+import contextlib
+import itertools
+import os
+import random
+import resource
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+TESTS = {
+    "diffusion/process.py": "diffusion/test_process.py diffusion/test_mixture.py",
+    "diffusion/schedule.py": "diffusion/test_schedule.py",
+    "diffusion/paths.py": "diffusion/test_paths.py diffusion/test_samplers.py",
+    "diffusion/solvers.py": "diffusion/test_solvers.py diffusion/test_samplers.py",
+    "diffusion/samplers.py": "diffusion/test_samplers.py diffusion/test_solvers.py",
+    "diffusion/sampling.py": "diffusion/test_sampling.py",
+    "diffusion/losses.py": "diffusion/test_losses.py",
+    "diffusion/level_samplers.py": "diffusion/test_losses.py",
+    "diffusion/likelihood.py": "diffusion/test_likelihood.py",
+    "diffusion/guidance.py": "diffusion/test_guidance.py",
+    "diffusion/zero_shot.py": "diffusion/test_zero_shot.py",
+    "diffusion/noise.py": "diffusion/test_noise.py",
+    "diffusion/flow.py": "diffusion/test_flow.py",
+    "metrics/frechet.py": "metrics/test_frechet.py",
+    "metrics/kernel.py": "metrics/test_kernel.py",
+    "metrics/manifold.py": "metrics/test_manifold.py",
+    "metrics/discrimination.py": "metrics/test_discrimination.py",
+    "metrics/resizing.py": "metrics/test_resizing.py",
+    "metrics/inpainting.py": "metrics/test_measures.py",
+    "registry/versions.py": "registry/test_versions.py",
+    "registry/manifest.py": "registry/test_versions.py",
+    "registry/gate.py": "registry/test_gate.py",
+    "serving/batching.py": "serving/test_engine.py serving/test_cascades.py",
+}
+SWAPS: dict[type, type] = {
+    **{ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq},
+    **{ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.And: ast.Or, ast.Or: ast.And},
+    **{ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In, ast.FloorDiv: ast.Mult},
+}
+
+
+def changes(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Makes one change after the other to a tree, says where and what, and takes it back."""
+    hints = {id(part) for node in ast.walk(tree) for hint in annotations(node) for part in ast.walk(hint)}
+    for node in ast.walk(tree):
+        if id(node) in hints:
+            continue
+        if isinstance(node, ast.BinOp | ast.BoolOp) and type(node.op) in SWAPS:
+            before = node.op
+            node.op = SWAPS[type(before)]()
+            yield node.lineno, f"{type(before).__name__} -> {type(node.op).__name__}"
+            node.op = before
+        elif isinstance(node, ast.Compare) and type(node.ops[0]) in SWAPS:
+            first = node.ops[0]
+            node.ops[0] = SWAPS[type(first)]()
+            yield node.lineno, f"{type(first).__name__} -> {type(node.ops[0]).__name__}"
+            node.ops[0] = first
+        elif isinstance(node, ast.Constant) and isinstance(node.value, bool | int | float):
+            value = node.value
+            node.value = not value if isinstance(value, bool) else value + 1
+            yield node.lineno, f"{value} -> {node.value}"
+            node.value = value
+        elif isinstance(node, ast.If | ast.IfExp | ast.While):
+            test = node.test
+            node.test = ast.copy_location(ast.UnaryOp(ast.Not(), test), test)
+            yield node.lineno, "the condition's opposite"
+            node.test = test
+
+
+def annotations(node: ast.AST) -> list[ast.expr]:
+    if isinstance(node, ast.FunctionDef):
+        return [node.returns] if node.returns else []
+    return [node.annotation] if isinstance(node, ast.arg | ast.AnnAssign) and node.annotation else []
+
+
+def noticed(source: Path, tests: str) -> bool:
+    """Whether the tests fail on the package in a folder."""
+    child = os.fork()
+    if child == 0:
+        resource.setrlimit(resource.RLIMIT_CPU, (120, 120))
+        null = os.open(os.devnull, os.O_RDWR)
+        os.dup2(null, 1)
+        os.dup2(null, 2)
+        sys.path[:0] = [str(source), str(ROOT / "tests")]
+        os.chdir(ROOT)
+        with contextlib.suppress(BaseException):
+            import pytest
+
+            paths = [str(ROOT / "tests" / path) for path in tests.split()]
+            os._exit(int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *paths])))
+        os._exit(9)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=60)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--files", nargs="*", default=[*TESTS], choices=TESTS)
+    asked = parser.parse_args()
+    import hypothesis
+    import lightning
+    import scipy.stats
+    import torch
+
+    torch.set_num_threads(1)
+    _ = hypothesis, lightning, scipy.stats
+    places = []
+    for file in asked.files:
+        tree = ast.parse((ROOT / "src" / "diffusion_lab" / file).read_text())
+        places += [(file, i) for i, _ in enumerate(changes(tree))]
+    chosen = random.Random(asked.seed).sample(places, min(asked.count, len(places)))
+    survived = 0
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "src"
+        shutil.copytree(ROOT / "src", source)
+        shutil.copytree(ROOT / "conf", Path(folder) / "conf")
+        for file in sorted({file for file, _ in chosen}):
+            if noticed(source, TESTS[file]):
+                raise SystemExit(f"{TESTS[file]} fails without any change: look at that first")
+        for file, number in chosen:
+            path, begun = source / "diffusion_lab" / file, time.monotonic()
+            whole = path.read_text()
+            tree = ast.parse(whole)
+            making = itertools.islice(changes(tree), number, None)
+            line, what = next(making)  # and the tree is as it has changed it
+            path.write_text(ast.unparse(tree))
+            killed = noticed(source, TESTS[file])
+            path.write_text(whole)
+            survived += not killed
+            said = whole.splitlines()[line - 1].strip()
+            took = f"{time.monotonic() - begun:.0f} s"
+            print(f"{'killed' if killed else 'SURVIVED'} {file}:{line} {what} | {said} ({took})", flush=True)
+    killed = len(chosen) - survived
+    print(f"{len(chosen)} of {len(places)} changes, seed {asked.seed}: {killed} killed, {survived} survived")
+
+
+if __name__ == "__main__":
+    main()
