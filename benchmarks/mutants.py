@@ -7,7 +7,6 @@ than two minutes of CPU time, has noticed. A survivor is a missing test, or chan
 
 import argparse
 import ast
-import contextlib
 import itertools
 import os
 import random
@@ -16,6 +15,7 @@ import shutil
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -91,17 +91,23 @@ def noticed(source: Path, tests: str) -> bool:
     child = os.fork()
     if child == 0:
         resource.setrlimit(resource.RLIMIT_CPU, (120, 120))
-        null = os.open(os.devnull, os.O_RDWR)
+        null = os.open(os.environ.get("MUTANTS_OUT", os.devnull), os.O_RDWR | os.O_CREAT | os.O_TRUNC)
         os.dup2(null, 1)
         os.dup2(null, 2)
         sys.path[:0] = [str(source), str(ROOT / "tests")]
         os.chdir(ROOT)
-        with contextlib.suppress(BaseException):
+        code = 9
+        try:
             import pytest
 
             paths = [str(ROOT / "tests" / path) for path in tests.split()]
-            os._exit(int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *paths])))
-        os._exit(9)
+            code = int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *paths]))
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0
 
 
