@@ -101,7 +101,7 @@ def noticed(source: Path, tests: str) -> bool:
             import pytest
 
             paths = [str(ROOT / "tests" / path) for path in tests.split()]
-            code = int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *paths]))
+            code = int(pytest.main(["-x", "-q", "--assert=plain", "-p", "no:cacheprovider", *paths]))
         except BaseException:
             traceback.print_exc()
         finally:
