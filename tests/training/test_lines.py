@@ -1,6 +1,7 @@
 """`metrics.jsonl` after a kill: as if nobody had killed."""
 
 import json
+import resource
 from pathlib import Path
 
 import pytest
@@ -47,3 +48,18 @@ def test_the_line_of_the_checkpoint_s_own_step_is_there_once(tmp_path: Path, the
 def test_a_run_that_begins_has_nothing_to_go_back_to(tmp_path: Path) -> None:
     JSONLinesLogger(tmp_path / "new").rewind(0, {})
     assert not (tmp_path / "new").exists()
+
+
+def test_lines_wait_for_room_and_none_is_written_by_halves(tmp_path: Path) -> None:
+    logger = logged(tmp_path, 3)
+    before = logger.path.read_text()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 10, limits[1]))  # as a disk with room for ten bytes
+    try:
+        for step in (3, 4):
+            logger.log_metrics({"train/loss": float(step)}, step)
+        assert logger.path.read_text() == before
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    logger.log_metrics({"train/loss": 5.0}, 5)
+    assert [line["step"] for line in read_metrics(tmp_path) if "train/loss" in line] == list(range(6))
