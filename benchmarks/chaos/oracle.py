@@ -71,7 +71,7 @@ def sealed(folder: Path) -> list[Violation]:
     said = []
     for path in folder.glob("*.ckpt"):
         sum_ = path.with_name(path.name + ".sha256")
-        if sum_.is_file() and sum_.read_text().strip() != hashlib.sha256(path.read_bytes()).hexdigest():
+        if sum_.is_file() and sum_.read_bytes().strip() != hashlib.sha256(path.read_bytes()).hexdigest().encode():
             said.append(Violation("wrong", f"{path.name} has not the sum that stands beside it"))
     return said
 
