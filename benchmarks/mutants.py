@@ -62,7 +62,8 @@ WARM = [
 SWAPS: dict[type, type] = {
     **{ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq},
     **{ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.And: ast.Or, ast.Or: ast.And},
-    **{ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In, ast.FloorDiv: ast.Mult},
+    **{ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.FloorDiv: ast.Mult},
+    **{ast.In: ast.NotIn, ast.NotIn: ast.In},  # codespell:ignore
 }
 
 
