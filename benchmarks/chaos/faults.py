@@ -61,9 +61,10 @@ class FullDisk(Trainer):
                 time.sleep(0.01)
             if freed:
                 ballast.unlink()
-            child.wait()
+            code = child.wait()
             ballast.unlink(missing_ok=True)
-            self.again(place, run, outcome)
+            outcome.blows.append(f"exit code {code}")
+            self.again(place, run, outcome, code != 0)
         return outcome
 
 
@@ -81,7 +82,7 @@ class ReadOnly(Trainer):
             if code == 0 or "Traceback" in said or "error: " not in said:
                 outcome.violations.append(Violation("wrong", f"on a read-only disk: exit code {code}, {said[-200:]!r}"))
             subprocess.run(["mount", "-o", "remount,rw", str(place)], check=True)
-            self.again(place, place / "chaos" / "run", outcome)
+            self.again(place, place / "chaos" / "run", outcome, True)
         return outcome
 
 
@@ -92,10 +93,13 @@ class BadCheckpoint(Trainer):
         outcome, run = Outcome(), folder / "chaos" / "run"
         children = self.start(folder, self.command(run))
         strike(children[0], signal.SIGKILL, rng.uniform(0.5, 1.0) * self.seconds, rng)
-        children[0].wait()
+        code = children[0].wait()
         found = sorted((run / "checkpoints").glob("step=*"))
+        damaged = ""
         if found:
-            outcome.blows.append(flip(rng.choice(found), rng))
+            victim = rng.choice(found)
+            outcome.blows.append(flip(victim, rng))
+            damaged = victim.name.removesuffix(".sha256")
         whole = [
             path
             for path in (run / "checkpoints").glob("*.ckpt")
@@ -109,7 +113,7 @@ class BadCheckpoint(Trainer):
             if code != 1 or "damaged" not in said or "Traceback" in said:
                 outcome.violations.append(Violation("wrong", f"no whole checkpoint: exit code {code}, {said[-200:]!r}"))
             return outcome
-        self.again(folder, run, outcome)
+        self.again(folder, run, outcome, code != 0, damaged)
         return outcome
 
 
@@ -133,7 +137,7 @@ class BadCache(Trainer):
         if code != 0:
             outcome.violations.append(Violation("wrong", f"exit code {code}: {said[-200:]!r}"))
             return outcome
-        self.again(folder, run, outcome)
+        self.again(folder, run, outcome, False)
         return outcome
 
 
@@ -177,7 +181,7 @@ class Clock(Trainer):
         outcome, run = Outcome(), folder / "chaos" / "run"
         children = self.start(folder, self.command(run))
         strike(children[0], signal.SIGKILL, rng.uniform(0.4, 1.0) * self.seconds, rng)
-        children[0].wait()
+        code = children[0].wait()
         for path in run.rglob("*"):
             at = time.time() + rng.uniform(-1e7, 1e7)
             os.utime(path, (at, at), follow_symlinks=False)
@@ -185,7 +189,7 @@ class Clock(Trainer):
         outcome.blows.append(f"clock {offset / 86400:+.0f} days")
         time.time = lambda: real() + offset  # children are forks
         try:
-            self.again(folder, run, outcome)
+            self.again(folder, run, outcome, code != 0)
         finally:
             time.time = real
         return outcome
@@ -207,5 +211,5 @@ class HangingWandb(Trainer):
             words = [word for word in self.command(run) if not word.startswith("logger=")]
             (child,) = self.start(folder, words, environment)
             ended(outcome, child.wait(), "the training")
-        self.again(folder, run, outcome)
+        self.again(folder, run, outcome, False)
         return outcome
