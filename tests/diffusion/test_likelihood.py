@@ -178,7 +178,8 @@ def test_a_model_without_condition_is_refused_for_a_part_of_the_picture():
 @pytest.mark.parametrize("levels", [[0.1, 0.5], [0.1, 0.5, 0.3, 1.0], [0.1, 0.5, 0.5, 1.0]])
 def test_a_path_that_is_no_reverse_process_is_refused(levels):
     x_0 = faces(2)
-    with pytest.raises(ValueError, match="a bound needs levels that rise to 1"):
+    said = f"a bound needs levels that rise to 1, got {len(levels)} from {levels[0]} to {levels[-1]:.4g}$"
+    with pytest.raises(ValueError, match=said):
         bound(FACE, torch.tensor(levels, dtype=torch.float64), x_0, Condition(), noise_like(x_0))
 
 

@@ -201,3 +201,10 @@ def test_rows_that_end_draw_no_noise_beside_rows_that_do_not(solver):
     ended, _ = solver.solver(x, said, level, next_level, lambda: torch.ones_like(x), ())
     torch.testing.assert_close(ended[0], torch.full_like(ended[0], 0.3))
     assert bool((ended[1] != ended[1].new_tensor(0.3)).all())
+
+
+def test_as_many_steps_as_the_papers_have() -> None:
+    """DDPM's thousand; 25, 15 and 10 of guided-diffusion's sections."""
+    assert len(samplers.ddpm().path(linear(2000))) == 1001
+    sections = samplers.ddim_sections(sections=(25, 15, 10)).path(linear())
+    assert torch.equal(samplers.ddim_sections().path(linear()), sections)

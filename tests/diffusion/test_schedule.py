@@ -167,3 +167,7 @@ def test_sigmoid_is_the_formula_below_the_cap(tau):
 def test_no_step_adds_more_than_the_cap(make):
     assert make(steps=10, max_beta=0.3).betas.max().item() == pytest.approx(0.3)
     assert make(steps=10).betas.max().item() == pytest.approx(0.999)
+
+
+def test_a_curve_that_falls_to_nothing_is_cut_off_where_nobody_says_where() -> None:
+    assert schedule.from_alpha_bar(lambda u: 1 - u, 10).betas[-1].item() == pytest.approx(0.999)

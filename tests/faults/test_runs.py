@@ -46,6 +46,9 @@ def test_ctrl_c_leaves_a_checkpoint(tiny: list[str], tmp_path: Path, run_script:
     assert f"stopped by SIGINT at step 7; go on with resume={run}" in out
     assert (run / "checkpoints" / "step=7.ckpt").is_file()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    code, _, err = run_script("train.py", f"resume={run}")
+    assert code == 0, err
+    assert [line["step"] for line in read_metrics(run) if "train/loss" in line] == list(range(12))  # each once
 
 
 @pytest.mark.parametrize("devices", [1, pytest.param(2, marks=pytest.mark.slow)])

@@ -5,6 +5,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
 
 from diffusion_lab.metrics import hole_crop, l1_hole, psnr, seam, ssim
+from diffusion_lab.metrics.inpainting import colourfulness
 
 
 def pair(size: int = 24) -> tuple[Tensor, Tensor]:
@@ -115,3 +116,13 @@ def test_floats_are_refused(measure) -> None:
 def test_ssim_of_tiny_pictures_is_refused() -> None:
     with pytest.raises(ValueError, match="11 pixels"):
         ssim(*(x[..., :8, :8] for x in pair()))
+
+
+def test_colourfulness_is_the_formula_of_its_paper() -> None:
+    """Hasler and Suesstrunk (2003), section 7, in plain NumPy."""
+    images, _ = pair()
+    for image, found in zip(images.numpy().astype(np.float64), colourfulness(images).tolist(), strict=True):
+        red, green, blue = image
+        rg, yb = red - green, 0.5 * (red + green) - blue
+        expected = np.hypot(rg.std(), yb.std()) + 0.3 * np.hypot(rg.mean(), yb.mean())
+        assert found == pytest.approx(expected, rel=1e-12)

@@ -7,13 +7,14 @@ import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from diffusion_lab.inpainting import Inpainter
-from diffusion_lab.registry import Decision, Moved, Registry
+from diffusion_lab.registry import Decision, Moved, Registry, versions
 from diffusion_lab.registry.gate import Check, by_hand
 
 Trained = Callable[..., Path]
@@ -323,3 +324,40 @@ def test_a_kill_between_write_and_rename_leaves_no_half_version(registry: Regist
     promote(registry, 2, "faces@1")
     assert registry.resolve("faces@production").name == "2"
     assert not registry.verify()
+
+
+def test_a_writer_at_work_is_not_swept_away_when_the_clock_jumps(
+    registry: Registry, trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow, home = trained(0), registry.root / "faces"
+    seen = []
+
+    def meanwhile(model: Any) -> Any:
+        """Another writer comes, two days later by its clock."""
+        (mine,) = home.glob(".unfinished*")
+        with monkeypatch.context() as patch:
+            patch.setattr(versions, "golden", real)
+            patch.setattr(versions.time, "time", lambda: now + 200_000)
+            seen.append(register(registry, trained(1)))
+        assert mine.exists()
+        return real(model)
+
+    real, now = versions.golden, time.time()
+    monkeypatch.setattr(versions, "golden", meanwhile)
+    assert register(registry, slow) == 2
+    assert seen == [1]
+    assert not registry.verify()
+
+
+@pytest.mark.parametrize("damage", ['"version": 2', '"moves": []'])
+def test_an_alias_that_says_two_things_is_damaged(registry: Registry, trained: Trained, damage: str) -> None:
+    register(registry, trained(0))
+    register(registry, trained(1))
+    promote(registry, 1, None)
+    path = registry.root / "faces" / "aliases.json"
+    facts = json.loads(path.read_text())
+    facts["production"] |= json.loads("{" + damage + "}")
+    path.write_text(json.dumps(facts))
+    for ask in (lambda: registry.resolve("faces@production"), registry.verify, lambda: registry.rollback("faces")):
+        with pytest.raises(ValueError, match="production is not where it last went"):
+            ask()

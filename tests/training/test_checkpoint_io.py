@@ -29,7 +29,7 @@ def test_newest_is_taken_and_read_back(folder: Path) -> None:
     assert torch.equal(state["weights"], torch.full((1000,), 2.0))
 
 
-@pytest.mark.parametrize("fault", ["truncated", "flipped", "no sum", "empty"])
+@pytest.mark.parametrize("fault", ["truncated", "flipped", "no sum", "empty", "sum flipped"])
 def test_a_damaged_file_is_passed_over(folder: Path, fault: str) -> None:
     path = folder / "step=2.ckpt"
     content = bytearray(path.read_bytes())
@@ -38,6 +38,10 @@ def test_a_damaged_file_is_passed_over(folder: Path, fault: str) -> None:
     elif fault == "flipped":
         content[len(content) // 2] ^= 1
         path.write_bytes(content)
+    elif fault == "sum flipped":
+        sum_ = bytearray(sidecar(path).read_bytes())
+        sum_[9] ^= 0x80  # no text any more
+        sidecar(path).write_bytes(sum_)
     elif fault == "empty":
         path.write_bytes(b"")
     else:

@@ -89,12 +89,15 @@ def build(source: Source, split: str, crop: Crop | Wider, size: int, cache: Path
     digest = hashlib.sha256(repr(facts).encode()).hexdigest()
     label = re.sub(r"[^a-z0-9]+", "-", source.name.lower()).strip("-")
     folder = cache.absolute() / f"{label}-{split}-{crop.name}-{size}-{digest[:16]}"
-    if folder.exists():
+    if _whole(folder):
         return folder
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(f"{folder.name}.lock")):
-        if folder.exists():  # another process built it while this one waited
+        if _whole(folder):  # another process built it while this one waited
             return folder
+        if folder.exists():
+            warnings.warn(f"the picture cache '{folder}' is damaged and is made anew", stacklevel=2)
+            shutil.rmtree(folder)
         names = source.names(split)
         if not names:
             counts = ", ".join(f"{each} {len(source.names(each))}" for each in SPLITS)
@@ -107,10 +110,27 @@ def build(source: Source, split: str, crop: Crop | Wider, size: int, cache: Path
             allowed = int(CORRUPT_PER_PICTURE * sum(len(source.names(each)) for each in SPLITS))
             replaced = _decode_all(source, names, crop, size, unfinished / _DATA, allowed)
             meta = {"digest": digest, "size": size, "names": list(names), "replaced": replaced}
-            (unfinished / _META).write_text(json.dumps(meta, indent=1), encoding="utf-8")
+            text = json.dumps({**meta, "sha256": _sum(meta)}, indent=1)
+            (unfinished / _META).write_text(text, encoding="utf-8")
     if replaced:
         warnings.warn(f"{len(replaced)} corrupt pictures of {source.name} were replaced: {replaced}.", stacklevel=2)
     return folder
+
+
+def _whole(folder: Path) -> bool:
+    """Whether a cache is there, with all of its bytes; whether they are the right ones would take a reading of it."""
+    try:
+        meta = json.loads((folder / _META).read_bytes())
+        length = len(meta["names"]) * 3 * meta["size"] ** 2
+        return bool(meta.get("sha256", "") in ("", _sum(meta)) and (folder / _DATA).stat().st_size == length)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _sum(meta: Mapping[str, object]) -> str:
+    """The sha256 of a cache's facts, without that itself."""
+    facts = {key: value for key, value in meta.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """Numbered versions in a plain folder: written once, whole or not at all, and never changed; aliases point at them."""
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -93,7 +94,9 @@ class Registry:
         home.mkdir(parents=True, exist_ok=True)
         _sweep(home)
         fresh = Path(tempfile.mkdtemp(dir=home, prefix=UNFINISHED))
+        at_work = os.open(fresh, os.O_RDONLY)
         try:
+            _lock(at_work)
             for file in ("model.safetensors", "recipe.json"):
                 shutil.copyfile(Path(folder) / file, fresh / file)
             shutil.copyfile(results, fresh / "results.json")
@@ -118,6 +121,7 @@ class Registry:
                 flush(home)
                 return number
         finally:
+            os.close(at_work)
             shutil.rmtree(fresh, ignore_errors=True)
 
     def list(self, name: str | None = None) -> Sequence[Version]:
@@ -275,7 +279,11 @@ class Registry:
 
     def _aliases(self, name: str) -> dict[str, Any]:
         path = self._home(name) / ALIASES
-        return dict(parsed(path)) if path.is_file() else {}
+        aliases = dict(parsed(path)) if path.is_file() else {}
+        for alias, held in aliases.items():
+            if not held["moves"] or held["moves"][-1]["version"] != held["version"]:
+                raise ValueError(f"'{path}' is damaged: {alias} is not where it last went")
+        return aliases
 
     def _point(
         self, name: str, aliases: dict[str, Any], alias: str, number: int, before: Sequence[int], why: str
@@ -309,8 +317,23 @@ def _numbers(home: Path) -> list[int]:
 
 
 def _sweep(home: Path) -> None:
-    """Clears away what writers left behind that were killed long ago."""
+    """Clears away what writers left behind that were killed long ago; a clock that jumped makes no writer dead."""
     for path in home.glob(f"{UNFINISHED}*/"):
         with contextlib.suppress(FileNotFoundError):
-            if time.time() - path.stat().st_mtime > ABANDONED:
-                shutil.rmtree(path, ignore_errors=True)
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                if time.time() - path.stat().st_mtime > ABANDONED and _lock(descriptor):
+                    shutil.rmtree(path, ignore_errors=True)
+            finally:
+                os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool:
+    """Takes a folder's lock for as long as its descriptor is open; whether nobody has it, or there are no locks."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass  # this file system has none
+    return True

@@ -1,6 +1,7 @@
 """The service as an ASGI app: `create_app` makes one of an engine."""
 
 import base64
+import math
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -275,7 +276,8 @@ def operations(engine: Engine, measures: Measures) -> APIRouter:
         """Whether the process answers and the model's thread comes round."""
         silent = engine.stats().heartbeat
         if silent > STALE:
-            raise Mistake(503, "not_ready", f"the model's thread has been silent for {silent:.0f} s", retry_after=30)
+            how = f"been silent for {silent:.0f} s" if math.isfinite(silent) else "died"
+            raise Mistake(503, "not_ready", f"the model's thread has {how}", retry_after=30)
         return Health()
 
     @routes.get("/readyz", responses=declared(503), summary="Does it take jobs?")

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import io
+import logging
 import secrets
 import weakref
 from collections.abc import AsyncGenerator, Callable, Mapping
@@ -91,6 +92,7 @@ class Desk:
         self.limits = limits
         self.measures = measures
         self._held = 0
+        logging.getLogger("PIL").setLevel(logging.INFO)  # at DEBUG it writes down what the EXIF of a photo says
         # An executor lets go of what it has done; the framework's idle threads keep the last picture.
         self._coders = ThreadPoolExecutor(CODERS, thread_name_prefix="coder")
 

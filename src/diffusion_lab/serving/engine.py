@@ -173,7 +173,7 @@ class Stats:
         queued: jobs that wait.
         running: jobs whose pictures are being made.
         heartbeat: seconds since the model's thread last came round; it does so every second when idle, and once a
-            step otherwise.
+            step otherwise; infinite if it has ended without being told to.
     """
 
     ready: bool

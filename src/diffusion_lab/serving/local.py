@@ -148,9 +148,10 @@ class LocalEngine:
         draining = self._until is not None
         warm = self._warm.done() and self._warm.exception() is None
         ready = warm and self._thread.is_alive() and not draining
+        silent = time.monotonic() - self._beat if self._thread.is_alive() or draining else math.inf
         with self._changed:
             running = len(self._starting) + len(self._running)
-            return Stats(ready, draining, len(self._waiting), running, time.monotonic() - self._beat)
+            return Stats(ready, draining, len(self._waiting), running, silent)
 
     async def submit(self, job: Job) -> AsyncGenerator[Event, None]:
         ticket = self._take(job)
@@ -194,7 +195,8 @@ class LocalEngine:
     def _take(self, job: Job) -> Ticket:
         """A place in the queue."""
         if not self.stats().ready:
-            raise NotReady("the engine ends" if self._until is not None else "the engine warms up", retry_after=5)
+            doing = "ends" if self._until is not None else "warms up" if self._thread.is_alive() else "has died"
+            raise NotReady(f"the engine {doing}", retry_after=5)
         job.check(self._sides)
         now = time.monotonic()
         rows = job.windows(self.image_size)
@@ -353,13 +355,14 @@ class LocalEngine:
                 continue
             parts = ticket.job.previews + 1
             shown = not walk.done and walk.step in {round(i * walk.steps / parts) for i in range(1, parts)}
-            preview = ticket.by_seed(walk.preview()) if shown else None
-            events.append((ticket, Stepped(walk.step, walk.steps, preview)))
-            if walk.done:
-                ticket.gone = True
-                seconds = time.monotonic() - ticket.submitted
-                pictures = ticket.by_seed(walk.pictures())
-                events.append((ticket, Finished(pictures, run.model.version, walk.steps, seconds)))
+            with self._alone(ticket):  # pictures take memory, which may not be there
+                preview = ticket.by_seed(walk.preview()) if shown else None
+                pictures = ticket.by_seed(walk.pictures()) if walk.done else None
+                events.append((ticket, Stepped(walk.step, walk.steps, preview)))
+                if pictures is not None:
+                    ticket.gone = True
+                    seconds = time.monotonic() - ticket.submitted
+                    events.append((ticket, Finished(pictures, run.model.version, walk.steps, seconds)))
         return events
 
     @contextlib.contextmanager

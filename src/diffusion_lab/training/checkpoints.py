@@ -59,7 +59,7 @@ class SafeCheckpointIO(CheckpointIO):
 
 def valid(path: Path) -> bool:
     """Whether a checkpoint is whole: its bytes have the sum that stands beside it."""
-    return path.is_file() and sidecar(path).is_file() and digest(path) == sidecar(path).read_text().strip()
+    return path.is_file() and sidecar(path).is_file() and digest(path).encode() == sidecar(path).read_bytes().strip()
 
 
 def newest_valid(folder: Path) -> Path | None:

@@ -26,6 +26,7 @@ from diffusion_lab.files import held
 from diffusion_lab.networks.summary import table
 from diffusion_lab.training.callbacks import SameConfig
 from diffusion_lab.training.checkpoints import SafeCheckpointIO, newest_valid
+from diffusion_lab.training.loggers import OneLineAStep
 from diffusion_lab.training.module import DiffusionModule
 from diffusion_lab.training.progress import Bar
 
@@ -223,7 +224,7 @@ def fit(
             f"data.batch_size={data.batch_size} is for all devices together and cannot be divided over "
             f"{trainer.world_size}: set it to a multiple of that"
         )
-    trainer.callbacks.insert(0, SameConfig(digest(config)))
+    trainer.callbacks[:0] = [SameConfig(digest(config)), OneLineAStep()]
     # Batches are made faster than they are used; Lightning's advice to use more workers does not hold here.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*exists and is not empty.*")  # it is resumed
