@@ -69,13 +69,13 @@ def test_second_build_reads_nothing(make_celeba, tmp_path, monkeypatch):
     assert torch.equal(make(root, tmp_path / "cache").images, first.images)
 
 
-<<<<<<< HEAD
 def test_draws_no_bar_where_there_is_no_terminal(make_celeba, tmp_path, monkeypatch, capfd):
     """A notebook's kernel asks for colours, but no code that moves a cursor belongs in its cells."""
     monkeypatch.setenv("FORCE_COLOR", "1")
     make(make_celeba(20), tmp_path / "cache")
     assert capfd.readouterr() == ("", "")
-=======
+
+
 @pytest.mark.parametrize(
     ("file", "fault"),
     [
@@ -103,7 +103,6 @@ def test_a_damaged_cache_is_made_anew(make_celeba, tmp_path, file, fault):
     assert torch.equal(again.images, whole)
     assert again.names == names
     assert [each.name for each in (tmp_path / "cache").iterdir() if each.is_dir()] == [made.folder.name]
->>>>>>> campaign
 
 
 def test_pickles_as_its_folder(make_celeba, tmp_path):
