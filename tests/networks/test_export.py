@@ -15,6 +15,7 @@ from diffusion_lab.diffusion.samplers import dps, heun
 from diffusion_lab.diffusion.sampling import Sampler
 from diffusion_lab.inpainting import Inpainter
 from diffusion_lab.networks import export
+from diffusion_lab.networks.dit import DiT
 from diffusion_lab.networks.export import Called, example, identity, main, read_onnx, traced, write_onnx
 from diffusion_lab.networks.unet import UNet
 from diffusion_lab.pictures import to_uint8
@@ -212,8 +213,20 @@ def test_the_name_says_the_format(inpainter: Inpainter, tmp_path: Path, capsys: 
     assert "ends neither with .onnx nor with .pt2" in capsys.readouterr().err
 
 
-def test_only_a_unet_is_known_to_be_exportable() -> None:
-    with pytest.raises(ValueError, match="the network is a Linear"):
+def test_a_transformer_is_traced_for_any_number_of_pictures() -> None:
+    torch.manual_seed(0)
+    network = DiT(image_size=16, patch=4, width=32, depth=2, heads=2, condition_channels=4, attributes=2).eval()
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    program = traced(network).module()
+    for rows in (1, 3):
+        inputs = example(network, rows)
+        with torch.no_grad():
+            torch.testing.assert_close(program(*inputs), network(*inputs))
+
+
+def test_no_other_network_is_known_to_be_exportable() -> None:
+    with pytest.raises(ValueError, match="a Linear cannot be exported"):
         export.exportable(nn.Linear(1, 1))
 
 

@@ -27,6 +27,7 @@ from torch.export import Dim, ExportedProgram
 from diffusion_lab import recipe
 from diffusion_lab.files import replacing
 from diffusion_lab.inpainting import Inpainter
+from diffusion_lab.networks.dit import DiT
 from diffusion_lab.networks.unet import UNet
 
 OPSET = 18
@@ -46,18 +47,20 @@ def identity(folder: Path) -> dict[str, str]:
         return {"recipe": described, "weights": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
-def exportable(network: nn.Module) -> UNet:
+def exportable(network: nn.Module) -> UNet | DiT:
     """The network, of which is known what it is called with.
 
     Raises:
-        ValueError: if it is another kind than a UNet.
+        ValueError: if it is neither a UNet nor a DiT.
     """
-    if not isinstance(network, UNet):
-        raise ValueError(f"the network is a {type(network).__name__}, and only a UNet can be exported or compiled")
+    if not isinstance(network, UNet | DiT):
+        raise ValueError(
+            f"the network is a {type(network).__name__}, and only a UNet or a DiT can be exported or compiled"
+        )
     return network
 
 
-def example(network: UNet, rows: int) -> tuple[Tensor, ...]:
+def example(network: UNet | DiT, rows: int) -> tuple[Tensor, ...]:
     """What the network can be called with: noise, and attributes of which none is said."""
     generator = torch.Generator().manual_seed(0)
     given = [torch.randn(rows, *each.shape[1:], generator=generator) for each in network.example()]
@@ -65,7 +68,7 @@ def example(network: UNet, rows: int) -> tuple[Tensor, ...]:
     return *given, *unsaid
 
 
-def traced(network: UNet) -> ExportedProgram:
+def traced(network: UNet | DiT) -> ExportedProgram:
     """One call of a network on the CPU, in float32 and evaluation mode, for any number of pictures."""
     inputs = example(network, rows=2)  # with 1, the trace would hold for 1 alone
     batch = Dim("batch")
@@ -73,7 +76,7 @@ def traced(network: UNet) -> ExportedProgram:
         return torch.export.export(network, inputs, dynamic_shapes=({0: batch},) * len(inputs))
 
 
-def write_onnx(network: UNet, output: Path, about: Mapping[str, str]) -> None:
+def write_onnx(network: UNet | DiT, output: Path, about: Mapping[str, str]) -> None:
     """Writes one call of a network as ONNX.
 
     Args:
@@ -110,7 +113,7 @@ def write_onnx(network: UNet, output: Path, about: Mapping[str, str]) -> None:
         written.save(fresh, external_data=False)
 
 
-def write_pt2(network: UNet, output: Path, about: Mapping[str, str]) -> None:
+def write_pt2(network: UNet | DiT, output: Path, about: Mapping[str, str]) -> None:
     """Writes one call of a network as `torch.export` does; see `write_onnx`."""
     program = traced(network)
     with replacing(output) as fresh:
@@ -179,7 +182,7 @@ class Called(nn.Module):
         call: the same function.
     """
 
-    def __init__(self, network: UNet, call: Call) -> None:
+    def __init__(self, network: UNet | DiT, call: Call) -> None:
         super().__init__()
         self.network = network
         self.condition_channels = network.condition_channels
