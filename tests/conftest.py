@@ -1,6 +1,7 @@
 """Small folders in CelebA's format and small models, made on the spot."""
 
 import io
+import logging
 import os
 import runpy
 import sys
@@ -100,6 +101,14 @@ def tiny(faces: Path, tmp_path: Path) -> list[str]:
 @pytest.fixture
 def inpainter() -> Inpainter:
     return small_inpainter()
+
+
+@pytest.fixture(autouse=True)
+def loggers_that_speak() -> None:
+    """A script's Hydra switches off all loggers that it finds, which in this process are those of other tests."""
+    for name, logger in logging.root.manager.loggerDict.items():
+        if name.startswith("diffusion_lab") and isinstance(logger, logging.Logger):
+            logger.disabled = False
 
 
 @pytest.fixture

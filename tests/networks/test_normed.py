@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffusion_lab.networks import normed as module
-from diffusion_lab.networks.normed import kernel, log, normed
+from diffusion_lab.networks.normed import kernel, normed
 from diffusion_lab.networks.unet import UNet
 
 Awake = Callable[[nn.Module], nn.Module]
@@ -155,7 +155,6 @@ def test_a_network_takes_it_of_itself(awake: Awake, monkeypatch: pytest.MonkeyPa
 @pytest.mark.usefixtures("fresh")
 def test_without_a_compiler_the_three_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog):
     caplog.set_level("INFO")
-    monkeypatch.setattr(log, "disabled", False)  # a script's Hydra switches off the loggers that it finds
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("CXX", str(tmp_path / "no-such-compiler"))
     assert kernel() is None
