@@ -31,6 +31,13 @@ def level_embedding(time: Tensor, width: int, frequency_shift: int = 0) -> Tenso
     return torch.cat([angles.cos(), angles.sin()], dim=1)  # (B, width)
 
 
+def question(image_size: int, condition_channels: int) -> tuple[Tensor, Tensor, Tensor]:
+    """What a network takes of one picture, on the meta device: x, the condition and the time."""
+    shape = (image_size, image_size)
+    x, condition = (torch.empty(1, channels, *shape, device="meta") for channels in (3, condition_channels))
+    return x, condition, torch.empty(1, device="meta")
+
+
 def said(attributes: Tensor | None, count: int, x: Tensor) -> Tensor:
     """Each attribute's value, 0 where it is not said, and whether it is said at all: ``(B, 2 * count)`` like x.
 

@@ -54,9 +54,7 @@ def exportable(network: nn.Module) -> UNet | DiT:
         ValueError: if it is neither a UNet nor a DiT.
     """
     if not isinstance(network, UNet | DiT):
-        raise ValueError(
-            f"the network is a {type(network).__name__}, and only a UNet or a DiT can be exported or compiled"
-        )
+        raise ValueError(f"a {type(network).__name__} cannot be exported or compiled, only a UNet or a DiT")
     return network
 
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from diffusion_lab.networks.blocks import Blocks, Stage, level_embedding, said, silent
+from diffusion_lab.networks.blocks import Blocks, Stage, level_embedding, question, said, silent
 from diffusion_lab.networks.normed import can, normed
 
 
@@ -211,9 +211,7 @@ class UNet(nn.Module):
 
     def example(self) -> tuple[Tensor, ...]:
         """What `forward` takes of one picture, on the meta device."""
-        shape = (self.image_size, self.image_size)
-        x, condition = (torch.empty(1, channels, *shape, device="meta") for channels in (3, self.condition_channels))
-        return x, condition, torch.empty(1, device="meta")
+        return question(self.image_size, self.condition_channels)
 
     def forward(self, x: Tensor, condition: Tensor, time: Tensor, attributes: Tensor | None = None) -> Tensor:
         """What the network says of x.
