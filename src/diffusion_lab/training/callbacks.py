@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from diffusion_lab.data.examples import Batch
 from diffusion_lab.diffusion.level_samplers import LossSecondMoment
 from diffusion_lab.diffusion.losses import Levels
+from diffusion_lab.training.checkpoints import validates
 from diffusion_lab.training.module import DiffusionModule
 
 
@@ -110,6 +111,15 @@ class StopCleanly(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
+        if not validates(trainer):
+            self.stop_if_asked(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.global_step < trainer.max_steps:  # else it ends by itself
+            self.stop_if_asked(trainer)
+
+    def stop_if_asked(self, trainer: Trainer) -> None:
+        """All ranks call this after the same steps, when nothing of the step is left to be done."""
         if trainer.global_step % self.every_n_steps:
             return
         if trainer.strategy.reduce_boolean_decision(self.asked is not None, all=False):

@@ -7,9 +7,35 @@ from typing import Any
 
 import torch
 from lightning.fabric.plugins.io import CheckpointIO
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_warn
 
 from diffusion_lab.files import replacing
+
+
+def validates(trainer: Trainer) -> bool:
+    """Whether the batch that ends now is followed by a validation."""
+    return (trainer.fit_loop.total_batch_idx + 1) % trainer.val_check_batch == 0  # type: ignore[no-any-return, operator]
+
+
+class Checkpoints(ModelCheckpoint):
+    """Lightning's, at another moment: whatever has a checkpoint is done with, its validation and its export too.
+
+    So a step that is validated has its checkpoint after that, and the last step has the one that ends the run. A run
+    that is killed in a validation goes on from the checkpoint before, and validates anew.
+    """
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if not validates(trainer):
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.global_step < trainer.max_steps:
+            super().on_train_batch_end(trainer, pl_module, None, None, 0)
+            super().on_validation_end(trainer, pl_module)
 
 
 def sidecar(path: Path) -> Path:
