@@ -41,7 +41,12 @@ class Blow(Callback):
 
 def ended(folder: Path, tiny: list[str], run_script: RunScript, *more: str) -> tuple[Path, int, str]:
     """A run of 12 steps, three validations and a checkpoint after every 2nd step: folder, exit code, output."""
-    shape = ["trainer.max_steps=12", "trainer.validations=3", "callbacks.checkpoint.every_n_train_steps=2"]
+    shape = [
+        "trainer.max_steps=12",
+        "trainer.validations=3",
+        "data.num_workers=0",
+        "callbacks.checkpoint.every_n_train_steps=2",
+    ]
     run = folder / "x" / "run"
     lines = ["trainer.log_every_n_steps=1", "callbacks.stop.every_n_steps=1", f"hydra.run.dir={run}"]
     code, out, err = run_script("train.py", *tiny, *shape, *lines, *more)
@@ -60,25 +65,30 @@ def undisturbed(tmp_path: Path, tiny: list[str], run_script: RunScript) -> Path:
     return run
 
 
-@pytest.mark.parametrize("number", [0, int(signal.SIGTERM)], ids=["killed", "asked"])
+TELLING = {(0, "on_validation_end", 8), (0, "on_validation_end", 12), (15, "on_validation_start", 8)}
+MOMENTS = [
+    pytest.param(number, hook, step, marks=() if (number, hook, step) in TELLING else pytest.mark.slow)
+    for number in (0, int(signal.SIGTERM))
+    for hook in HOOKS
+    for step in ((12,) if hook == "on_train_end" else (8, 12))
+]
+
+
+@pytest.mark.parametrize(("number", "hook", "step"), MOMENTS)
 def test_whatever_the_moment(
-    number: int, undisturbed: Path, tmp_path: Path, tiny: list[str], run_script: RunScript
+    number: int, hook: str, step: int, undisturbed: Path, tmp_path: Path, tiny: list[str], run_script: RunScript
 ) -> None:
+    blow = f"{{_target_: test_validations.Blow, hook: {hook}, step: {step}, file: {tmp_path / 'fell'}, "
+    run, code, out = ended(tmp_path / "struck", tiny, run_script, f"+callbacks.blow={blow}number: {number}}}")
+    dies = not number or step < 12
+    assert code == (128 + number if number and dies else 137 if dies else 0), out
+    if dies:
+        checkpoint = newest_valid(run / "checkpoints")
+        assert checkpoint is not None
+        late = hook == "on_validation_end"  # the ranks have agreed on going on by then
+        assert checkpoint.stem == f"step={step + late if number else step - 2}"
+        code, _, err = run_script("train.py", f"resume={run}")
+        assert code == 0, err
+    assert told(run) == told(undisturbed)
     weights = Path("inpainter", "model.safetensors")
-    for hook in HOOKS:
-        for step in (8, 12) if hook != "on_train_end" else (12,):
-            folder = tmp_path / f"{hook}-{step}"
-            blow = f"{{_target_: test_validations.Blow, hook: {hook}, step: {step}, file: {folder / 'fell'}, "
-            folder.mkdir()
-            run, code, out = ended(folder, tiny, run_script, f"+callbacks.blow={blow}number: {number}}}")
-            dies = not number or step < 12
-            assert code == (128 + number if number and dies else 137 if dies else 0), (hook, step, out)
-            if dies:
-                checkpoint = newest_valid(run / "checkpoints")
-                assert checkpoint is not None
-                late = hook == "on_validation_end"  # the ranks have agreed on going on by then
-                assert checkpoint.stem == f"step={step + late if number else step - 2}", (hook, step)
-                code, out, err = run_script("train.py", f"resume={run}")
-                assert code == 0, (hook, step, err)
-            assert told(run) == told(undisturbed), (hook, step)
-            assert (run / weights).read_bytes() == (undisturbed / weights).read_bytes(), (hook, step)
+    assert (run / weights).read_bytes() == (undisturbed / weights).read_bytes()
