@@ -286,10 +286,10 @@ def test_sigterm_in_the_middle_of_a_validation_saves_each_weight_in_its_place(
         monkeypatch.setattr(module, "example_losses", signalled)
         with pytest.raises(SystemExit, match="143"):
             make_trainer(8, StopCleanly(folder, every_n_steps=1), validations=2).fit(module, data)
-        return SafeCheckpointIO().load_checkpoint(folder / "step=5.ckpt")
+        return SafeCheckpointIO().load_checkpoint(folder / "step=4.ckpt")
 
     validating = stopped(tmp_path / "validating", lambda step: step == 4 and not torch.is_grad_enabled())
-    training = stopped(tmp_path / "training", lambda step: step == 4 and torch.is_grad_enabled())
+    training = stopped(tmp_path / "training", lambda step: step == 3 and torch.is_grad_enabled())
     for name, value in training["state_dict"].items():
         assert torch.equal(validating["state_dict"][name], value)
     (average,), (expected,) = (state["ema"]["averages"].values() for state in (validating, training))
