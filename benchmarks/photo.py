@@ -251,6 +251,9 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=256, help="of the face's picture in the photo, in pixels")
     parser.add_argument("--turn", type=float, default=30, help="degrees")
     parser.add_argument("--room", type=float, default=4, help="width of the photo, in faces; 1: upright portraits")
+    parser.add_argument(
+        "--levels", type=int, nargs=2, default=(0, 255), help="of the faces: what black and white become"
+    )
     parser.add_argument("--feather", type=int, default=0)
     parser.add_argument("--detail", type=int, nargs="+", default=[512], help="pixels a side of a face, each a method")
     parser.add_argument("--close", type=Path, help="where to draw the holes of the first six at the photo's own pixels")
@@ -275,11 +278,13 @@ def main() -> None:
     }
     methods = {name: fill for chosen in options.methods for name, fill in makers[chosen]().items()}
     lpips, features = LPIPS(), inception()
-    faces = pictures(options.faces, options.count)
+    black, white = options.levels
+    levels = [round(black + (white - black) * level / 255) for level in range(256)] * 3
+    faces = [face.point(levels) for face in pictures(options.faces, options.count)]
     print(
         f"{options.inpainter}; {len(faces)} faces of {options.faces.name}, {options.side} px wide, turned by up to "
         f"{options.turn:g} degrees in photos up to {options.room:g} times as wide; medians with 95 % bootstrap "
-        f"intervals; {platform.machine()}, {torch.get_num_threads()} threads"
+        f"intervals; levels {black} to {white}; {platform.machine()}, {torch.get_num_threads()} threads"
     )
     print("| hole | method | sharp | LPIPS | LPIPS of the hole | seam | FID of the hole | seconds |")
     print("|---|---|---:|---:|---:|---:|---:|---:|")

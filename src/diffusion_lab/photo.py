@@ -23,6 +23,7 @@ from diffusion_lab.frames import Pixels, Points
 from diffusion_lab.parts import Mask, Part, divided
 from diffusion_lab.pictures import from_pil, to_uint8
 from diffusion_lab.tasks import Task, inpainting
+from diffusion_lab.tones import Tone, tone
 
 STRIP = 256
 """Rows of a picture that are floats at a time: as a whole a phone's photo would be 300 MB."""
@@ -41,8 +42,9 @@ class Photo:
         mask: its hole.
         faces: the eyes of all its faces, each ``(2, 2)``, the most certain first; None if none were looked for.
         parts: of the hole, in the order in which they are pasted; together they are the whole of it.
-        images: ``(P, 3, S, S)`` in [-1, 1], each part's square.
+        images: ``(P, 3, S, S)`` in [-1, 1], each part's square, a face's lit as faces usually are.
         holes: ``(P, 1, S, S)`` bool: the whole hole, as far as it lies in the square.
+        tones: of the parts, how they were lit.
     """
 
     pixels: Pixels
@@ -51,6 +53,7 @@ class Photo:
     parts: tuple[Part, ...]
     images: Tensor
     holes: Tensor
+    tones: tuple[Tone, ...]
 
     @property
     def size(self) -> tuple[int, int]:
@@ -131,7 +134,12 @@ def cut(
     side = next((side for side in offered if side >= ENOUGH * widest), offered[-1])
     images = torch.stack([from_pil(Image.fromarray(part.frame.cut(shown, side))) for part in parts])
     holes = torch.stack([torch.from_numpy(part.frame.cut_hole(hole, side))[None] for part in parts])
-    return Photo(pixels, hole, found, tuple(parts), images, holes)
+    tones = [
+        tone(image, missing) if part.eyes is not None else Tone()  # of a wall nobody knows how it is usually lit
+        for part, image, missing in zip(parts, images, holes, strict=True)
+    ]
+    images = torch.stack([its.lit(image) for its, image in zip(tones, images, strict=True)])
+    return Photo(pixels, hole, found, tuple(parts), images, holes, tuple(tones))
 
 
 def paste(photo: Photo, filled: Tensor, feather: int = 0) -> Image.Image:
@@ -144,8 +152,8 @@ def paste(photo: Photo, filled: Tensor, feather: int = 0) -> Image.Image:
     """
     result = photo.pixels.copy()
     reach = feather + 1
-    for part, square in zip(photo.parts, filled, strict=True):
-        spread = part.frame.spread(to_uint8(square).permute(1, 2, 0).cpu().numpy())
+    for part, its, square in zip(photo.parts, photo.tones, filled, strict=True):
+        spread = part.frame.spread(to_uint8(its.unlit(square)).permute(1, 2, 0).cpu().numpy())
         left, right = part.left, part.left + part.mask.shape[1]
         for row in range(0, len(part.mask), STRIP):
             own = part.mask[row : row + STRIP]
