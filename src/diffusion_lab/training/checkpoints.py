@@ -16,7 +16,7 @@ from diffusion_lab.files import replacing
 
 def validates(trainer: Trainer) -> bool:
     """Whether the batch that ends now is followed by a validation."""
-    return (trainer.fit_loop.total_batch_idx + 1) % trainer.val_check_batch == 0  # type: ignore[no-any-return, operator]
+    return (trainer.fit_loop.total_batch_idx + 1) % trainer.val_check_batch == 0  # type: ignore[operator]
 
 
 class Checkpoints(ModelCheckpoint):
