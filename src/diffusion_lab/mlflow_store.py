@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,16 @@ def place(uri: str | None, folder: Path | str) -> str:
     if uri or os.environ.get("MLFLOW_TRACKING_URI"):
         return uri or os.environ["MLFLOW_TRACKING_URI"]
     return f"{_FILE}{Path(folder).absolute() / 'mlflow.db'}"
+
+
+def shown(uri: str) -> str:
+    """The URI without the name and the password that it may hold.
+
+    Example:
+        >>> shown("https://me:secret@here:5000/x"), shown("sqlite:////logs/mlflow.db")
+        ('https://here:5000/x', 'sqlite:////logs/mlflow.db')
+    """
+    return re.sub(r"//[^/@]*@", "//", uri)
 
 
 def experiment(client: "MlflowClient", name: str) -> str:

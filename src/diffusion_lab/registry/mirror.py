@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from diffusion_lab import recipe
-from diffusion_lab.mlflow_store import experiment, place
+from diffusion_lab.mlflow_store import experiment, place, shown
 from diffusion_lab.registry.manifest import parsed
 from diffusion_lab.registry.versions import Registry, Version
 
@@ -107,7 +107,9 @@ def to_mlflow(registry: Registry, reference: str, uri: str | None, folder: Path 
         for alias in {name for name, number in there.items() if str(number) == str(copy.version)} - {*version.aliases}:
             client.delete_registered_model_alias(version.name, alias)
     except MlflowException as error:
-        raise ValueError(f"MLflow at {where} did not take {version.label}: {str(error).splitlines()[0]}") from None
+        raise ValueError(
+            f"MLflow at {shown(where)} did not take {version.label}: {str(error).splitlines()[0]}"
+        ) from None
     return int(copy.version), list(version.aliases)
 
 

@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from PIL import Image
 
 from diffusion_lab.files import replacing
-from diffusion_lab.mlflow_store import experiment, place
+from diffusion_lab.mlflow_store import experiment, place, shown
 from diffusion_lab.recipe import flat
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class MLflowLogger(Logger):
         self._sender.join(_PATIENCE)
         if self._sender.is_alive():
             rank_zero_warn(
-                f"{self._tasks.qsize() + 1} entries did not reach MLflow at {self.uri} within {_PATIENCE:.0f} s of the "
+                f"{self._tasks.qsize() + 1} entries did not reach MLflow at {shown(self.uri)} within {_PATIENCE:.0f} s of the "
                 "run's end: metrics.jsonl and samples/ have them all"
             )
         self._sender = self._reached = None
@@ -153,8 +153,8 @@ class MLflowLogger(Logger):
 
     def _warn(self, error: Exception) -> None:
         if not self._warned:
-            said = str(error).splitlines()[0][:200]
-            rank_zero_warn(f"MLflow at {self.uri} did not take an entry; training goes on: {said}")
+            said = (str(error) or type(error).__name__).splitlines()[0][:200]
+            rank_zero_warn(f"MLflow at {shown(self.uri)} did not take an entry; training goes on: {said}")
         self._warned = True
 
     def _begin(self, client: "MlflowClient") -> str:
@@ -164,7 +164,7 @@ class MLflowLogger(Logger):
 
         note = self.folder / "mlflow.json"
         known = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else {}
-        if known.get("uri") == self.uri:
+        if known.get("uri") == shown(self.uri):
             try:
                 if client.get_run(known["run"]).info.lifecycle_stage == "active":
                     client.update_run(known["run"], status="RUNNING")
@@ -177,5 +177,5 @@ class MLflowLogger(Logger):
         run = str(client.create_run(experiment(client, self._name), tags=tags, run_name=label).info.run_id)
         self.folder.mkdir(parents=True, exist_ok=True)
         with replacing(note) as fresh:
-            fresh.write_text(json.dumps({"uri": self.uri, "run": run}) + "\n", encoding="utf-8")
+            fresh.write_text(json.dumps({"uri": shown(self.uri), "run": run}) + "\n", encoding="utf-8")
         return run
