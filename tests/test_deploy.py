@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +26,13 @@ def queries() -> list[str]:
     return [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]] + [
         rule["expr"] for group in alerts["groups"] for rule in group["rules"]
     ]
+
+
+def checked(tool: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A tool of Prometheus', in `deploy/`."""
+    if shutil.which(tool) is None:
+        pytest.skip(f"{tool} is not installed: apt-get install prometheus prometheus-alertmanager")
+    return subprocess.run([tool, *arguments], cwd=ROOT / "deploy", capture_output=True, text=True)
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +69,42 @@ def test_every_query_asks_for_series_that_the_service_has(inpainter: Inpainter, 
         for labels in re.findall(r"by \((.*?)\)", query):
             (name,) = set(re.findall(r"\bdiffusion_lab_\w+", query)) or {""}
             assert set(labels.replace(" ", "").split(",")) <= metrics[name], query
+
+
+def test_the_alerts_fire_when_they_are_said_to() -> None:
+    """`deploy/alerts_test.yml`, by Prometheus' own evaluation."""
+    done = checked("promtool", "test", "rules", "alerts_test.yml")
+    assert done.returncode == 0, done.stderr
+    tests = yaml.safe_load((ROOT / "deploy/alerts_test.yml").read_text())["tests"]
+    rules = yaml.safe_load((ROOT / "deploy/alerts.yml").read_text())["groups"][0]["rules"]
+    asked = [each for test in tests for each in test["alert_rule_test"]]
+    for silent in (True, False):  # promtool says nothing of an alert that no test asks for
+        named = {each["alertname"] for each in asked if ("exp_alerts" not in each) == silent}
+        assert named == {rule["alert"] for rule in rules}
+
+
+def test_prometheus_and_alertmanager_take_their_files() -> None:
+    for command in (
+        ("promtool", "check", "config", "prometheus.yml"),
+        ("amtool", "check-config", "alertmanager.yml"),
+    ):
+        done = checked(*command)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("severity", ["page", "ticket"])
+def test_an_alert_goes_where_its_severity_says(severity: str) -> None:
+    done = checked("amtool", "config", "routes", "test", "--config.file=alertmanager.yml", f"severity={severity}")
+    assert done.stdout == f"{severity}s\n"
+    rules = yaml.safe_load((ROOT / "deploy/alerts.yml").read_text())["groups"][0]["rules"]
+    assert severity in {rule["labels"]["severity"] for rule in rules} <= {"page", "ticket"}
+
+
+def test_a_failure_that_never_happened_is_counted_as_none() -> None:
+    """So that the first one is an increase."""
+    shown = Measures().text().decode()
+    for code in ("non_finite_output", "engine_error"):
+        assert f'diffusion_lab_failed_total{{code="{code}"}} 0.0\n' in shown
 
 
 def test_the_files_that_are_mounted_and_copied_exist() -> None:

@@ -14,6 +14,10 @@ from diffusion_lab.diffusion.sampling import Constrain, Rows, Sampler, keep_clea
 from diffusion_lab.tasks import Task, inpainting
 from diffusion_lab.windows import Windows
 
+OnStep = Callable[[Rows, Prediction], None]
+Look = Callable[[Tensor], None]
+"""Told of pictures ``(B, 3, H, W)`` in [-1, 1]."""
+
 
 class Inpainter(nn.Module):
     """Fills the hole of a picture by a diffusion model, or whatever its task is; known pixels come back bit for bit.
@@ -122,7 +126,8 @@ class Inpainter(nn.Module):
         seeds: Sequence[int] | Tensor,
         sampler: Sampler | None = None,
         attributes: Tensor | None = None,
-        on_step: Callable[[Rows, Prediction], None] | None = None,
+        on_step: OnStep | None = None,
+        look: Look | None = None,
     ) -> Tensor:
         """Fills the holes, or restores the pictures.
 
@@ -133,12 +138,14 @@ class Inpainter(nn.Module):
             sampler: None is the model's own.
             attributes: ``(B, A)``, what the faces shall be like (see `attributes`); None says nothing.
             on_step: called after every network call.
+            look: likewise, with what the model sees by then: its guess of the result, as that is returned.
 
         Returns:
             ``(B, 3, H, W)`` in [-1, 1], equal to `image` outside the mask.
         """
         noise = ExampleNoise(seeds, image.shape[1:], image.device)
-        return self.drawn(image, mask, noise, sampler, attributes, on_step)
+        watched = looking(on_step, look, lambda x_0: torch.where(mask, x_0, image))
+        return self.drawn(image, mask, noise, sampler, attributes, watched)
 
     def drawn(
         self,
@@ -147,7 +154,7 @@ class Inpainter(nn.Module):
         noise: Noise,
         sampler: Sampler | None = None,
         attributes: Tensor | None = None,
-        on_step: Callable[[Rows, Prediction], None] | None = None,
+        on_step: OnStep | None = None,
     ) -> Tensor:
         """The same from any noise, which is a seed's elsewhere: see `forward`."""
         x_T = noise()
@@ -180,6 +187,25 @@ class Inpainter(nn.Module):
             raise ValueError(f"'{folder}' holds a {type(model).__name__}, not an Inpainter alone")
         model.recipe = recipe.read(Path(folder))
         return model
+
+
+def looking(on_step: OnStep | None, look: Look | None, picture: Callable[[Tensor], Tensor]) -> OnStep | None:
+    """What is called after a network call, so that both are told.
+
+    Args:
+        on_step: told of the rows and what the network said; None is nobody.
+        look: told of the pictures; None is nobody.
+        picture: makes these of the network's x_0, in [-1, 1].
+    """
+    if look is None:
+        return on_step
+
+    def told(rows: Rows, prediction: Prediction) -> None:
+        if on_step is not None:
+            on_step(rows, prediction)
+        look(picture(prediction.x_0.clamp(-1, 1)))
+
+    return told
 
 
 def shipped() -> Path:

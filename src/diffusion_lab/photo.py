@@ -4,8 +4,9 @@ Three steps, so that a service can fill between them: `cut`, any model at its ow
 """
 
 import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -181,6 +182,7 @@ def fill(
     sampler: Sampler | None = None,
     feather: int = 0,
     attributes: Mapping[str, float] | None = None,
+    look: Callable[[int, Tensor], None] | None = None,
 ) -> list[Image.Image]:
     """Fills the hole of a photo once per seed; known pixels keep their values.
 
@@ -191,6 +193,7 @@ def fill(
         sampler: None is the model's own.
         feather: as in `paste`.
         attributes: what the faces shall be like, as `Inpainter.attributes` is told it; None says nothing.
+        look: told after every network call, which part is filled and what of it is seen, ``(n, 3, S, S)`` in [-1, 1].
 
     Raises:
         ValueError: as `Inpainter.attributes` does, and without a seed.
@@ -204,7 +207,8 @@ def fill(
         image, hole = (x[number].to(device).expand(len(seeds), -1, -1, -1) for x in (photo.images, photo.holes))
         wanted = None if told is None else told.to(device).expand(len(seeds), -1)
         drawn = part_seeds(seeds, number)
-        completed.append(model(image, hole, seeds=drawn, sampler=sampler, attributes=wanted).cpu())
+        told_of = None if look is None else partial(look, number)
+        completed.append(model(image, hole, seeds=drawn, sampler=sampler, attributes=wanted, look=told_of).cpu())
     return [paste(photo, filled, feather) for filled in torch.stack(completed, dim=1)]
 
 

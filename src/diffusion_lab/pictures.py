@@ -14,6 +14,13 @@ from diffusion_lab.files import replacing
 
 SYNTHETIC = "https://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
 """What the IPTC calls a picture of which a model made a part."""
+MADE = "This picture was made, in part or whole, by a model: it is synthetic."
+XMP = (
+    '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+    '<rdf:Description xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" '
+    f'Iptc4xmpExt:DigitalSourceType="{SYNTHETIC}"/></rdf:RDF></x:xmpmeta>'
+)
+"""The same for machines."""
 
 
 def to_uint8(x: Tensor) -> Tensor:
@@ -51,13 +58,8 @@ def png(picture: Image.Image) -> bytes:
     """A PNG whose metadata says that a model made it, and nothing else."""
     info = PngInfo()
     info.add_text("Software", "diffusion_lab")
-    info.add_text("Comment", "This picture was made, in part or whole, by a model: it is synthetic.")
-    info.add_itxt(
-        "XML:com.adobe.xmp",
-        '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
-        '<rdf:Description xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" '
-        f'Iptc4xmpExt:DigitalSourceType="{SYNTHETIC}"/></rdf:RDF></x:xmpmeta>',
-    )
+    info.add_text("Comment", MADE)
+    info.add_itxt("XML:com.adobe.xmp", XMP)
     stream = io.BytesIO()
     picture.save(stream, "PNG", pnginfo=info)
     return stream.getvalue()

@@ -24,6 +24,7 @@ from diffusion_lab.cascade import Model
 from diffusion_lab.data.crops import Crop, named
 from diffusion_lab.diffusion.sampling import Sampler
 from diffusion_lab.files import held, replacing
+from diffusion_lab.film import FORMATS, Camera, save
 from diffusion_lab.holes import MaskMode, as_mask
 from diffusion_lab.inpainting import device
 from diffusion_lab.opening import as_rgb, opened
@@ -33,7 +34,7 @@ from diffusion_lab.scripts import chosen
 from diffusion_lab.workers import Failed, Made, Make
 
 RECORD = "restored.jsonl"
-PLACES = ("image", "hole", "output", "inpainter", "device", "workers", "paths", "hydra")
+PLACES = ("image", "hole", "output", "film", "inpainter", "device", "workers", "paths", "hydra")
 """Settings that change where a picture comes from, where it goes and who makes it, but nothing in it."""
 
 
@@ -103,13 +104,14 @@ class Restorer:
         """That the model was trained on."""
         return named(self.model.recipe["data"]["crop"])
 
-    def __call__(self, image: Path, mask: Path | None, output: Path) -> Made:
+    def __call__(self, image: Path, mask: Path | None, output: Path, film: Path | None = None) -> Made:
         """Restores one picture; each file is written whole or not at all.
 
         Args:
             image: its file.
             mask: file of its hole; None for a task without one.
             output: a ``.png``; with several seeds ``-<seed>`` is put before the suffix.
+            film: a ``.gif`` or ``.webp`` of how it came about, likewise; None makes none.
 
         Raises:
             OSError: if a file cannot be read or written.
@@ -120,14 +122,23 @@ class Restorer:
         hole = None if mask is None else as_mask(opened(mask, "mask"), self.mask_mode)
         cut = photo.cut(picture, hole, self.model.sides, self.crop, self.model.task, eyes, self.detail)
         said = [] if hole is None else told(cut, self.align, self.crop)
-        pictures = photo.fill(self.model, cut, self.seeds, self.sampler, self.feather, self.attributes)
-        calls = self.model.network_calls(self.sampler, cut.images.shape[-1]) * len(cut.parts)
+        steps = self.model.network_calls(self.sampler, cut.images.shape[-1])
+        camera = None if film is None else Camera(cut, steps)
+        look = None if camera is None else camera.look
+        pictures = photo.fill(self.model, cut, self.seeds, self.sampler, self.feather, self.attributes, look)
         wrote = []
-        for seed, restored in zip(self.seeds, pictures, strict=True):
-            wrote.append(output if len(self.seeds) == 1 else output.with_stem(f"{output.stem}-{seed}"))
+        for number, (seed, restored) in enumerate(zip(self.seeds, pictures, strict=True)):
+            wrote.append(self._named(output, seed))
             save_png(restored, wrote[-1])
-            said.append(f"wrote {wrote[-1]} (seed {seed}, {calls} network calls)")
+            said.append(f"wrote {wrote[-1]} (seed {seed}, {steps * len(cut.parts)} network calls)")
+            if camera is not None and film is not None:
+                frames = camera.frames(number, restored)
+                save(frames, self._named(film, seed))
+                said.append(f"wrote {self._named(film, seed)} ({len(frames)} frames)")
         return Made(tuple(wrote), tuple(said))
+
+    def _named(self, path: Path, seed: int) -> Path:
+        return path if len(self.seeds) == 1 else path.with_stem(f"{path.stem}-{seed}")
 
 
 def told(photo: Photo, align: Any, crop: Crop) -> list[str]:
@@ -239,6 +250,9 @@ def run(cfg: DictConfig) -> None:
     many = image.is_dir() or albums.is_pattern(image)
     if not many and output.suffix.lower() != ".png":
         raise ValueError(f"output={output} must end in .png: another format would change the known pixels")
+    film = None if cfg.film is None else Path(cfg.film)
+    if film is not None and (many or film.suffix.lower() not in FORMATS):
+        raise ValueError(f"film={film} must be a .gif or .webp, of one picture and not of a folder")
     folder = chosen(cfg.inpainter, cfg.paths.logs)
     settings: dict[str, Any] = {
         **OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True),  # type: ignore[dict-item]
@@ -247,7 +261,7 @@ def run(cfg: DictConfig) -> None:
     print(f"inpainter: {folder}", flush=True)
     make = partial(Restorer.of, settings)
     if not many:
-        print("\n".join(make(cfg.device)(image, mask, output).said))
+        print("\n".join(make(cfg.device)(image, mask, output, film).said))
         return
     output = output.with_suffix("") if output.suffix.lower() == ".png" else output
     pictures = albums.listed(image, mask, output)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from diffusion_lab.commands.registry import main
+from diffusion_lab.inpainting import Inpainter
 from diffusion_lab.registry import Registry, gate, inputs
 from diffusion_lab.registry.mirror import mirror
 from evaluated import results
@@ -162,6 +163,53 @@ def test_mirroring_offline_needs_no_account(
     assert (code, out) == (0, "faces@1 is in W&B as version-1, once synced\n"), err
     (log,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
     assert b"version-1" in log.read_bytes()
+
+
+def test_a_version_in_mlflow_follows_its_aliases(
+    command: Command, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the real MLflow on a file: what it hands out is the version, byte by byte, and loads."""
+    mlflow = pytest.importorskip("mlflow")
+    store = f"sqlite:///{tmp_path / 'logs' / 'mlflow.db'}"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    command("register", "faces", trained(0))
+    command("promote", "faces@1")
+    for _ in range(2):  # the second time nothing is uploaded
+        told = command("mirror", "faces@1", "--to", "mlflow")
+        assert told[:2] == (0, "faces@1 is version 1 in MLflow, as production\n"), told
+    command("register", "faces", trained(1))
+    command("promote", "faces@2", "--force", "it is for a demo")
+    assert command("mirror", "faces@production", "--to", "mlflow", "--uri", store)[:2] == (
+        0,
+        "faces@production is version 2 in MLflow, as production\n",
+    )
+    client = mlflow.MlflowClient(store)
+    assert client.get_model_version_by_alias("faces", "production").tags["version"] == "faces@2"
+    assert len(client.search_model_versions("name = 'faces'")) == 2
+    command("rollback", "faces")
+    command("mirror", "faces@2", "--to", "mlflow")
+    assert client.get_registered_model("faces").aliases == {}  # version 2 lost it here, so it lost it there
+    command("mirror", "faces@1", "--to", "mlflow")
+    source = client.get_model_version_by_alias("faces", "production").source
+    folder = Path(mlflow.artifacts.download_artifacts(source, dst_path=str(tmp_path / "copy"), tracking_uri=store))
+    ours = Registry(tmp_path / "registry").resolve("faces@1")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == {
+        path.name: path.read_bytes() for path in ours.iterdir()
+    }
+    assert {path.suffix for path in folder.iterdir()} == {".safetensors", ".json", ".md"}
+    assert Inpainter.load(folder).recipe == Inpainter.load(ours).recipe
+
+
+def test_a_damaged_version_is_not_mirrored(command: Command, trained: Trained, tmp_path: Path) -> None:
+    pytest.importorskip("mlflow")
+    command("register", "faces", trained())
+    weights = tmp_path / "registry" / "faces" / "1" / "model.safetensors"
+    weights.chmod(0o644)
+    weights.write_bytes(weights.read_bytes()[:-1])
+    code, _, err = command("mirror", "faces@1", "--to", "mlflow", "--uri", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    assert (code, "faces@1 is damaged and is not mirrored" in err) == (1, True)
+    assert not (tmp_path / "mlflow.db").exists()
 
 
 def test_inputs_are_those_of_the_training_examples() -> None:

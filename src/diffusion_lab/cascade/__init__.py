@@ -5,7 +5,7 @@ weights. ``python -m diffusion_lab.cascade BASE REFINER --output FOLDER`` makes 
 apart; of one cascade, the same command makes its inpainters again.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
@@ -22,8 +22,8 @@ from diffusion_lab import recipe
 from diffusion_lab.data.degradations import enlarged
 from diffusion_lab.diffusion.denoiser import Condition, Denoiser, Prediction
 from diffusion_lab.diffusion.samplers import dpm_solver
-from diffusion_lab.diffusion.sampling import Around, Rows, Sampler
-from diffusion_lab.inpainting import Inpainter
+from diffusion_lab.diffusion.sampling import Around, Sampler
+from diffusion_lab.inpainting import Inpainter, Look, OnStep, looking
 from diffusion_lab.pictures import to_float, to_uint8
 from diffusion_lab.tasks import Task
 from diffusion_lab.windows import Windows
@@ -167,7 +167,8 @@ class Cascade(nn.Module):
         seeds: Sequence[int] | Tensor,
         sampler: Sampler | None = None,
         attributes: Tensor | None = None,
-        on_step: Callable[[Rows, Prediction], None] | None = None,
+        on_step: OnStep | None = None,
+        look: Look | None = None,
     ) -> Tensor:
         """Fills the holes: `Inpainter.forward`, at one of our sides.
 
@@ -178,6 +179,7 @@ class Cascade(nn.Module):
             sampler: of the first stage; None is its own. Refiners keep theirs.
             attributes: ``(B, A)``, for the first stage.
             on_step: called after every network call, with the rows of the stage.
+            look: likewise, with what the stage sees by then, enlarged, as the result is returned.
 
         Returns:
             ``(B, 3, S, S)`` in [-1, 1], equal to `image` outside the mask.
@@ -197,18 +199,25 @@ class Cascade(nn.Module):
             stage = self.stages[number]
             taken = self.taken(leg, sampler)
             parts = partial(in_parts, most=max(len(image), MOST))
-            rows = windows.cut(given)
+            rows, holes = windows.cut(given), windows.cut(hole)
+            picture = partial(self.seen, leg, windows, rows, holes, image, mask)
             made = stage.drawn(
                 rows,
-                windows.cut(hole),
+                holes,
                 windows.noise(stage_seeds(seeds, leg), given.shape[1], given.device),
                 replace(taken, wrap=Around([parts, taken.wrap])),
                 attributes if leg == 0 else None,
-                on_step,
+                looking(on_step, look, picture),
             )
             filled = self.joined(leg, windows, made, rows)
         assert filled is not None
         return torch.where(mask, filled, image)
+
+    def seen(
+        self, leg: int, windows: Windows, given: Tensor, holes: Tensor, image: Tensor, mask: Tensor, x_0: Tensor
+    ) -> Tensor:
+        """What a stage sees of its windows, ``(R, 3, s, s)``, in the picture as a whole, ``(B, 3, S, S)``."""
+        return shown(self, leg, windows, torch.where(holes, x_0, given), given, image, mask)
 
     def save(self, folder: Path | str) -> None:
         """Writes `model.safetensors` and `recipe.json`, all or nothing."""
@@ -227,6 +236,27 @@ def sides(made: Mapping[str, Any]) -> tuple[int, ...]:
         (64, 128, 256)
     """
     return tuple(int(made["data"]["image_size"]) * times for times in (CLOSER if "stages" in made["model"] else (1,)))
+
+
+def shown(model: Model, leg: int, windows: Windows, made: Tensor, given: Tensor, image: Tensor, mask: Tensor) -> Tensor:
+    """A stage's filling on its way to the result, in a picture of any side.
+
+    Args:
+        model: whose stage it is.
+        leg: as in `Cascade.asked`.
+        windows: R of them, over B pictures.
+        made: ``(R, 3, s, s)`` in [-1, 1], as the stage sees it now.
+        given: likewise, what it was shown.
+        image: ``(B, 3, S, S)``.
+        mask: ``(B, 1, S, S)`` bool.
+
+    Returns:
+        ``(B, 3, S, S)``, equal to `image` outside the mask.
+    """
+    whole, side = model.joined(leg, windows, made, given), image.shape[-1]
+    if whole.shape[-1] != side:
+        whole = F.interpolate(whole, side, mode="bicubic" if whole.shape[-1] < side else "area")
+    return torch.where(mask, whole, image)
 
 
 def reduced(image: Tensor, mask: Tensor, factor: int) -> tuple[Tensor, Tensor]:

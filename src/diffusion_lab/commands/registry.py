@@ -60,9 +60,11 @@ def _parser() -> argparse.ArgumentParser:
     verify.set_defaults(run=_verify)
     verify.add_argument("version", nargs="?", help="such as faces@3 or faces (default: everything)")
 
-    mirror = commands.add_parser("mirror", help="copy a version to Weights & Biases")
+    mirror = commands.add_parser("mirror", help="copy a version to Weights & Biases or MLflow, with its aliases")
     mirror.set_defaults(run=_mirror)
     mirror.add_argument("version", help="such as faces@3 or faces@production")
+    mirror.add_argument("--to", choices=["wandb", "mlflow"], default="wandb", help="where to (default: wandb)")
+    mirror.add_argument("--uri", help="MLflow's (default: MLFLOW_TRACKING_URI, or sqlite:///logs/mlflow.db)")
     mirror.add_argument("--project", default="diffusion_lab", help="W&B's (default: diffusion_lab)")
     mirror.add_argument("--collection", help="of W&B's registry, such as wandb-registry-model/faces")
     mirror.add_argument("--offline", action="store_true", help="keep it here until `wandb sync`")
@@ -190,8 +192,12 @@ def _verify(asked: argparse.Namespace, registry: "Registry") -> int:
 
 
 def _mirror(asked: argparse.Namespace, registry: "Registry") -> int:
-    from diffusion_lab.registry.mirror import mirrored
+    from diffusion_lab.registry.mirror import mirrored, to_mlflow
 
+    if asked.to == "mlflow":
+        number, aliases = to_mlflow(registry, asked.version, asked.uri, Path("logs"))
+        print(f"{asked.version} is version {number} in MLflow" + (f", as {', '.join(aliases)}" if aliases else ""))
+        return 0
     aliases = mirrored(registry, asked.version, asked.project, asked.collection, asked.offline)
     print(f"{asked.version} is in W&B as {', '.join(aliases)}{', once synced' if asked.offline else ''}")
     return 0

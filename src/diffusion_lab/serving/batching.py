@@ -7,9 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from diffusion_lab.cascade import Model, reduced, stage_seeds
+from diffusion_lab.cascade import Model, reduced, shown, stage_seeds
 from diffusion_lab.diffusion.denoiser import Condition, Denoiser, Prediction
 from diffusion_lab.diffusion.sampling import Rows, Sampler, Wrap, advance, start
 from diffusion_lab.photo import part_seeds
@@ -84,10 +83,7 @@ class Walk:
         seen = self.given if self.seen is None else torch.where(self.hole, self.seen.x_0, self.given)
         side = self.model.sides[0]
         image, hole = reduced(self.image, self.mask, self.image.shape[-1] // side)
-        whole = self.model.joined(self.leg, self.windows, seen.clamp(-1, 1), self.given)
-        how = "bicubic" if whole.shape[-1] < side else "area"
-        filled = whole if whole.shape[-1] == side else F.interpolate(whole, side, mode=how)
-        return to_uint8(torch.where(hole, filled, image)).cpu()
+        return to_uint8(shown(self.model, self.leg, self.windows, seen.clamp(-1, 1), self.given, image, hole)).cpu()
 
     def filled(self) -> Tensor:
         """``(n P, 3, S, S)`` at the stage's side: where it ended."""

@@ -22,6 +22,7 @@ Nothing is labelled by request, and no picture leaves through here.
 """
 
 from collections.abc import Iterator
+from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import GaugeMetricFamily
@@ -77,6 +78,8 @@ class Measures:
         self._rejected = counter("rejected", "Jobs not taken", "reason")
         self._cancelled = counter("cancelled", "Jobs whose client left", "stage")
         self._failed = counter("failed", "Jobs that failed", "code")
+        for code in get_args(Code):  # a series that begins with its first failure has not increased, for Prometheus
+            self._failed.labels(code)
         self._queue_wait = histogram("queue_wait_seconds", "From submission to the first step", SECONDS)
         self._batch_size = histogram("batch_size", "Pictures per step", PICTURES)
         self._step_seconds = histogram("step_seconds", "One step of all running jobs", SECONDS)

@@ -1,6 +1,7 @@
 """Looking at the model with its average weights: sheets of inpainted faces, or whatever a function draws."""
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,6 +18,7 @@ from diffusion_lab.diffusion.denoiser import Prediction
 from diffusion_lab.diffusion.sampling import Rows
 from diffusion_lab.metrics.inpainting import Measure
 from diffusion_lab.pictures import save_png, sheet, to_uint8
+from diffusion_lab.training.mlflow_logger import MLflowLogger
 from diffusion_lab.training.module import Completing, DiffusionModule
 
 Look = Callable[[Any, Any, Path], Mapping[str, float]]
@@ -28,6 +30,9 @@ def show(trainer: Trainer, picture: Image.Image | str) -> None:
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
             logger.log_image("samples", [picture])
+        elif isinstance(logger, MLflowLogger):
+            with Image.open(picture) if isinstance(picture, str) else nullcontext(picture) as drawn:
+                logger.log_image("samples", drawn.convert("RGB"), trainer.global_step)
 
 
 class Samples(Callback):
