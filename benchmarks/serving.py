@@ -211,36 +211,47 @@ def memory(pid: int) -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
+def worked(pid: int) -> float:
+    """Seconds that its threads have computed: what other work on the machine takes from them is not counted."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def files(pid: int) -> int:
     """Open file descriptors."""
     return len(os.listdir(f"/proc/{pid}/fd"))
 
 
-def compare(folder: Path, rounds: int, seconds: float, low: bool) -> float:
+def compare(folder: Path, clients: list[int], rounds: int, seconds: float, low: bool) -> float:
     """Prints the tables of the servers; what ours can do in pictures a second."""
     kinds = ("ours", "naive", "grouped", *(["plain"] if low else []))
     with contextlib.ExitStack() as stack:
-        urls = {kind: stack.enter_context(server(kind, folder, low))[0] for kind in kinds}
+        urls, pids = {}, {}
         for kind in kinds:
+            urls[kind], pids[kind] = stack.enter_context(server(kind, folder, low))
             asyncio.run(closed_loop(urls[kind], 2, 2))
         print(f"\nClosed loop, steps {STEPS} in turn, {rounds} rounds of {seconds:g} s each, interleaved")
-        print("| clients | server | pictures/s | ours does so many times as many | p50 / p95 / p99 ms |")
-        print("|---:|---|---:|---:|---|")
+        print("| clients | server | pictures/s | CPU s a picture | of ours | answers | p50 / p95 / p99 ms |")
+        print("|---:|---|---:|---:|---:|---:|---|")
         most = dict.fromkeys(kinds, 0.0)
-        for clients in (1, 4, 16):
+        for number in clients:
             rates: dict[str, list[float]] = {kind: [] for kind in kinds}
+            costs: dict[str, list[float]] = {kind: [] for kind in kinds}
             found: dict[str, list[float]] = {kind: [] for kind in kinds}
             for _ in range(rounds):
                 for kind in kinds:
-                    rate, latencies = asyncio.run(closed_loop(urls[kind], clients, seconds))
+                    before = worked(pids[kind])
+                    rate, latencies = asyncio.run(closed_loop(urls[kind], number, seconds))
+                    costs[kind].append((worked(pids[kind]) - before) / len(latencies))
                     rates[kind].append(rate)
                     found[kind] += latencies
             for kind in kinds:
-                rate = statistics.median(rates[kind])
+                rate, cost = statistics.median(rates[kind]), statistics.median(costs[kind])
                 most[kind] = max(most[kind], rate)
-                times = sorted(a / b for a, b in zip(rates["ours"], rates[kind], strict=True))
-                ratio = f"{statistics.median(times):.2f} ({times[0]:.2f} to {times[-1]:.2f})" if kind != "ours" else ""
-                print(f"| {clients} | {kind} | {rate:.2f} | {ratio} | {spread(found[kind])} |", flush=True)
+                times = sorted(a / b for a, b in zip(costs[kind], costs["ours"], strict=True))
+                ratio = f"{statistics.median(times):.2f} ({times[0]:.2f} to {times[-1]:.2f})"
+                row = (number, kind, f"{rate:.2f}", f"{cost:.2f}", ratio, len(found[kind]), spread(found[kind]))
+                print("| " + " | ".join(map(str, row)) + " |", flush=True)
         arriving = 0.8 * most["naive"]
         print(f"\nOpen loop, {arriving:.2f} requests/s at random times (.8 of what naive can do), {rounds} rounds")
         print("| server | answered | p50 / p95 / p99 ms |\n|---|---:|---|")
@@ -334,6 +345,7 @@ async def disconnects(url: str, pid: int, count: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--inpainter", type=Path, required=True)
+    parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--disconnects", type=int, default=500, help="0 compares alone")
@@ -345,7 +357,7 @@ def main() -> None:
         rival(given.rival, given.inpainter, given.port, given.bfloat16)
         return
     print(f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, {given.inpainter}")
-    able = compare(given.inpainter, given.rounds, given.seconds, given.bfloat16)
+    able = compare(given.inpainter, given.clients, given.rounds, given.seconds, given.bfloat16)
     if not given.disconnects:
         return
     with server("ours", given.inpainter, given.bfloat16) as (url, pid):
