@@ -1,7 +1,8 @@
 """A batch out of the cache against a PIL reader that does the same work: ``python benchmarks/data.py``.
 
 Both sides make float batches of cropped, resized, flipped faces on one thread. Runs of ten batches are interleaved; the
-table shows the median run.
+table shows the median run. Then pictures a second of the processor's time, as training takes them from the cache: uint8
+and flipped, without masks and with Palette's.
 """
 
 import argparse
@@ -16,13 +17,13 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from diffusion_lab.data.batches import TrainingBatches
+from diffusion_lab.data.batches import Draw, TrainingBatches
 from diffusion_lab.data.cache import Pictures, build
 from diffusion_lab.data.celeba import CelebA, built_in_faces
 from diffusion_lab.data.crops import center148
 from diffusion_lab.data.decoding import decode
 from diffusion_lab.data.examples import TrainingExamples, mirror, to_float
-from diffusion_lab.data.masks import palette
+from diffusion_lab.data.masks import everything, palette
 
 BATCHES = 10  # of a run
 
@@ -67,6 +68,27 @@ def main() -> None:
                 whole.append(after_all - after_cache)
             a, b, c = (statistics.median(times) / BATCHES * 1000 for times in (pil, cache, whole))
             print(f"| {size} | {building:.1f} | {a:.1f} | {b:.3f} | {a / b:.0f}x | {c:.2f} |")
+
+    print("\n| size | batch | pictures/s without masks (quartiles) | with Palette's (quartiles) |\n|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        for size in options.sizes:
+            pictures = Pictures(build(source, "train", crop, size, Path(folder)))
+            for batch in (32, 256):
+                chosen = list(TrainingBatches(len(names), batch, 0, 0, 2 * options.runs))
+                sets = [TrainingExamples(pictures, mask, 0, flip=True) for mask in (everything, palette)]
+                print(f"| {size} | {batch} | {' | '.join(rates(sets, chosen, batch))} |", flush=True)
+
+
+def rates(sets: list[TrainingExamples], draws: list[Draw], batch: int) -> list[str]:
+    """Pictures a second of the thread's own time, of each set, whose batches are made in turn."""
+    taken: list[list[float]] = [[] for _ in sets]
+    for draw in draws:
+        for examples, seconds in zip(sets, taken, strict=True):
+            began = time.thread_time()
+            examples.__getitems__(draw)
+            seconds.append(time.thread_time() - began)
+    quartiles = [statistics.quantiles([batch / each for each in seconds], n=4) for seconds in taken]
+    return [f"{middle:,.0f} ({low:,.0f} to {high:,.0f})" for low, middle, high in quartiles]
 
 
 def by_pil(source: CelebA, names: list[str], indices: list[int], mirrored: list[bool], size: int) -> Tensor:

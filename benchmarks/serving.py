@@ -1,10 +1,11 @@
 """The service under load: ``python benchmarks/serving.py --inpainter FOLDER``, on loopback.
 
-Three servers of the same model, each a process of its own, are asked in turn, so that noise falls on all alike:
+Servers of the same model, each a process of its own, are asked in turn, so that noise falls on all alike:
 
 - ours: step-level batching, ``python -m diffusion_lab.serving``;
 - naive: one request at a time behind a lock, what a tutorial would write;
-- grouped: request-level batching; requests that came within 20 ms and want the same steps are filled together.
+- grouped: request-level batching; requests that came within 20 ms and want the same steps are filled together;
+- plain, with ``--bfloat16``: naive in float32 by PyTorch's own operations, while the others are in bfloat16.
 
 Then ours alone: ten times more than it can do, and clients that leave at every stage.
 """
@@ -46,8 +47,8 @@ IMAGE = png(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint
 MASK = png(np.pad(np.full((32, 32), 255, dtype=np.uint8), 16))
 
 
-def rival(kind: str, folder: Path, port: int) -> None:
-    """The two servers that ours is compared with."""
+def rival(kind: str, folder: Path, port: int, low: bool) -> None:
+    """The servers that ours is compared with; in bfloat16 by the same form of the network as ours, if `low`."""
     import torch
     import uvicorn
     from fastapi import FastAPI, File, Form, Response
@@ -59,8 +60,14 @@ def rival(kind: str, folder: Path, port: int) -> None:
     from diffusion_lab.opening import as_rgb, opened
     from diffusion_lab.photo import Photo, cut, paste
     from diffusion_lab.pictures import png as encoded
+    from diffusion_lab.serving.backends import bfloat16
 
     app, inpainter = FastAPI(), Inpainter.load(folder)
+    network = inpainter.denoiser.network
+    if kind == "plain":
+        network.channels_last = False
+    elif low:
+        inpainter.denoiser.network = bfloat16(network, folder)
     crop = named(inpainter.recipe["data"]["crop"])
     lock, waiting = asyncio.Lock(), asyncio.Queue()
 
@@ -97,7 +104,7 @@ def rival(kind: str, folder: Path, port: int) -> None:
         image: bytes = File(), mask: bytes = File(), seed: int = Form(0), steps: int = Form(10)
     ) -> Response:
         photo = await asyncio.to_thread(shown, image, mask)
-        if kind == "naive":
+        if kind != "grouped":
             async with lock:
                 filled = (await asyncio.to_thread(fill, [photo], [seed], steps))[0]
         else:
@@ -121,12 +128,12 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def server(kind: str, folder: Path) -> Iterator[tuple[str, int]]:
-    """One of the three, on a port of its own: its address and process."""
+def server(kind: str, folder: Path, low: bool) -> Iterator[tuple[str, int]]:
+    """One of them, on a port of its own: its address and process."""
     port = free_port()
-    own = ["-m", "diffusion_lab.serving", "--inpainter", str(folder), "--port", str(port)]
-    other = [__file__, "--rival", kind, "--inpainter", str(folder), "--port", str(port)]
-    process = subprocess.Popen([sys.executable, *(own if kind == "ours" else other)], stderr=subprocess.DEVNULL)
+    what = ["-m", "diffusion_lab.serving"] if kind == "ours" else [__file__, "--rival", kind]
+    said = ["--inpainter", str(folder), "--port", str(port), *(["--bfloat16"] if low else [])]
+    process = subprocess.Popen([sys.executable, *what, *said], stderr=subprocess.DEVNULL)
     try:
         for _ in range(1200):
             with contextlib.suppress(httpx.TransportError):
@@ -204,33 +211,47 @@ def memory(pid: int) -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
+def worked(pid: int) -> float:
+    """Seconds that its threads have computed: what other work on the machine takes from them is not counted."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def files(pid: int) -> int:
     """Open file descriptors."""
     return len(os.listdir(f"/proc/{pid}/fd"))
 
 
-def compare(folder: Path, rounds: int, seconds: float) -> float:
-    """Prints the tables of the three servers; what ours can do in pictures a second."""
-    kinds = ("ours", "naive", "grouped")
+def compare(folder: Path, clients: list[int], rounds: int, seconds: float, low: bool) -> float:
+    """Prints the tables of the servers; what ours can do in pictures a second."""
+    kinds = ("ours", "naive", "grouped", *(["plain"] if low else []))
     with contextlib.ExitStack() as stack:
-        urls = {kind: stack.enter_context(server(kind, folder))[0] for kind in kinds}
+        urls, pids = {}, {}
         for kind in kinds:
+            urls[kind], pids[kind] = stack.enter_context(server(kind, folder, low))
             asyncio.run(closed_loop(urls[kind], 2, 2))
         print(f"\nClosed loop, steps {STEPS} in turn, {rounds} rounds of {seconds:g} s each, interleaved")
-        print("| clients | server | pictures/s | p50 / p95 / p99 ms |\n|---:|---|---:|---|")
+        print("| clients | server | pictures/s | CPU s a picture | of ours | answers | p50 / p95 / p99 ms |")
+        print("|---:|---|---:|---:|---:|---:|---|")
         most = dict.fromkeys(kinds, 0.0)
-        for clients in (1, 4, 16):
+        for number in clients:
             rates: dict[str, list[float]] = {kind: [] for kind in kinds}
+            costs: dict[str, list[float]] = {kind: [] for kind in kinds}
             found: dict[str, list[float]] = {kind: [] for kind in kinds}
             for _ in range(rounds):
                 for kind in kinds:
-                    rate, latencies = asyncio.run(closed_loop(urls[kind], clients, seconds))
+                    before = worked(pids[kind])
+                    rate, latencies = asyncio.run(closed_loop(urls[kind], number, seconds))
+                    costs[kind].append((worked(pids[kind]) - before) / len(latencies))
                     rates[kind].append(rate)
                     found[kind] += latencies
             for kind in kinds:
-                rate = statistics.median(rates[kind])
+                rate, cost = statistics.median(rates[kind]), statistics.median(costs[kind])
                 most[kind] = max(most[kind], rate)
-                print(f"| {clients} | {kind} | {rate:.2f} | {spread(found[kind])} |", flush=True)
+                times = sorted(a / b for a, b in zip(costs[kind], costs["ours"], strict=True))
+                ratio = f"{statistics.median(times):.2f} ({times[0]:.2f} to {times[-1]:.2f})"
+                row = (number, kind, f"{rate:.2f}", f"{cost:.2f}", ratio, len(found[kind]), spread(found[kind]))
+                print("| " + " | ".join(map(str, row)) + " |", flush=True)
         arriving = 0.8 * most["naive"]
         print(f"\nOpen loop, {arriving:.2f} requests/s at random times (.8 of what naive can do), {rounds} rounds")
         print("| server | answered | p50 / p95 / p99 ms |\n|---|---:|---|")
@@ -324,21 +345,25 @@ async def disconnects(url: str, pid: int, count: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--inpainter", type=Path, required=True)
+    parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=10.0)
-    parser.add_argument("--disconnects", type=int, default=500)
-    parser.add_argument("--rival", choices=("naive", "grouped"), help=argparse.SUPPRESS)
+    parser.add_argument("--disconnects", type=int, default=500, help="0 compares alone")
+    parser.add_argument("--bfloat16", action="store_true")
+    parser.add_argument("--rival", choices=("naive", "grouped", "plain"), help=argparse.SUPPRESS)
     parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.rival:
-        rival(given.rival, given.inpainter, given.port)
+        rival(given.rival, given.inpainter, given.port, given.bfloat16)
         return
     print(f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, {given.inpainter}")
-    able = compare(given.inpainter, given.rounds, given.seconds)
-    with server("ours", given.inpainter) as (url, pid):
+    able = compare(given.inpainter, given.clients, given.rounds, given.seconds, given.bfloat16)
+    if not given.disconnects:
+        return
+    with server("ours", given.inpainter, given.bfloat16) as (url, pid):
         asyncio.run(closed_loop(url, 4, 3))
         asyncio.run(overload(url, pid, 10 * able, 3 * given.seconds))
-    with server("ours", given.inpainter) as (url, pid):
+    with server("ours", given.inpainter, given.bfloat16) as (url, pid):
         asyncio.run(closed_loop(url, 4, 3))
         asyncio.run(disconnects(url, pid, given.disconnects))
 

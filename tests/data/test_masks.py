@@ -1,5 +1,7 @@
+import hashlib
 import itertools
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from diffusion_lab.data.masks import (
     Mixture,
     alternate_lines,
     center,
+    drawn,
     evaluation_mask,
     expand,
     free_form,
@@ -254,6 +257,42 @@ def test_evaluation_set_is_frozen():
         "lama_medium": [1179, 254, 152, 201],
         "lama_thick": [1363, 1436, 364, 1053],
     }
+
+
+@pytest.mark.parametrize(
+    ("kind", "digest"),
+    [
+        ("free_form", "f7a7ad2da80fff3e"),
+        ("lama_medium", "7997bcca39f230a7"),
+        ("lama_thick", "c16e9043c2060501"),
+        ("lama_thin", "321bdd8a6438a685"),
+        ("landmarks", "d628548aae8f4e3c"),
+        ("mixture", "37ddc944832d6427"),
+        ("palette", "b3c69a141956add5"),
+        ("rectangles", "d4be0dda6bbe9684"),
+    ],
+)
+def test_every_pixel_of_training_masks_is_frozen(kind: str, digest: str) -> None:
+    """A mask is its seed's, whatever is done for speed: each of 200 at 32 and at 64 px."""
+    said = hashlib.sha256()
+    for size in (32, 64):
+        for mask in drawn(KINDS[kind][0], size, range(200)):
+            said.update(np.packbits(mask.numpy()).tobytes())
+    assert said.hexdigest()[:16] == digest
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_batch_of_masks_is_one_after_the_other(kind: str) -> None:
+    seeds = [3, 2**62, 3, 0]
+    assert torch.equal(drawn(KINDS[kind][0], 32, seeds), torch.stack([KINDS[kind][0](32, seeded(i)) for i in seeds]))
+
+
+def test_threads_draw_on_sheets_of_their_own() -> None:
+    kinds = [free_form, lama_thick, lama_thin, free_form]
+    alone = [drawn(kind, 64, range(100)) for kind in kinds]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda kind: drawn(kind, 64, range(100)), kinds))
+    assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
 
 
 def test_evaluation_masks_depend_on_the_index_alone():

@@ -129,6 +129,25 @@ def test_stages_go_on_side_by_side_and_each_shares_its_calls() -> None:
     run(main())
 
 
+def test_four_clients_ask_ten_calls_where_each_alone_asks_eight() -> None:
+    """Network calls of four jobs of 5 + 3 steps: the first begins a step before the others, and that is all."""
+    cascade, (coarse, fine) = of_elementwise(steps=3)
+
+    async def main() -> None:
+        async with running(cascade) as engine:
+            coarse.held = True
+            first = await begun(engine, job(1))
+            await until(lambda: len(coarse.calls) == 1)
+            others = [await begun(engine, job(seed)) for seed in (2, 3, 4)]
+            coarse.held = False
+            coarse.let(1)
+            finished = await asyncio.gather(first, *others)
+        assert (coarse.calls, fine.calls) == ([1, 4, 4, 4, 4, 3], [1, 4, 4, 3])
+        assert [result.network_calls for result in finished] == [8] * 4
+
+    run(main())
+
+
 def test_a_large_square_shares_its_windows_calls_with_a_small_one_s_second_stage() -> None:
     cascade, (coarse, fine) = of_elementwise(steps=3)
     wide, small = job(1, size=16), job(2)

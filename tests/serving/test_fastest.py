@@ -2,14 +2,17 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 import torch
 from fakes import FakeEngine, served
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from diffusion_lab.inpainting import Inpainter
+from diffusion_lab.networks.export import example
 from diffusion_lab.networks.unet import UNet
 from diffusion_lab.serving import fastest
 from diffusion_lab.serving.api import create_app
@@ -124,6 +127,37 @@ def test_under_bfloat16_a_network_says_nearly_the_same_and_keeps_its_gradient(ne
     assert not torch.equal(said, truth)
     assert (said - truth).norm() < 0.03 * truth.norm()
     assert torch.equal(low(*given), network(*given))  # a gradient is wanted: float32
+
+
+class Casts(TorchDispatchMode):
+    """Counts the tensors of a network's own that are cast."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.shapes = {p.shape for p in network.parameters() if p.ndim > 1}
+        self.weights = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.weights += func is torch.ops.aten._to_copy.default and args[0].shape in self.shapes
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("last", [False, None])
+def test_under_bfloat16_weights_are_cast_once_and_nothing_else_changes(tmp_path: Path, last: bool | None) -> None:
+    """Bit for bit what autocast says, which casts every weight in every call."""
+    network = UNet(16, 32, (1, 2), 1, attention=(8,), head_width=32, channels_last=last).eval()
+    for p in network.parameters():
+        nn.init.normal_(p, std=0.1)
+    low = bfloat16(network, tmp_path)
+    for rows in (1, 3):
+        given = example(network, rows)
+        with torch.no_grad(), Casts(network) as cast:
+            said = low(*given)
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), Casts(network) as casts:
+            truth = network(*given)
+        assert torch.equal(said, truth.float())
+        weights = sum(isinstance(layer, nn.Conv2d | nn.Linear) for layer in network.modules())
+        assert (cast.weights, casts.weights) == (0, weights)
 
 
 @pytest.mark.parametrize(("best", "named"), [("eager", "eager"), ("bfloat16", "bfloat16")])

@@ -5,13 +5,14 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from diffusion_lab.data.batches import Draw
 from diffusion_lab.data.cache import Pictures
 from diffusion_lab.data.degradations import Degrade, unchanged
-from diffusion_lab.data.masks import MaskFn, evaluation_mask
+from diffusion_lab.data.masks import MaskFn, drawn, evaluation_mask
+from diffusion_lab.data.words import words
 
 Frames = Callable[[Tensor, Sequence[int]], Tensor]
 """(uint8 (B, 3, K, K), a key >= 0 each) -> uint8 (B, 3, size, size): a square of each, in a frame of its own."""
@@ -61,18 +62,17 @@ class TrainingExamples(Dataset[Batch]):
         """The whole batch of a draw."""
         pixels = self.pictures[draw.indices]
         # Key, mask and flip have words of their own: noise seeded by the same number as the mask would follow it.
-        words = [_words(6, self.seed, draw.epoch, index) for index in draw.indices.tolist()]
-        keys, of_mask, of_flip, of_degradation, of_window, of_frame = (list(each) for each in zip(*words, strict=True))
+        drawn_by = words(6, (self.seed, draw.epoch), draw.indices.numpy())
+        _, of_mask, of_flip, of_degradation, of_window, of_frame = drawn_by.T.tolist()
         if self.frame is not None:
             pixels = self.frame(pixels, of_frame)
         if self.flip:
-            pixels = mirror(pixels, torch.tensor([flip % 2 == 1 for flip in of_flip]))
+            pixels = mirror(pixels, torch.tensor(of_flip) % 2 == 1)
         if self.window is not None:
             pixels = windows(pixels, self.window, of_window)
-        size, generator = pixels.shape[-1], Generator()
-        mask = torch.stack([self.mask(size, generator.manual_seed(word)) for word in of_mask])
+        mask = drawn(self.mask, pixels.shape[-1], of_mask)
         given = self.degrade(pixels, mask, of_degradation)
-        return Batch(pixels, mask, draw.indices, torch.tensor(keys), self.attributes[draw.indices], given)
+        return Batch(pixels, mask, draw.indices, torch.tensor(drawn_by[:, 0]), self.attributes[draw.indices], given)
 
     def __len__(self) -> int:
         """Number of pictures."""
@@ -100,7 +100,7 @@ class EvaluationExamples(Dataset[Batch]):
         pixels = self.pictures[indices]
         numbers: list[int] = indices.tolist()
         mask = torch.stack([evaluation_mask(self.mask, pixels.shape[-1], index) for index in numbers])
-        keys = torch.tensor([_words(1, index)[0] for index in numbers])
+        keys = torch.tensor(words(1, (), indices.numpy())[:, 0])
         given = self.degrade(pixels, mask, degradation_keys(numbers))
         return Batch(pixels, mask, indices, keys, self.attributes[indices], given)
 
@@ -154,15 +154,10 @@ def windows(pixels: Tensor, side: int, words: Sequence[int]) -> Tensor:
 
 def degradation_keys(indices: Sequence[int]) -> list[int]:
     """What the degradations of a validation or test split are drawn by: the pictures' indices alone."""
-    return [_words(2, index)[1] for index in indices]
+    made: list[int] = words(2, (), np.array(indices))[:, 1].tolist()
+    return made
 
 
 def _unknown(pictures: Pictures) -> Tensor:
     """No attributes, of so many pictures."""
     return torch.empty(len(pictures), 0)
-
-
-def _words(count: int, *entropy: int) -> list[int]:
-    """Independent numbers in [0, 2^63) that depend on the entropy alone."""
-    words: list[int] = (np.random.SeedSequence(entropy).generate_state(count, np.uint64) >> 1).tolist()
-    return words

@@ -213,6 +213,10 @@ class UNet(nn.Module):
         """What `forward` takes of one picture, on the meta device."""
         return question(self.image_size, self.condition_channels)
 
+    def last(self, x: Tensor) -> bool:
+        """Whether a pixel's channels lie together in memory where tensors are like x."""
+        return can(x) if self.channels_last is None else self.channels_last
+
     def forward(self, x: Tensor, condition: Tensor, time: Tensor, attributes: Tensor | None = None) -> Tensor:
         """What the network says of x.
 
@@ -238,7 +242,7 @@ class UNet(nn.Module):
         embedding = F.silu(embedding)  # (B, 4 channels)
 
         h = F.pixel_unshuffle(torch.cat([x, condition], dim=1), self.patch)
-        if can(h) if self.channels_last is None else self.channels_last:
+        if self.last(h):
             h = h.contiguous(memory_format=torch.channels_last)
         h, skips = self.encoder(h, embedding)
         for stage in self.up:

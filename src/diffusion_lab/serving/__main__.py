@@ -32,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--max-batch", type=int, default=16, help="pictures in a network call")
     parser.add_argument("--max-queue", type=int, default=64, help="jobs that may wait")
+    parser.add_argument("--bfloat16", action="store_true", help="quicker where the hardware has it")
     parser.add_argument("--drain", type=float, default=30.0, help="seconds that running jobs have to end")
     parser.add_argument("--new-key", action="store_true", help="make an API key and its hash, and end")
     asked = parser.parse_args(arguments)
@@ -44,7 +45,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         serve(
             asked.inpainter or shipped(),
             f"'{asked.inpainter}'" if asked.inpainter else "the shipped model",
-            engine=partial(local, device=asked.device, max_batch=asked.max_batch, max_queue=asked.max_queue),
+            engine=partial(
+                local,
+                device=asked.device,
+                max_batch=asked.max_batch,
+                max_queue=asked.max_queue,
+                bfloat16=asked.bfloat16,
+            ),
             host=asked.host,
             port=asked.port,
             keys=asked.keys,

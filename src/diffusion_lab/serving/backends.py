@@ -1,5 +1,6 @@
 """The forms that a network can serve in: as it is, compiled, or as an ONNX file under ONNX Runtime."""
 
+import copy
 import json
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from diffusion_lab import recipe
 from diffusion_lab.networks.export import Called, exportable, identity, read_onnx
+from diffusion_lab.networks.unet import UNet
 
 Backend = Callable[[nn.Module, Path], nn.Module]
 """(a network on the device that serves, the folder that it is from) -> what is called in its place."""
@@ -28,12 +30,18 @@ def compiled(network: nn.Module, folder: Path) -> nn.Module:
 
 
 def bfloat16(network: nn.Module, folder: Path) -> nn.Module:
-    """The network as it is, under autocast."""
+    """The network under autocast, bit for bit, but its weights are cast once, where autocast does it in every call."""
     inner = exportable(network)
+    low = copy.deepcopy(inner).requires_grad_(False)
+    for layer in low.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            layer.to(torch.bfloat16)
+            if isinstance(layer, nn.Conv2d) and isinstance(low, UNet) and low.last(layer.weight):
+                layer.to(memory_format=torch.channels_last)
 
     def call(x: Tensor, condition: Tensor, time: Tensor, attributes: Tensor | None = None) -> Tensor:
         with torch.autocast(x.device.type, torch.bfloat16):
-            said: Tensor = inner(x, condition, time, attributes)
+            said: Tensor = low(x, condition, time, attributes)
         return said.float()
 
     return Called(inner, call)

@@ -15,6 +15,7 @@ from fastapi import FastAPI
 from diffusion_lab import inpainting, recipe
 from diffusion_lab.serving.api import create_app
 from diffusion_lab.serving.backends import BACKENDS, Backend
+from diffusion_lab.serving.backends import bfloat16 as low
 from diffusion_lab.serving.engine import Engine, SwapRefused
 from diffusion_lab.serving.fastest import Fastest, candidates
 from diffusion_lab.serving.local import LocalEngine
@@ -61,7 +62,9 @@ def local(
     if bfloat16 and backend == "onnxruntime":
         raise ValueError("engine.backend=onnxruntime calls the network in float32: leave engine.bfloat16 out")
     form: Backend = Fastest(candidates(bfloat16)) if backend == "auto" else BACKENDS[backend]
-    autocast = torch.bfloat16 if bfloat16 and not isinstance(form, Fastest) else None
+    autocast = torch.bfloat16 if bfloat16 and backend == "compiled" else None
+    if bfloat16 and backend == "eager":
+        form = low
     try:
         model = checked(folder, inpainting.device(device), autocast=autocast, backend=form)
     except SwapRefused as refused:
@@ -76,7 +79,7 @@ def local(
         autocast=autocast,
         measures=measures,
         backend=form,
-        form=called if autocast is None else f"{called}, bfloat16",
+        form=f"{called}, bfloat16" if bfloat16 and backend != "auto" else called,
     )
 
 

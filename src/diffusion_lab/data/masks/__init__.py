@@ -12,6 +12,7 @@ from diffusion_lab.data.masks.boxes import sides as sides
 from diffusion_lab.data.masks.boxes import super_resolution as super_resolution
 from diffusion_lab.data.masks.brush import free_form as free_form
 from diffusion_lab.data.masks.drawing import MaskFn as MaskFn
+from diffusion_lab.data.masks.drawing import drawn as drawn
 from diffusion_lab.data.masks.evaluation import MASK_SET as MASK_SET
 from diffusion_lab.data.masks.evaluation import evaluation_mask as evaluation_mask
 from diffusion_lab.data.masks.files import FromFolder as FromFolder

@@ -1,11 +1,13 @@
 """Masks painted with a brush. Lengths are fractions of the picture's side; papers give them in pixels of 256."""
 
 import math
+from itertools import islice
+from math import cos, sin
 
 from PIL import ImageDraw
 from torch import Generator, Tensor
 
-from diffusion_lab.data.masks.drawing import blank, normals, uniforms, whole_number
+from diffusion_lab.data.masks.drawing import normals, sheet, uniforms, whole_number
 
 
 def free_form(
@@ -26,9 +28,11 @@ def free_form(
         vertices: least and largest number of vertices of a stroke.
         width: least and largest width of the brush.
     """
-    mask, draw = blank(size)
+    page = sheet(size)
+    draw = page.cleared()
     mean_angle, angle_range = 2 * math.pi / 5, 2 * math.pi / 15
     mean_length = math.sqrt(2) / 8  # an eighth of the diagonal
+    longest = 2 * mean_length
     u = uniforms(3 + strokes[1] * (6 + vertices[1]), generator)
     normal = normals(strokes[1] * vertices[1], generator)
     right, down = (
@@ -37,19 +41,22 @@ def free_form(
     for _ in range(whole_number(*strokes, next(u))):
         x, y = next(u), next(u)
         smallest, largest = mean_angle - next(u) * angle_range, mean_angle + next(u) * angle_range
+        between = largest - smallest
         brush = width[0] + (width[1] - width[0]) * next(u)
         points, forth = [(x, y)], down
-        for _ in range(whole_number(*vertices, next(u))):
+        count = whole_number(*vertices, next(u))
+        for place, size_of_step in zip(islice(u, count), islice(normal, count), strict=True):
             forth = -forth  # and back
-            angle = smallest + (largest - smallest) * next(u)
-            length = mean_length * (1 + next(normal) / 2)
-            length = 0 if length < 0 else min(length, 2 * mean_length)
-            x += right * length * math.cos(angle)
-            y += forth * length * math.sin(angle)
-            x, y = 0 if x < 0 else min(x, 1), 0 if y < 0 else min(y, 1)
+            angle = smallest + between * place
+            length = mean_length * (1 + size_of_step / 2)
+            length = 0 if length < 0 else longest if length > longest else length
+            x += right * length * cos(angle)
+            y += forth * length * sin(angle)
+            x = 0 if x < 0 else 1 if x > 1 else x
+            y = 0 if y < 0 else 1 if y > 1 else y
             points.append((x, y))
         paint(draw, size, points, brush)
-    return mask
+    return page.mask()
 
 
 def paint(draw: ImageDraw.ImageDraw, size: int, points: list[tuple[float, float]], width: float) -> None:

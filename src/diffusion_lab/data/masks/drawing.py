@@ -1,6 +1,7 @@
 """What a mask function is, and the little that all of them need."""
 
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -31,9 +32,49 @@ def whole_number(low: int, high: int, uniform: float) -> int:
     return low + int(uniform * (high - low + 1))
 
 
-def blank(size: int) -> tuple[Tensor, ImageDraw.ImageDraw]:
-    """An empty mask, bool (1, size, size), and what draws into it with fill=1."""
-    pixels = np.zeros((size, size), np.uint8)
-    image = Image.frombuffer("L", (size, size), pixels, "raw", "L", 0, 1)
-    image.readonly = 0  # else Pillow would draw into a copy, and copying it back takes longer than drawing it
-    return torch.from_numpy(pixels.view(np.bool_)).unsqueeze(0), ImageDraw.Draw(image)
+class Sheet:
+    """What masks of a size are drawn on, one after the other: to make one takes longer than to draw on it.
+
+    Args:
+        size: side of the masks in pixels.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._pixels = np.zeros((1, size, size), np.uint8)
+        image = Image.frombuffer("L", (size, size), self._pixels, "raw", "L", 0, 1)
+        image.readonly = 0  # else Pillow would draw into a copy, and copying it back takes longer than drawing it
+        self._draw = ImageDraw.Draw(image)
+
+    def cleared(self) -> ImageDraw.ImageDraw:
+        """What draws on it with fill=1, after whatever was there is gone."""
+        self._pixels.fill(0)
+        return self._draw
+
+    def mask(self) -> Tensor:
+        """A copy of what was drawn, bool (1, size, size)."""
+        return torch.from_numpy(self._pixels.copy().view(np.bool_))
+
+
+_SHEETS = threading.local()
+
+
+def sheet(size: int) -> Sheet:
+    """This thread's sheet of that size, until it draws the next mask."""
+    made: Sheet | None = getattr(_SHEETS, "last", None)
+    if made is None or _SHEETS.size != size:
+        made = Sheet(size)
+        _SHEETS.last, _SHEETS.size = made, size
+    return made
+
+
+def drawn(mask: MaskFn, size: int, words: Sequence[int]) -> Tensor:
+    """The mask of each word, bool (B, 1, size, size): of a generator that it seeds.
+
+    Where the first one has not looked at its generator all are alike, since nothing else could tell them apart.
+    """
+    generator = Generator()
+    before = generator.manual_seed(words[0]).get_state()
+    first = mask(size, generator)
+    if torch.equal(generator.get_state(), before):
+        return first.repeat(len(words), 1, 1, 1)
+    return torch.stack([first, *(mask(size, generator.manual_seed(word)) for word in words[1:])])

@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 
 from diffusion_lab.data.masks.boxes import scattered
 from diffusion_lab.data.masks.brush import paint
-from diffusion_lab.data.masks.drawing import blank, uniforms, whole_number
+from diffusion_lab.data.masks.drawing import sheet, uniforms, whole_number
 
 MOST = 0.5  # LaMa throws away masks that cover more
 BOX_CHANCE = 0.3 / 1.3
@@ -39,8 +39,9 @@ def lama_thick(size: int, generator: Generator) -> Tensor:
 
 def _below_most(size: int, generator: Generator, strokes: tuple[int, int], width: float, length: float) -> Tensor:
     """Strokes of one to five straight pieces, each piece of its own width; drawn again while they cover too much."""
+    page = sheet(size)
     while True:
-        mask, draw = blank(size)
+        draw = page.cleared()
         u = uniforms(1 + strokes[1] * (3 + 3 * 5), generator)
         for stroke in range(whole_number(*strokes, next(u))):
             turn = -1 if stroke % 2 == 0 else 1
@@ -52,5 +53,6 @@ def _below_most(size: int, generator: Generator, strokes: tuple[int, int], width
                 end_y = min(max(y + step * math.cos(angle), 0), 1)
                 paint(draw, size, [(x, y), (end_x, end_y)], 5 / 256 + width * next(u))
                 x, y = end_x, end_y
+        mask = page.mask()
         if int(mask.sum()) <= MOST * size**2:
             return mask

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import Generator, Tensor
 
 from diffusion_lab.data.crops import CELEBA_HEIGHT, CELEBA_WIDTH, Crop
-from diffusion_lab.data.masks.drawing import blank, uniforms
+from diffusion_lab.data.masks.drawing import sheet, uniforms
 
 # (x, y, half width, half height) of ellipses in pixels of CelebA's aligned 178x218 pictures
 EYES = (89.0, 111.0, 44.0, 15.0)
@@ -44,11 +44,12 @@ class Landmarks:
         surely = int(next(u) * len(self.features))
         covered = [next(u) < self.chance for _ in self.features]
         covered[surely] |= not any(covered)
-        mask, draw = blank(size)
+        page = sheet(size)
+        draw = page.cleared()
         for (x, y, w, h), cover in zip(self.features, covered, strict=True):
             scale = 0.9 + 0.4 * next(u)
             if cover:
                 left, top = (x - w * scale) * size, (y - h * scale) * size
                 right, bottom = left + 2 * w * scale * size - 1, top + 2 * h * scale * size - 1  # both ends are drawn
                 draw.ellipse((left, top, max(left, right), max(top, bottom)), fill=1)
-        return mask
+        return page.mask()
