@@ -35,7 +35,7 @@ TESTS = {
     "diffusion/zero_shot.py": "diffusion/test_zero_shot.py",
     "diffusion/noise.py": "diffusion/test_noise.py",
     "diffusion/flow.py": "diffusion/test_flow.py",
-    "metrics/frechet.py": "metrics/test_frechet.py",
+    "frechet.py": "metrics/test_frechet.py",
     "metrics/kernel.py": "metrics/test_kernel.py",
     "metrics/manifold.py": "metrics/test_manifold.py",
     "metrics/discrimination.py": "metrics/test_discrimination.py",
