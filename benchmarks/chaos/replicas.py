@@ -33,9 +33,12 @@ class Replicas(Service):
 
     host = staticmethod(host)
 
+    def prepare(self, folder: Path) -> None:
+        alone = Service()  # in one process, which makes the same pictures
+        alone.prepare(folder)
+        self.model, self.undisturbed = alone.model, alone.undisturbed
+
     def round(self, folder: Path, rng: random.Random | None) -> Outcome:
-        if rng is None:  # the pictures are those of the service in one process
-            return Service().round(folder, None)
         self.processes = set[int]()
         outcome = super().round(folder, rng)
         until = time.monotonic() + GONE

@@ -140,7 +140,7 @@ SEEN = Counter[str]()
 """States that jobs were found in."""
 
 
-@pytest.mark.parametrize("examples", [4, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [4, pytest.param(40, marks=pytest.mark.slow)])
 def test_the_life_of_a_job(fuzzed: str, examples: int) -> None:
     ENGINE.pause = 0.03  # so that some are cancelled on the way
     SEEN.clear()
@@ -154,7 +154,7 @@ def test_the_life_of_a_job(fuzzed: str, examples: int) -> None:
         )
     )
     ENGINE.pause = 0.0
-    if examples > 50:
+    if examples > 10:
         assert SEEN.keys() >= {"starting", "succeeded", "canceled"}
 
 
