@@ -26,6 +26,7 @@ import torch
 from chaos.faults import BadCache, BadCheckpoint, BadRegistry, Clock, FullDisk, HangingWandb, ReadOnly
 from chaos.keeping import Evaluation, Pipeline, Sweep, Writers
 from chaos.oracle import Violation
+from chaos.replicas import Replicas
 from chaos.round import Outcome, Subject
 from chaos.service import Service
 from chaos.training import Trainer
@@ -39,6 +40,7 @@ SUBJECTS: Mapping[str, Callable[[], Subject]] = {
     "sweep": Sweep,
     "pipeline": Pipeline,
     "service": Service,
+    "replica": Replicas,
     "full-disk": FullDisk,
     "read-only": ReadOnly,
     "bad-checkpoint": BadCheckpoint,

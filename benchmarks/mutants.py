@@ -35,7 +35,7 @@ TESTS = {
     "diffusion/zero_shot.py": "diffusion/test_zero_shot.py",
     "diffusion/noise.py": "diffusion/test_noise.py",
     "diffusion/flow.py": "diffusion/test_flow.py",
-    "metrics/frechet.py": "metrics/test_frechet.py",
+    "frechet.py": "metrics/test_frechet.py",
     "metrics/kernel.py": "metrics/test_kernel.py",
     "metrics/manifold.py": "metrics/test_manifold.py",
     "metrics/discrimination.py": "metrics/test_discrimination.py",
@@ -130,6 +130,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--skip", type=int, default=0, help="so many of the sample, which a call before has done")
     parser.add_argument("--files", nargs="*", default=[*TESTS], choices=TESTS)
     asked = parser.parse_args()
     for name in WARM:
@@ -138,7 +139,7 @@ def main() -> None:
     for file in asked.files:
         tree = ast.parse((ROOT / "src" / "diffusion_lab" / file).read_text())
         places += [(file, i) for i, _ in enumerate(changes(tree))]
-    chosen = random.Random(asked.seed).sample(places, min(asked.count, len(places)))
+    chosen = random.Random(asked.seed).sample(places, min(asked.count, len(places)))[asked.skip :]
     survived, sure = 0, set[str]()
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "src"

@@ -121,12 +121,33 @@ def _members(session: int) -> list[tuple[int, int]]:
     return found
 
 
+def offspring(process: int) -> set[int]:
+    """All that descend from a process, whatever session they are of."""
+    parents = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with contextlib.suppress(OSError):
+                state, parent = Path("/proc", name, "stat").read_text().rpartition(")")[2].split()[:2]
+                if state != "Z":
+                    parents[int(name)] = int(parent)
+    found, new = set[int](), {process}
+    while new:
+        new = {child for child, parent in parents.items() if parent in new} - found
+        found |= new
+    return found
+
+
+def standstill(rng: random.Random) -> float:
+    """Seconds between SIGSTOP and SIGCONT: half a second to three, and one time in ten up to twenty."""
+    return rng.uniform(3.0, 20.0) if rng.random() < 0.1 else rng.uniform(0.5, 3.0)
+
+
 def strike(
     child: Child, number: int, moment: float, rng: random.Random, everybody: bool = True, wall: bool = False
 ) -> bool:
     """Sends a signal when a process has taken so much CPU time, and a little later; whether it still lived.
 
-    SIGSTOP is followed by SIGCONT after half a second to three. By the clock on the wall for who mostly waits.
+    SIGSTOP is followed by SIGCONT after a `standstill`. By the clock on the wall for who mostly waits.
     """
     begun = time.monotonic()
     until = begun + PATIENCE
@@ -139,6 +160,6 @@ def strike(
         return False
     child.signal(number, everybody)
     if number == signal.SIGSTOP:
-        time.sleep(rng.uniform(0.5, 3.0))
+        time.sleep(standstill(rng))
         child.signal(signal.SIGCONT, everybody)
     return True

@@ -6,6 +6,7 @@ import random
 import signal
 import threading
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from PIL import Image
 from chaos import oracle
 from chaos.keeping import models
 from chaos.oracle import Violation
-from chaos.processes import PATIENCE, Child
+from chaos.processes import PATIENCE, Child, standstill
 from chaos.round import SIGNALS, Outcome, ended
 from chaos.training import free_port
 from diffusion_lab.serving.run import local, serve
@@ -109,6 +110,8 @@ class Client:
 class Service:
     """Sixteen jobs of four clients, half of them by `/v1/jobs`, to a service that is struck among them."""
 
+    host = staticmethod(host)
+
     def prepare(self, folder: Path) -> None:
         (self.model,) = models(folder / "service", 1)
         self.undisturbed = folder / "service" / "undisturbed"
@@ -133,18 +136,10 @@ class Service:
             time.sleep(rng.uniform(0, 0.2))
             late = clients.poll() is not None
             struck = time.monotonic()
-            service.signal(number)
             outcome.blows.append(
                 f"{signal.Signals(number).name} after {after} answers" + (", too late" if late else "")
             )
-            if number == signal.SIGSTOP:
-                time.sleep(rng.uniform(0.5, 3.0))
-                service.signal(signal.SIGCONT)
-            else:
-                code = service.wait()
-                if number == signal.SIGTERM:
-                    ended(outcome, code, "the service that was told to stop")
-                service = self.begun(folder, port)
+            service = self.hit(service, number, partial(self.begun, folder, port), rng, outcome)
         ended(outcome, clients.wait(), "the clients")
         if httpx.get(f"http://127.0.0.1:{port}/healthz", timeout=PATIENCE, verify=False).status_code != 200:
             outcome.violations.append(Violation("wrong", "the service is unwell afterwards"))
@@ -153,8 +148,22 @@ class Service:
         outcome.violations += self.judged(folder, heard, number, struck)
         return outcome
 
+    def hit(
+        self, service: Child, number: int, again: Callable[[], Child], rng: random.Random, outcome: Outcome
+    ) -> Child:
+        """Strikes it, and returns the one that serves then."""
+        service.signal(number)
+        if number == signal.SIGSTOP:
+            time.sleep(standstill(rng))
+            service.signal(signal.SIGCONT)
+            return service
+        code = service.wait()
+        if number == signal.SIGTERM:
+            ended(outcome, code, "the service that was told to stop")
+        return again()
+
     def begun(self, folder: Path, port: int) -> Child:
-        service = Child(lambda: host(self.model, port), folder / "service.txt")
+        service = Child(lambda: self.host(self.model, port), folder / "service.txt")
         while service.poll() is None:
             try:
                 if httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=PATIENCE, verify=False).status_code == 200:

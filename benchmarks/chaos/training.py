@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from chaos import oracle
-from chaos.processes import PATIENCE, Child, strike
+from chaos.processes import PATIENCE, Child, standstill, strike
 from chaos.round import SIGNALS, Outcome, ended
 
 ROOT = Path(__file__).parents[2]
@@ -163,7 +163,7 @@ class Trainer:
                 worker = Child.of(rng.choice(workers))
                 worker.signal(number)
                 if number == signal.SIGSTOP:
-                    time.sleep(rng.uniform(0.5, 3.0))
+                    time.sleep(standstill(rng))
                     worker.signal(signal.SIGCONT)
                 return True
             time.sleep(0.01)

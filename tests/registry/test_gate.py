@@ -136,6 +136,21 @@ def test_values_that_are_not_finite_are_refused(candidate: Candidate) -> None:
     assert "finite" in refusals(judge(candidate, None))
 
 
+def test_a_hole_that_is_filled_with_no_numbers_is_refused(
+    candidate: Candidate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights may be finite where what they make is not."""
+    forward = Inpainter.forward
+
+    def overflowing(self: Inpainter, image: Tensor, mask: Tensor, **rest: Any) -> Tensor:
+        return forward(self, image, mask, **rest).where(~mask, torch.nan)
+
+    monkeypatch.setattr(Inpainter, "forward", overflowing)
+    decision = judge(candidate, None)
+    assert refusals(decision) == ["known pixels"]
+    assert "not finite" in decision.reasons[0]
+
+
 @pytest.mark.parametrize("metrics", [("lpips",), ("lpips", "psnr"), ("lpips", "psnr", "ssim")])
 def test_all_intervals_together_hold_as_often_as_asked(
     candidate: Candidate, metrics: tuple[str, ...], monkeypatch: pytest.MonkeyPatch

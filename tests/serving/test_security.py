@@ -1,6 +1,8 @@
 import socket
 import subprocess
 import sys
+import time
+from http.client import HTTPConnection
 from pathlib import Path
 
 import httpx
@@ -9,6 +11,7 @@ from fakes import FakeEngine, files, served, until
 
 from diffusion_lab.serving.__main__ import main
 from diffusion_lab.serving.api import create_app
+from diffusion_lab.serving.run import configured
 from diffusion_lab.serving.security import Keys, check_open, digest, is_loopback, new_key
 from diffusion_lab.serving.settings import offered
 from patience import PATIENCE
@@ -151,6 +154,24 @@ def test_a_head_that_never_ends_is_not_kept(piece: bytes, service: httpx.Client)
         with pytest.raises(ConnectionError):  # the other end has closed; 64 MiB fit in no socket's buffer
             endless.sendall(piece * 1024)
     assert service.get("/healthz").status_code == 200
+
+
+@pytest.mark.slow
+def test_a_connection_waits_for_its_next_request(service: httpx.Client) -> None:
+    """Who asks again after some idle seconds never finds that the connection has just been closed."""
+    kept = HTTPConnection(service.base_url.host, service.base_url.port, timeout=PATIENCE)
+    kept.auto_open = 0  # the same one, or an error
+    kept.connect()
+    for idle in (6, 0):  # uvicorn's own limit is 5 seconds
+        kept.request("GET", "/version")
+        assert kept.getresponse().read()
+        time.sleep(idle)
+    kept.close()
+
+
+def test_proxies_close_idle_connections_first() -> None:
+    """They keep theirs for a minute: nginx by `keepalive_timeout`, the balancers of clouds by default."""
+    assert configured(create_app(FakeEngine(), offered({"model": MODEL}))).timeout_keep_alive > 60
 
 
 def test_every_answer_has_a_name_and_its_headers(service: httpx.Client) -> None:

@@ -245,6 +245,19 @@ def router(desk: Desk, jobs: Jobs, body: dict[str, Any], dependencies: Sequence[
     gone = declared(401, 404, 422) if dependencies else declared(404, 422)
     refusals = declared(400, 408, 413, 415, 422, 429, 503, *([401] if dependencies else []))
 
+    # OpenAPI's links: what can be done with an answer. The names are those that the framework gives the addresses below.
+    named = {"parameters": {"job_id": "$response.body#/id"}}
+    links = {
+        "state": {"operationId": "show_v1_jobs__job_id__get", **named},
+        "cancel": {"operationId": "cancel_v1_jobs__job_id__delete", **named},
+        "events": {"operationId": "events_v1_jobs__job_id__events_get", **named},
+        "image": {
+            "operationId": "image_v1_jobs__job_id__images__number__get",
+            "parameters": {**named["parameters"], "number": 0},
+        },
+    }
+    refusals[202] = {"links": links}
+
     @routes.post("", status_code=202, responses=refusals, openapi_extra=body, summary="Start a job")
     async def start(request: Request, response: Response, holder: Holder) -> JobState:
         """Fills the hole, or restores the picture, in the background; fields as of `/v1/restore`, and `previews`.

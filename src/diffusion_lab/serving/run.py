@@ -28,6 +28,9 @@ log = logging.getLogger(__name__)
 
 LINGER = 5
 """Seconds that answers have to be read once all jobs have ended."""
+IDLE = 75
+"""Seconds that a connection is kept for its next request: longer than the 60 for which proxies and balancers keep
+theirs, since who closes first must be the one that asks; the other way round a request meets a closed door."""
 MOST_UNREAD = 256 * 2**10
 """Bytes of a head that may have come before it is whole; of whole ones `security.Guard` takes less, and says so."""
 
@@ -164,6 +167,7 @@ def configured(app: FastAPI) -> uvicorn.Config:
         log_level="warning",
         access_log=False,
         server_header=False,
+        timeout_keep_alive=IDLE,
         timeout_graceful_shutdown=LINGER,
     )
 
