@@ -50,17 +50,17 @@ def frames(path: str) -> list[NDArray[np.int16]]:
         return [pixels(frame) for frame in ImageSequence.Iterator(moving)]
 
 
-@pytest.mark.parametrize(("model", "calls"), [("inpainter", 3), ("cascade", 6)])
+@pytest.mark.parametrize(("model", "calls"), [("inpainter", 3), ("cascade", 10)])
 def test_a_film_goes_from_the_hole_to_the_result(painted: Callable[..., str], model: str, calls: int) -> None:
     painted(model=model)
     without = Path("out.png").read_bytes()
-    assert f"wrote film.webp ({calls + 2} frames)" in painted("film=film.webp", model=model)
+    assert f"wrote film.webp ({calls + 1} frames)" in painted("film=film.webp", model=model)
     assert Path("out.png").read_bytes() == without  # who looks changes nothing
     shown = frames("film.webp")
     known = np.ones((60, 80), bool)
     known[BOX[1] : BOX[3], BOX[0] : BOX[2]] = False
     with Image.open("me.png") as me, Image.open("out.png") as result:
-        assert len(shown) == calls + 2
+        assert len(shown) == calls + 1
         for frame in shown:
             assert np.array_equal(frame[known], pixels(me)[known])
         assert np.array_equal(shown[-1], pixels(result))
@@ -71,8 +71,11 @@ def test_a_film_goes_from_the_hole_to_the_result(painted: Callable[..., str], mo
 def test_a_gif_is_the_same_up_to_its_palette(painted: Callable[..., str]) -> None:
     painted("film=film.webp")
     painted("film=film.gif")
-    for gif, webp in zip(frames("film.gif"), frames("film.webp"), strict=True):
-        assert np.abs(gif - webp).mean() < 8
+    exact = frames("film.webp")
+    for number, gif in enumerate(frames("film.gif")):
+        apart = [np.abs(gif - webp).mean() for webp in exact]
+        assert apart[number] == min(apart) < 12  # 256 colours for 4,800 different pixels
+    assert number == len(exact) - 1
     with Image.open("film.gif") as moving:
         assert b"it is synthetic" in moving.info["comment"]
     with Image.open("film.webp") as moving:

@@ -34,7 +34,7 @@ class Painter(nn.Module):
         super().__init__()
         self.seen: list[list[int]] = []
 
-    def forward(self, image: Tensor, mask: Tensor, *, seeds: list[int], sampler: object, attributes: object) -> Tensor:
+    def forward(self, image: Tensor, mask: Tensor, *, seeds: list[int], **_: object) -> Tensor:
         self.seen.append(seeds)
         red = torch.tensor([1.0, -1.0, -1.0]).view(1, 3, 1, 1).expand_as(image)
         return torch.where(mask, red, image)

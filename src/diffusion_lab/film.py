@@ -31,8 +31,8 @@ class Camera:
 
     def __init__(self, photo: Photo, steps: int) -> None:
         self.photo = photo.within(SIDE)
-        count = min(steps, MOMENTS)
-        self.moments = {round(steps * (i + 1) / count) for i in range(count)}
+        count = min(steps - 1, MOMENTS)  # after the last one comes the result itself
+        self.moments = {round(steps * (i + 1) / (count + 1)) for i in range(count)}
         self.steps = [0] * len(photo.parts)
         self.seen: list[list[Tensor]] = [[] for _ in photo.parts]
 
@@ -50,7 +50,7 @@ class Camera:
             result: that it came to.
         """
         grey = torch.full_like(self.photo.images, 0.3)
-        ways = torch.stack([torch.stack(part)[:, number] for part in self.seen], dim=1)  # (F, P, 3, S, S)
+        ways = [torch.stack([look[number] for look in looks]) for looks in zip(*self.seen, strict=True)]  # (P, 3, S, S)
         if result.size != self.photo.size:
             result = result.resize(self.photo.size, Image.Resampling.BOX, reducing_gap=2.0)
         return [paste(self.photo, grey), *(paste(self.photo, to_float(way)) for way in ways), result]

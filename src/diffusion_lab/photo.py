@@ -72,13 +72,12 @@ class Photo:
         if scale >= 1:
             return self
         width, height = (max(1, round(length * scale)) for length in self.size)
-        x, y = width / self.size[0], height / self.size[1]
         small = Image.fromarray(self.pixels).resize((width, height), Image.Resampling.BOX, reducing_gap=2.0)
         parts = []
         for part in self.parts:
             ys, xs = part.mask.nonzero()
             own = np.zeros((height, width), np.bool_)
-            own[((ys + part.top) * y).astype(int), ((xs + part.left) * x).astype(int)] = True
+            own[(ys + part.top) * height // self.size[1], (xs + part.left) * width // self.size[0]] = True
             parts.append(Part.of(own, part.frame.scaled(scale), part.eyes, part.fade))
         mask = np.zeros((height, width), np.bool_)
         for part in parts:

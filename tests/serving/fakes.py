@@ -62,7 +62,6 @@ class FakeEngine:
     def reset(self) -> None:
         """As new."""
         self.version = "fake@1"
-        self.pause = 0.0  # seconds before each step
         self.held_at: int | None = None  # the step before which everybody waits; 0 is the queue
         self.refusal: Exception | None = None
         self.failure: Exception | None = None  # at step 2
@@ -81,8 +80,6 @@ class FakeEngine:
             shown = {round(i * self.steps / (job.previews + 1)) for i in range(1, job.previews + 1)}
             yield Queued(0)
             for step in range(1, self.steps + 1):
-                if self.pause:
-                    await asyncio.sleep(self.pause)
                 while self.held_at is not None and step > self.held_at:
                     await asyncio.sleep(0.002)
                 if self.failure is not None and step == 2:

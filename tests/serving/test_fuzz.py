@@ -1,9 +1,6 @@
 """Schemathesis over the whole OpenAPI: whatever is sent, the answer is one that was declared."""
 
-import json
-from collections import Counter
 from collections.abc import Iterator
-from typing import Any
 
 import httpx
 import pytest
@@ -13,7 +10,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
-from schemathesis.generation.stateful.state_machine import APIStateMachine
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
     response_headers_conformance,
@@ -49,8 +45,7 @@ PICTURES = st.sampled_from(
 for kind in ("image/png", "image/jpeg", "image/webp", "application/octet-stream"):
     schemathesis.openapi.media_type(kind, PICTURES)
 
-ENGINE = FakeEngine()
-APP = create_app(ENGINE, offered({"model": MODEL}), limits=Limits(pixels=1_000_000, bytes=2**20))
+APP = create_app(FakeEngine(), offered({"model": MODEL}), limits=Limits(pixels=1_000_000, bytes=2**20))
 SCHEMA = schemathesis.openapi.from_dict(APP.openapi())
 OPERATIONS = {found.ok().label: found.ok() for found in SCHEMA.get_all_operations()}
 CASES = [(label, GenerationMode.POSITIVE) for label in OPERATIONS]
@@ -82,80 +77,6 @@ def fuzz(operation: schemathesis.schemas.APIOperation, url: str, mode: Generatio
 @pytest.mark.parametrize(("label", "mode"), CASES)
 def test_whatever_is_sent_the_answer_is_declared(fuzzed: str, label: str, mode: GenerationMode) -> None:
     fuzz(OPERATIONS[label], fuzzed, mode, examples=6)
-
-
-ENDED = ("succeeded", "failed", "canceled")
-RANK = {"starting": 0, "processing": 1, **dict.fromkeys(ENDED, 2)}
-ENDS = {"completed": "succeeded", "failed": "failed", "canceled": "canceled"}
-"""What the last event of a job says of its status."""
-
-
-def lives(url: str) -> type[APIStateMachine]:
-    """Goes from a job's start to its state, its events, its cancellation and its picture, as OpenAPI's links say."""
-    jobs = schemathesis.openapi.from_dict(APP.openapi()).include(path_regex="^/v1/jobs")
-    jobs.config.update(base_url=url)
-
-    class Lives(jobs.as_state_machine()):  # type: ignore[misc]
-        def setup(self) -> None:
-            self.known: dict[str, dict[str, Any]] = {}
-
-        def validate_response(self, response: schemathesis.Response, case: schemathesis.Case, **_: object) -> None:
-            case.validate_response(response, checks=CHECKS)
-            if case.operation.label == "POST /v1/jobs":
-                if response.status_code == 202:
-                    self.told(response.json())
-            elif (job := case.path_parameters["job_id"]) in self.known:
-                self.holds(case, response, self.known[job])
-
-        def holds(self, case: schemathesis.Case, response: schemathesis.Response, before: dict[str, Any]) -> None:
-            if case.operation.path.endswith("/events"):
-                if response.status_code == 200:
-                    last = response.text.strip().rsplit("\n\n", 1)[-1]
-                    fields = dict(line.split(": ", 1) for line in last.splitlines())
-                    state = json.loads(fields["data"])
-                    assert ENDS[fields["event"]] == state["status"]
-                    self.told(state)
-            elif "/images/" in case.operation.path:
-                first = case.path_parameters["number"] == 0
-                if before["status"] in ENDED and response.status_code in (200, 404):
-                    assert not first or (response.status_code == 200) == (before["status"] == "succeeded")
-            elif response.status_code == 200:
-                self.told(response.json())
-                assert case.method != "DELETE" or response.json()["status"] in ENDED
-            else:
-                assert response.status_code == 422, "a job that was there is none any more"
-
-        def told(self, state: dict[str, Any]) -> None:
-            """A job goes forwards, and what has ended stays as it is."""
-            before = self.known.setdefault(state["id"], state)
-            assert RANK[state["status"]] >= RANK[before["status"]]
-            assert before["status"] not in ENDED or state == before
-            self.known[state["id"]] = state
-            SEEN[state["status"]] += 1
-
-    return Lives
-
-
-SEEN = Counter[str]()
-"""States that jobs were found in."""
-
-
-@pytest.mark.parametrize("examples", [4, pytest.param(40, marks=pytest.mark.slow)])
-def test_the_life_of_a_job(fuzzed: str, examples: int) -> None:
-    ENGINE.pause = 0.03  # so that some are cancelled on the way
-    SEEN.clear()
-    lives(fuzzed).run(
-        settings=settings(
-            max_examples=examples,
-            stateful_step_count=8,
-            deadline=None,
-            database=None,
-            suppress_health_check=list(HealthCheck),
-        )
-    )
-    ENGINE.pause = 0.0
-    if examples > 10:
-        assert SEEN.keys() >= {"starting", "succeeded", "canceled"}
 
 
 @pytest.mark.slow

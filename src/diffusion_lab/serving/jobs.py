@@ -245,7 +245,7 @@ def router(desk: Desk, jobs: Jobs, body: dict[str, Any], dependencies: Sequence[
     gone = declared(401, 404, 422) if dependencies else declared(404, 422)
     refusals = declared(400, 408, 413, 415, 422, 429, 503, *([401] if dependencies else []))
 
-    # OpenAPI's links: what can be done with an answer. The names are those that the framework gives the addresses below.
+    # OpenAPI's links: what can be done with an answer, by the names that FastAPI gives the addresses below.
     named = {"parameters": {"job_id": "$response.body#/id"}}
     links = {
         "state": {"operationId": "show_v1_jobs__job_id__get", **named},
