@@ -1,6 +1,7 @@
 """The way from a picture of any size to its filled copy: find the faces, align each, fill, and paste the hole alone.
 
-Three steps, so that a service can fill between them: `cut`, any model at its own size, `paste`. `fill` is the model's.
+Three steps, so that a service can fill between them: `cut`, any model at its own size, `finish`. `fill` is all but the
+first. `paste` alone is for pictures on the way, which may have seams.
 """
 
 import reprlib
@@ -17,12 +18,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from diffusion_lab import faces
-from diffusion_lab.cascade import Model
+from diffusion_lab.cascade import Model, reduced
 from diffusion_lab.data.crops import Crop
 from diffusion_lab.diffusion.sampling import Sampler
 from diffusion_lab.frames import Pixels, Points
 from diffusion_lab.parts import Mask, Part, divided
 from diffusion_lab.pictures import from_pil, to_uint8
+from diffusion_lab.seams import closed
 from diffusion_lab.tasks import Task, inpainting
 from diffusion_lab.tones import Tone, tone
 
@@ -147,7 +149,7 @@ def paste(photo: Photo, filled: Tensor, feather: int = 0) -> Image.Image:
 
     Args:
         photo: what the model was shown.
-        filled: ``(P, 3, S, S)`` in [-1, 1], what it made of each part.
+        filled: ``(P, 3, s, s)`` in [-1, 1], of any side, what it made of each part.
         feather: pixels inside the hole over which the filling fades in from its border.
     """
     result = photo.pixels.copy()
@@ -172,6 +174,18 @@ def paste(photo: Photo, filled: Tensor, feather: int = 0) -> Image.Image:
                 made = np.rint(place + (made.astype(np.float32) - place) * share).astype(np.uint8)
             place[own] = made[own]
     return Image.fromarray(result)
+
+
+def finish(photo: Photo, filled: Tensor, feather: int = 0) -> Image.Image:
+    """The result: what a model made, its seams closed (`seams.closed`), in the whole picture.
+
+    Args:
+        photo: what the model was shown.
+        filled: ``(P, 3, s, s)`` in [-1, 1]; s may be a divisor of the squares' side.
+        feather: as in `paste`.
+    """
+    images, holes = reduced(photo.images, photo.holes, photo.images.shape[-1] // filled.shape[-1])
+    return paste(photo, closed(filled, images, holes), feather)
 
 
 def fill(
@@ -208,7 +222,7 @@ def fill(
         drawn = part_seeds(seeds, number)
         told_of = None if look is None else partial(look, number)
         completed.append(model(image, hole, seeds=drawn, sampler=sampler, attributes=wanted, look=told_of).cpu())
-    return [paste(photo, filled, feather) for filled in torch.stack(completed, dim=1)]
+    return [finish(photo, filled, feather) for filled in torch.stack(completed, dim=1)]
 
 
 def eyes_of(align: Any, size: tuple[int, int] | None = None) -> Sequence[Points] | None:

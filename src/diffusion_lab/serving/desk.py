@@ -20,7 +20,7 @@ from torch import Tensor
 from diffusion_lab.diffusion.sampling import Sampler
 from diffusion_lab.holes import Ambiguous, MaskMode, as_mask
 from diffusion_lab.opening import TooLarge, as_rgb, opened
-from diffusion_lab.photo import Photo, cut, eyes_of, paste
+from diffusion_lab.photo import Photo, cut, eyes_of, finish, paste
 from diffusion_lab.pictures import png, to_float
 from diffusion_lab.serving.engine import Engine, Event, Finished, Job, JobFailed, QueueFull, Refused
 from diffusion_lab.serving.errors import Mistake
@@ -214,10 +214,10 @@ class Desk:
         raise JobFailed("engine_error", "the engine ended without a result")
 
     async def finish(self, order: Order, finished: Finished, encode: Callable[[Image.Image], bytes] = png) -> Filled:
-        """Pastes the fillings back into the picture."""
+        """Puts the fillings back into the picture."""
 
         def pasted(filled: Tensor) -> bytes:
-            return encode(paste(order.photo, filled, order.feather))
+            return encode(finish(order.photo, filled, order.feather))
 
         pictures = [await self._beside(pasted, filled) for filled in finished.pictures.cpu()]
         return Filled(pictures, order.job.seeds, finished)

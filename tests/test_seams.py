@@ -1,0 +1,109 @@
+"""A step along a hole's border goes, the picture's own steps stay, and so does all that is known."""
+
+import math
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from torch import Tensor
+
+from diffusion_lab import photo
+from diffusion_lab.data.crops import full
+from diffusion_lab.seams import WIDTH, closed
+
+SIDE = 64
+EXACTLY = partial(torch.testing.assert_close, rtol=0, atol=0)
+
+
+def hole(*rows_and_columns: slice) -> Tensor:
+    mask = torch.zeros(1, 1, SIDE, SIDE, dtype=torch.bool)
+    mask[0, 0][rows_and_columns] = True
+    return mask
+
+
+BOX = hole(slice(20, 44), slice(16, 48))
+RIGHT = hole(slice(None), slice(32, None))
+
+
+def smooth(seed: int) -> Tensor:
+    coarse = torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(seed)) - 0.5
+    return torch.nn.functional.interpolate(coarse, SIDE, mode="bicubic")
+
+
+def step(filled: Tensor, image: Tensor, mask: Tensor) -> Tensor:
+    """The mean step over the border, with its sign, of each channel."""
+    whole = torch.where(mask, filled, image)
+    sums, count = torch.zeros(3), 0
+    for dim in (-2, -1):
+        change = mask.int().diff(dim=dim)  # 1 where the second of two is the one in the hole
+        sums += (whole.diff(dim=dim) * change).sum(dim=(0, 2, 3))
+        count += int((change != 0).sum())
+    return sums / count
+
+
+def test_on_a_straight_border_a_step_fades_as_a_gaussian() -> None:
+    """G * d over g is the integral along the border: exp(-t^2 / 2 sigma^2) at t pixels from it."""
+    grey, sigma = torch.zeros(1, 3, SIDE, SIDE), WIDTH * SIDE
+    made = closed(torch.where(RIGHT, 0.4, grey), grey, RIGHT)[0, 1, SIDE // 2, 32:]
+    expected = 0.4 * (1 - torch.exp(-(torch.arange(32.0) ** 2) / (2 * sigma**2)))
+    torch.testing.assert_close(made, expected, atol=0.004, rtol=0)
+
+
+@given(st.integers(0, 99), st.floats(-0.3, 0.3))
+def test_a_shade_too_much_goes_and_known_pixels_do_not_matter_beyond_the_border(seed: int, shade: float) -> None:
+    truth = smooth(seed)
+    before, after = truth + shade, closed(truth + shade, truth, BOX)
+    assert step(after, truth, BOX).abs().max() <= 0.3 * step(before, truth, BOX).abs().max() + 0.02
+    EXACTLY(torch.where(BOX, before, after), before)  # outside of the hole nothing is touched
+    assert (after - truth)[..., 30:34, 30:34].abs().max() == pytest.approx(
+        abs(shade), abs=0.02
+    )  # nor is it deep inside
+    beyond = torch.where(torch.nn.functional.max_pool2d(BOX.float(), 3, 1, 1) > 0, truth, 0.9)
+    EXACTLY(closed(before, beyond, BOX)[:, :, 20:44, 16:48], after[:, :, 20:44, 16:48])
+
+
+def test_a_shade_that_is_not_the_same_everywhere() -> None:
+    """Dark above, light below: each end of the border is moved its own way."""
+    grey = torch.zeros(1, 3, SIDE, SIDE)
+    shades = torch.linspace(-0.3, 0.3, SIDE)[:, None].expand(SIDE, SIDE)
+    made = closed(torch.where(RIGHT, shades, grey), grey, RIGHT)[0, 0, :, 32]
+    assert made.abs().max() < 0.03
+    assert not torch.equal(made, torch.zeros(SIDE))
+
+
+def test_the_pictures_own_grain_stays() -> None:
+    """Steps that change from pixel to pixel are not averaged away: a border of stripes is left as it is."""
+    stripes = torch.tensor([0.5, -0.5]).repeat(SIDE // 2)[:, None].expand(1, 3, SIDE, SIDE)
+    grey = torch.zeros(1, 3, SIDE, SIDE)
+    inside = slice(8, -8)  # at the border's two ends one stripe is seen twice
+    torch.testing.assert_close(closed(stripes, grey, RIGHT)[..., inside, :], stripes[..., inside, :], atol=0.01, rtol=0)
+
+
+def test_without_a_border_nothing_changes() -> None:
+    filled, image = smooth(1), smooth(2)
+    for everywhere in (torch.zeros_like(BOX), torch.ones_like(BOX)):
+        EXACTLY(closed(filled, image, everywhere), filled)
+
+
+def test_every_square_has_its_own_border() -> None:
+    filled, image = (torch.cat([smooth(seed), smooth(seed + 1)]) for seed in (1, 5))
+    holes = torch.cat([BOX, RIGHT])
+    EXACTLY(closed(filled, image, holes)[1:], closed(filled[1:], image[1:], RIGHT))
+
+
+@pytest.mark.parametrize("side", [SIDE, SIDE // 2])
+def test_in_a_photo(side: int) -> None:
+    """A model that paints the right picture a shade too light, at the squares' side or half of it."""
+    levels = ((smooth(3)[0] + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    cut = photo.cut(Image.fromarray(levels), BOX[0], [SIDE], full())
+    made = torch.nn.functional.avg_pool2d(smooth(3), SIDE // side) + 0.2
+    plain, whole = (np.asarray(how(cut, made)).astype(int) for how in (photo.paste, photo.finish))
+    known = ~BOX[0, 0].numpy()
+    assert (whole[known] == levels[known]).all()
+    edge = levels[20, 16:48].astype(int)
+    assert math.isclose((plain[20, 16:48] - edge).mean(), 0.2 * 127.5, abs_tol=1)
+    assert abs((whole[20, 16:48] - edge).mean()) < 0.3 * 0.2 * 127.5
