@@ -3,6 +3,8 @@
 import io
 import json
 import logging
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -43,9 +45,13 @@ def pixels(content: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
 
 
-def read(content: bytes, kind: str = "png") -> tuple[dict[str, Any], set[str], str]:
-    """The manifest of a picture, the codes of what is wrong with it, and how the reader calls that in a word."""
-    with c2pa.Reader(f"image/{kind}", io.BytesIO(content)) as reader:
+def read(content: bytes, kind: str = "png", trusted: str = "") -> tuple[dict[str, Any], set[str], str]:
+    """The manifest of a picture, the codes of what is wrong with it, and how the reader calls that in a word.
+
+    `trusted` are certificates of authorities whom the reader knows.
+    """
+    context = c2pa.Context(c2pa.Settings.from_dict({"trust": {"user_anchors": trusted}} if trusted else {}))
+    with c2pa.Reader(f"image/{kind}", io.BytesIO(content), context=context) as reader:
         found = json.loads(reader.json())
     wrong = {failure["code"] for failure in found["validation_results"]["activeManifest"]["failure"]}
     return found["manifests"][found["active_manifest"]], wrong, found["validation_state"]
@@ -75,6 +81,12 @@ def test_what_a_picture_says_of_itself(credentials: Credentials, kind: str) -> N
     assert actions[1]["softwareAgent"] == {"name": "faces", "version": "7"}
     source = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
     assert actions[1]["digitalSourceType"] == source
+
+
+def test_who_knows_the_authority_trusts_the_picture(credentials: Credentials, tmp_path: Path) -> None:
+    chain = (tmp_path / "chain.pem").read_text()
+    authority = chain[chain.rindex("-----BEGIN") :]
+    assert read(credentials.signed(encoded("png"), "faces@7"), trusted=authority)[1:] == (set(), "Trusted")
 
 
 def test_what_is_there_already_stays(credentials: Credentials) -> None:
@@ -232,6 +244,27 @@ def private_lines(folder: Path) -> list[str]:
 def test_one_file_is_half(given: tuple[str | None, str | None]) -> None:
     with pytest.raises(ValueError, match=r"name both credentials\.chain and credentials\.key"):
         named(*given)
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl")
+def test_the_lines_of_the_docs(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[1] / "docs" / "serving.md").read_text(encoding="utf-8")
+    makes, reads = (
+        next(block for block in re.findall(r"^```bash\n(.*?)^```", text, re.DOTALL | re.MULTILINE) if word in block)
+        for word in ("openssl req", "c2pa.Reader")
+    )
+    made, _, starts = makes.partition("uv run serve.py")
+    assert "credentials.chain=chain.pem credentials.key=key.pem" in starts
+
+    def run(lines: str) -> str:
+        return subprocess.run(["bash", "-ec", lines], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+
+    run(made)
+    signing = Credentials(tmp_path / "chain.pem", tmp_path / "key.pem")
+    (tmp_path / "filled.png").write_bytes(signing.signed(encoded("png"), "faces@7"))
+    found = json.loads(run(reads.replace("uv run python", sys.executable)))
+    assert found["validation_state"] == "Trusted"
+    assert found["manifests"][found["active_manifest"]]["signature_info"]["issuer"] == "My service"
 
 
 @pytest.mark.parametrize("missing", ["c2pa", "cryptography"])
