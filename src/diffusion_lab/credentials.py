@@ -47,15 +47,16 @@ class Credentials:
             raise ValueError(
                 "content credentials need packages that are not installed: uv sync --extra credentials"
             ) from None
-        signer = c2pa.Signer.from_info(c2pa.C2paSignerInfo(*_pair(chain, key), None))
-        context = c2pa.Context(c2pa.Settings.from_dict(SETTINGS), signer)
-        self._builder: Callable[[dict[str, Any]], Any] = partial(c2pa.Builder, context=context)
+        pair = _pair(chain, key)
         try:
+            signer = c2pa.Signer.from_info(c2pa.C2paSignerInfo(*pair, None))
+            context = c2pa.Context(c2pa.Settings.from_dict(SETTINGS), signer)
+            self._builder: Callable[[dict[str, Any]], Any] = partial(c2pa.Builder, context=context)
             self.signed(png(Image.new("RGB", (1, 1))), "a trial")
         except c2pa.C2paError as error:
             said = str(error).partition(": ")[2].partition("\n")[0]
             raise ValueError(
-                f"the certificates '{chain}' cannot sign pictures ({said}): docs/serving.md makes some that can"
+                f"the certificates '{chain}' cannot sign pictures ({said}): docs/serving.md says what they need"
             ) from None
 
     def signed(self, picture: bytes, model: str) -> bytes:
