@@ -201,6 +201,7 @@ def test_mistakes_are_one_sentence(folder: Path, run_script: RunScript, tmp_path
             ([f"inpainter={folder}", "host=0.0.0.0"], "no API key is set"),
             ([f"inpainter={folder}", "keys=[swordfish]"], "no SHA-256"),
             ([f"inpainter={folder}", "prot=1"], "prot"),
+            ([f"inpainter={folder}", "credentials.chain=chain.pem"], "name both credentials.chain and credentials.key"),
             (["inpainter=faces@production", f"registry={tmp_path / 'registry'}"], "faces"),
         ]
         for overrides, said in mistakes:

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from diffusion_lab.files import replacing
 
-SYNTHETIC = "https://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
-"""What the IPTC calls a picture of which a model made a part."""
+SYNTHETIC = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
+"""What the IPTC calls a picture of which a model made a part. It is a name, and readers compare it: http, not https."""
 MADE = "This picture was made, in part or whole, by a model: it is synthetic."
 XMP = (
     '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'

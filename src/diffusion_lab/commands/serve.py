@@ -5,7 +5,7 @@ from omegaconf import DictConfig
 from diffusion_lab.cli import command
 
 
-@command("serve", paths=["inpainter", "registry", "paths.logs"])
+@command("serve", paths=["inpainter", "registry", "paths.logs", "credentials.chain", "credentials.key"])
 def main(cfg: DictConfig) -> None:
     import logging
     from functools import partial
@@ -13,6 +13,7 @@ def main(cfg: DictConfig) -> None:
 
     from hydra.utils import instantiate
 
+    from diffusion_lab import credentials
     from diffusion_lab.inpainting import newest, shipped
     from diffusion_lab.serving.run import serve
 
@@ -37,6 +38,7 @@ def main(cfg: DictConfig) -> None:
         keys=list(cfg["keys"]),  # cfg.keys is a method
         allow_open=cfg.allow_open,
         limits=instantiate(cfg.limits),
+        credentials=credentials.named(cfg.credentials.chain, cfg.credentials.key),
         drain=cfg.drain,
         follow=follow,
         poll=cfg.poll,

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from diffusion_lab.credentials import named
 from diffusion_lab.inpainting import shipped
 from diffusion_lab.serving.run import local, serve
 from diffusion_lab.serving.security import digest, new_key
@@ -29,6 +30,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="SHA-256 of the API keys (or DIFFUSION_LAB_KEYS, separated by spaces)",
     )
     parser.add_argument("--allow-open", action="store_true", help="let other machines in without a key")
+    parser.add_argument(
+        "--credentials",
+        nargs=2,
+        metavar=("CHAIN", "KEY"),
+        default=(None, None),
+        help="PEM files of certificates and of a private key, by which finished pictures are signed (C2PA)",
+    )
     parser.add_argument("--device", default="auto")
     parser.add_argument("--max-batch", type=int, default=16, help="pictures in a network call")
     parser.add_argument("--max-queue", type=int, default=64, help="jobs that may wait")
@@ -56,6 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             port=asked.port,
             keys=asked.keys,
             allow_open=asked.allow_open,
+            credentials=named(*asked.credentials),
             drain=asked.drain,
         )
     except (ValueError, OSError) as error:

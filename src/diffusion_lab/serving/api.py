@@ -13,6 +13,7 @@ from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel
 
+from diffusion_lab.credentials import Credentials
 from diffusion_lab.parts import expected
 from diffusion_lab.serving import errors, faces, jobs, openai
 from diffusion_lab.serving.described import described
@@ -121,6 +122,7 @@ def create_app(
     limits: Limits | None = None,
     keys: Keys | None = None,
     measures: Measures | None = None,
+    credentials: Credentials | None = None,
     trained_on: str = "",
 ) -> FastAPI:
     """The service in front of an engine.
@@ -131,11 +133,12 @@ def create_app(
         limits: of requests; None are the usual ones.
         keys: that open it; None lets everybody in.
         measures: the same that the engine tells; None makes some.
+        credentials: sign finished pictures; None leaves them unsigned.
         trained_on: name of the data, for people.
     """
     limits, measures = limits or Limits(), measures or Measures()
     measures.watch(engine)
-    desk = Desk(engine, offers, limits, measures)
+    desk = Desk(engine, offers, limits, measures, credentials)
     store = jobs.Jobs(desk)
     shut = keys is not None and bool(keys.hashes)
     holder = Depends(keys if shut else everybody)

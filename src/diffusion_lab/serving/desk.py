@@ -17,6 +17,7 @@ from PIL import Image
 from pydantic import Field, create_model
 from torch import Tensor
 
+from diffusion_lab.credentials import Credentials
 from diffusion_lab.diffusion.sampling import Sampler
 from diffusion_lab.holes import Ambiguous, MaskMode, as_mask
 from diffusion_lab.opening import TooLarge, as_rgb, opened
@@ -84,13 +85,22 @@ class Desk:
         offers: samplers by name.
         limits: of requests.
         measures: is told what comes in.
+        credentials: sign finished pictures; None leaves them unsigned.
     """
 
-    def __init__(self, engine: Engine, offers: Mapping[str, Offer], limits: Limits, measures: Measures) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        offers: Mapping[str, Offer],
+        limits: Limits,
+        measures: Measures,
+        credentials: Credentials | None = None,
+    ) -> None:
         self.engine = engine
         self.offers = offers
         self.limits = limits
         self.measures = measures
+        self.credentials = credentials
         self._held = 0
         logging.getLogger("PIL").setLevel(logging.INFO)  # at DEBUG it writes down what the EXIF of a photo says
         # An executor lets go of what it has done; the framework's idle threads keep the last picture.
@@ -214,10 +224,11 @@ class Desk:
         raise JobFailed("engine_error", "the engine ended without a result")
 
     async def finish(self, order: Order, finished: Finished, encode: Callable[[Image.Image], bytes] = png) -> Filled:
-        """Puts the fillings back into the picture."""
+        """Puts the fillings back into the picture, encodes and signs it."""
 
         def pasted(filled: Tensor) -> bytes:
-            return encode(finish(order.photo, filled, order.feather))
+            picture = encode(finish(order.photo, filled, order.feather))
+            return picture if self.credentials is None else self.credentials.signed(picture, finished.version)
 
         pictures = [await self._beside(pasted, filled) for filled in finished.pictures.cpu()]
         return Filled(pictures, order.job.seeds, finished)

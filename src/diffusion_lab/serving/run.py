@@ -13,6 +13,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from diffusion_lab import inpainting, recipe
+from diffusion_lab.credentials import Credentials
 from diffusion_lab.serving.api import create_app
 from diffusion_lab.serving.backends import BACKENDS, Backend
 from diffusion_lab.serving.backends import bfloat16 as low
@@ -96,6 +97,7 @@ def serve(
     keys: Sequence[str] = (),
     allow_open: bool = False,
     limits: Limits | None = None,
+    credentials: Credentials | None = None,
     drain: float = 30.0,
     follow: Callable[[], Path] | None = None,
     poll: float = 5.0,
@@ -111,6 +113,7 @@ def serve(
         keys: SHA-256 of the API keys; none lets everybody in.
         allow_open: whether it may do without keys where other machines can reach it.
         limits: of requests; None are the usual ones.
+        credentials: sign finished pictures; None leaves them unsigned.
         drain: seconds that running jobs have to end.
         follow: the folder that is to be in service now, asked every `poll` seconds; None stays with the first.
         poll: see `follow`.
@@ -129,6 +132,7 @@ def serve(
             limits=limits,
             keys=known,
             measures=measures,
+            credentials=credentials,
             trained_on=str(made.get("data", {}).get("name", "")),
         )
         address, number = ear.getsockname()[:2]
