@@ -1,5 +1,6 @@
 """The command line of the scripts: Hydra, with paths as they are and errors in a sentence."""
 
+import argparse
 import difflib
 import functools
 import os
@@ -23,6 +24,10 @@ from diffusion_lab import sweeps
 
 # For every group that its help lists, Hydra would copy all that is stored in this singleton: half of the time.
 ConfigStore.__deepcopy__ = lambda store, memo: store  # type: ignore[attr-defined]
+# From Python 3.14 on, argparse reads each help text when it is given one; Hydra 1.3's of the shell's completion is none
+# before it is printed.
+if hasattr(argparse.ArgumentParser, "_check_help"):
+    argparse.ArgumentParser._check_help = lambda parser, action: None
 
 FULL = "HYDRA_FULL_ERROR"
 
