@@ -73,7 +73,9 @@ def test_without_previews_the_stream_is_the_result(client: openai.OpenAI) -> Non
 def test_formats(client: openai.OpenAI, kind: str, mode: str) -> None:
     made = client.images.edit(image=png(transparent()), prompt="", output_format=kind)  # type: ignore[call-overload]
     content = base64.b64decode(made.data[0].b64_json)
-    assert Image.open(io.BytesIO(content)).format == mode
+    opened = Image.open(io.BytesIO(content))
+    assert opened.format == mode
+    assert "compositeWithTrainedAlgorithmicMedia" in str(opened.info["xmp"])  # every picture says that a model made it
     if kind != "jpeg":
         check(made.data[0].b64_json)
 

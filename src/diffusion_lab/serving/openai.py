@@ -19,7 +19,7 @@ from PIL import Image
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from diffusion_lab.holes import MaskMode
-from diffusion_lab.pictures import png
+from diffusion_lab.pictures import XMP, png
 from diffusion_lab.serving.desk import Desk, Order
 from diffusion_lab.serving.engine import Event, Finished, Stepped
 from diffusion_lab.serving.errors import Mistake, content, declared, invalid
@@ -263,14 +263,15 @@ def size_of(order: Order, asked: str | None) -> str:
 
 
 def encoded(picture: Image.Image, kind: str, quality: int | None) -> bytes:
-    """A picture as PNG, JPEG or WebP; WebP without a quality keeps every value."""
+    """A picture as PNG, JPEG or WebP that says of itself how it was made; WebP without a quality keeps every value."""
     if kind == "png":
         return png(picture)
     stream = io.BytesIO()
     if kind == "webp":
-        picture.save(stream, "WEBP", lossless=quality is None, quality=100 if quality is None else quality)
+        how = {"lossless": quality is None, "quality": 100 if quality is None else quality}
+        picture.save(stream, "WEBP", xmp=XMP.encode(), **how)
     else:
-        picture.save(stream, "JPEG", quality=95 if quality is None else max(quality, 1))
+        picture.save(stream, "JPEG", xmp=XMP.encode(), quality=95 if quality is None else max(quality, 1))
     return stream.getvalue()
 
 
