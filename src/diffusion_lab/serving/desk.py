@@ -22,6 +22,7 @@ from diffusion_lab.holes import Ambiguous, MaskMode, as_mask
 from diffusion_lab.opening import TooLarge, as_rgb, opened
 from diffusion_lab.photo import Photo, cut, eyes_of, paste
 from diffusion_lab.pictures import png, to_float
+from diffusion_lab.serving import spans
 from diffusion_lab.serving.engine import Engine, Event, Finished, Job, JobFailed, QueueFull, Refused
 from diffusion_lab.serving.errors import Mistake
 from diffusion_lab.serving.measures import Measures
@@ -219,7 +220,8 @@ class Desk:
         def pasted(filled: Tensor) -> bytes:
             return encode(paste(order.photo, filled, order.feather))
 
-        pictures = [await self._beside(pasted, filled) for filled in finished.pictures.cpu()]
+        with spans.span("encode", pictures=len(order.job.seeds)):
+            pictures = [await self._beside(pasted, filled) for filled in finished.pictures.cpu()]
         return Filled(pictures, order.job.seeds, finished)
 
     async def preview(

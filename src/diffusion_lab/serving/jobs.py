@@ -13,6 +13,7 @@ from fastapi import APIRouter, Depends, Header, Request, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import BaseModel, Field
 
+from diffusion_lab.serving import spans
 from diffusion_lab.serving.desk import Desk, Order, data_uri, webp
 from diffusion_lab.serving.engine import Event, Finished, Queued, Stepped
 from diffusion_lab.serving.errors import Error, Mistake, declared, understood
@@ -126,12 +127,13 @@ class Jobs:
             Refused: if the engine does not take it.
             Mistake: if there are too many jobs.
         """
-        events = self.desk.events(order)
+        events, span = self.desk.events(order), spans.apart("job")
         try:
             self._forget(room=1)
             if len(self._works) >= self.most:
                 raise Mistake(429, "queue_full", f"{self.most} jobs are under way already", retry_after=5)
-            first = await anext(events)
+            with spans.inside(span):
+                first = await anext(events)
         except BaseException:
             await events.aclose()
             raise
@@ -143,7 +145,8 @@ class Jobs:
             **vars(Alignment.of(order.photo)),
         )
         work = self._works[state.id] = Work(state, holder)
-        work.task = asyncio.create_task(self._work(work, order, first, events))
+        with spans.inside(span):
+            work.task = asyncio.create_task(self._work(work, order, first, events, span))
         await asyncio.sleep(0)  # a task that is cancelled before it starts never cleans up
         return work
 
@@ -172,8 +175,15 @@ class Jobs:
             if number >= len(work.events):
                 await changed.wait()
 
-    async def _work(self, work: Work, order: Order, first: Event, events: AsyncGenerator[Event, None]) -> None:
-        state = work.state
+    async def _work(
+        self,
+        work: Work,
+        order: Order,
+        first: Event,
+        events: AsyncGenerator[Event, None],
+        span: "spans.Span | None",
+    ) -> None:
+        state, outcome = work.state, ""
         try:
             async with aclosing(events):
                 await self._on(work, order, first)
@@ -182,11 +192,14 @@ class Jobs:
             name, state.status = "completed", "succeeded"
         except asyncio.CancelledError:
             name, state.status = "canceled", "canceled"
+            outcome = "cancelled"
         except Exception as error:
             mistake = understood(error)
             if mistake.status == 500 and mistake.error.code == "internal_error":
                 log.exception("job %s failed", state.id)
             name, state.status, state.error = "failed", "failed", mistake.error
+            outcome = mistake.error.code
+        spans.close(span, outcome)
         state.position = None
         work.ended = time.monotonic()
         work.tell(name, state.model_dump(mode="json"))
