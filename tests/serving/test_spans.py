@@ -148,6 +148,25 @@ def test_jobs_that_are_given_up_say_how_far_they_came(recorder: Recorder) -> Non
         assert span.status.is_unset  # nothing went wrong
 
 
+def test_a_job_that_is_cancelled_says_so_at_its_root(recorder: Recorder) -> None:
+    network = Elementwise(held=True)
+
+    async def main() -> None:
+        async with running(elementwise(network)) as engine:
+            app = httpx.ASGITransport(create_app(engine, offered({"model": MODEL}), limits=SMALL))
+            async with httpx.AsyncClient(transport=app, base_url="http://service") as client:
+                with recorder.request("request"):
+                    started = (await client.post("/v1/jobs", files=FILES)).json()
+                await network.inside()
+                assert (await client.delete(f"/v1/jobs/{started['id']}")).json()["status"] == "canceled"
+
+    run(main())
+    gone = {"outcome": "cancelled"}
+    stage = {"stage": 0, "side": 8, "rows": 1, "calls": 0, **gone}
+    assert recorder.told() == [("job", gone), ("queue", {}), ("stage", stage)]
+    check_within(recorder.spans()[1], recorder.spans()[2:])
+
+
 def test_jobs_that_fail_say_why(recorder: Recorder) -> None:
     network = Elementwise()
 
