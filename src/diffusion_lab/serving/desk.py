@@ -23,6 +23,7 @@ from diffusion_lab.holes import Ambiguous, MaskMode, as_mask
 from diffusion_lab.opening import TooLarge, as_rgb, opened
 from diffusion_lab.photo import Photo, cut, eyes_of, finish, paste
 from diffusion_lab.pictures import png, to_float
+from diffusion_lab.serving import spans
 from diffusion_lab.serving.engine import Engine, Event, Finished, Job, JobFailed, QueueFull, Refused
 from diffusion_lab.serving.errors import Mistake
 from diffusion_lab.serving.measures import Measures
@@ -230,7 +231,8 @@ class Desk:
             picture = encode(finish(order.photo, filled, order.feather))
             return picture if self.credentials is None else self.credentials.signed(picture, finished.version)
 
-        pictures = [await self._beside(pasted, filled) for filled in finished.pictures.cpu()]
+        with spans.span("encode", pictures=len(order.job.seeds)):
+            pictures = [await self._beside(pasted, filled) for filled in finished.pictures.cpu()]
         return Filled(pictures, order.job.seeds, finished)
 
     async def preview(

@@ -13,6 +13,7 @@ from fastapi import APIRouter, Depends, Header, Request, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import BaseModel, Field
 
+from diffusion_lab.serving import spans
 from diffusion_lab.serving.desk import Desk, Order, data_uri, webp
 from diffusion_lab.serving.engine import Event, Finished, Queued, Stepped
 from diffusion_lab.serving.errors import Error, Mistake, declared, understood
@@ -24,6 +25,8 @@ log = logging.getLogger(__name__)
 
 MOST_PREVIEWS = 8 * 2**20
 """Characters of previews that a job keeps."""
+START, SHOW, CANCEL, EVENTS, IMAGE = "start_job", "show_job", "cancel_job", "job_events", "job_image"
+"""The operations' names in OpenAPI, by which its links lead from one to another."""
 
 
 class JobImage(BaseModel):
@@ -124,12 +127,13 @@ class Jobs:
             Refused: if the engine does not take it.
             Mistake: if there are too many jobs.
         """
-        events = self.desk.events(order)
+        events, span = self.desk.events(order), spans.apart("job")
         try:
             self._forget(room=1)
             if len(self._works) >= self.most:
                 raise Mistake(429, "queue_full", f"{self.most} jobs are under way already", retry_after=5)
-            first = await anext(events)
+            with spans.inside(span):
+                first = await anext(events)
         except BaseException:
             await events.aclose()
             raise
@@ -141,7 +145,8 @@ class Jobs:
             **vars(Alignment.of(order.photo)),
         )
         work = self._works[state.id] = Work(state, holder)
-        work.task = asyncio.create_task(self._work(work, order, first, events))
+        with spans.inside(span):
+            work.task = asyncio.create_task(self._work(work, order, first, events, span))
         await asyncio.sleep(0)  # a task that is cancelled before it starts never cleans up
         return work
 
@@ -170,8 +175,15 @@ class Jobs:
             if number >= len(work.events):
                 await changed.wait()
 
-    async def _work(self, work: Work, order: Order, first: Event, events: AsyncGenerator[Event, None]) -> None:
-        state = work.state
+    async def _work(
+        self,
+        work: Work,
+        order: Order,
+        first: Event,
+        events: AsyncGenerator[Event, None],
+        span: "spans.Span | None",
+    ) -> None:
+        state, outcome = work.state, ""
         try:
             async with aclosing(events):
                 await self._on(work, order, first)
@@ -180,11 +192,14 @@ class Jobs:
             name, state.status = "completed", "succeeded"
         except asyncio.CancelledError:
             name, state.status = "canceled", "canceled"
+            outcome = "cancelled"
         except Exception as error:
             mistake = understood(error)
             if mistake.status == 500 and mistake.error.code == "internal_error":
                 log.exception("job %s failed", state.id)
             name, state.status, state.error = "failed", "failed", mistake.error
+            outcome = mistake.error.code
+        spans.close(span, outcome)
         state.position = None
         work.ended = time.monotonic()
         work.tell(name, state.model_dump(mode="json"))
@@ -245,20 +260,17 @@ def router(desk: Desk, jobs: Jobs, body: dict[str, Any], dependencies: Sequence[
     gone = declared(401, 404, 422) if dependencies else declared(404, 422)
     refusals = declared(400, 408, 413, 415, 422, 429, 503, *([401] if dependencies else []))
 
-    # OpenAPI's links: what can be done with an answer, by the names that FastAPI gives the addresses below.
+    # OpenAPI's links: what can be done with an answer.
     named = {"parameters": {"job_id": "$response.body#/id"}}
     links = {
-        "state": {"operationId": "show_v1_jobs__job_id__get", **named},
-        "cancel": {"operationId": "cancel_v1_jobs__job_id__delete", **named},
-        "events": {"operationId": "events_v1_jobs__job_id__events_get", **named},
-        "image": {
-            "operationId": "image_v1_jobs__job_id__images__number__get",
-            "parameters": {**named["parameters"], "number": 0},
-        },
+        "state": {"operationId": SHOW, **named},
+        "cancel": {"operationId": CANCEL, **named},
+        "events": {"operationId": EVENTS, **named},
+        "image": {"operationId": IMAGE, "parameters": {**named["parameters"], "number": 0}},
     }
     refusals[202] = {"links": links}
 
-    @routes.post("", status_code=202, responses=refusals, openapi_extra=body, summary="Start a job")
+    @routes.post("", status_code=202, responses=refusals, openapi_extra=body, operation_id=START, summary="Start a job")
     async def start(request: Request, response: Response, holder: Holder) -> JobState:
         """Fills the hole, or restores the picture, in the background; fields as of `/v1/restore`, and `previews`.
 
@@ -274,12 +286,12 @@ def router(desk: Desk, jobs: Jobs, body: dict[str, Any], dependencies: Sequence[
         response.headers["Location"] = f"/v1/jobs/{work.state.id}"
         return work.state
 
-    @routes.get("/{job_id}", responses=gone, summary="How a job stands")
+    @routes.get("/{job_id}", responses=gone, operation_id=SHOW, summary="How a job stands")
     async def show(work: Found) -> JobState:
         """The job; its pictures are at the addresses in `images` once it has succeeded."""
         return work.state
 
-    @routes.delete("/{job_id}", responses=gone, summary="Cancel a job")
+    @routes.delete("/{job_id}", responses=gone, operation_id=CANCEL, summary="Cancel a job")
     async def cancel(work: Found) -> JobState:
         """Gives the job up within one step; one that has ended stays as it is."""
         await jobs.cancel(work)
@@ -289,6 +301,7 @@ def router(desk: Desk, jobs: Jobs, body: dict[str, Any], dependencies: Sequence[
         "/{job_id}/images/{number}",
         responses={**gone, 200: {"content": {"image/png": {}}, "description": "The picture at its full size"}},
         response_class=Response,
+        operation_id=IMAGE,
         summary="A picture of a job",
     )
     async def image(work: Found, number: int) -> Response:
@@ -312,6 +325,7 @@ def router(desk: Desk, jobs: Jobs, body: dict[str, Any], dependencies: Sequence[
         "/{job_id}/events",
         responses=unstreamed,
         response_class=EventSourceResponse,
+        operation_id=EVENTS,
         summary="Follow a job (server-sent)",
     )
     async def events(

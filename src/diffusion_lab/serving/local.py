@@ -15,6 +15,7 @@ import torch
 
 from diffusion_lab import cascade
 from diffusion_lab.data.crops import Crop
+from diffusion_lab.serving import spans
 from diffusion_lab.serving.backends import Backend, eager
 from diffusion_lab.serving.batching import SharedCalls, Walk, begin
 from diffusion_lab.serving.engine import (
@@ -59,6 +60,10 @@ class Run:
     ticket: Ticket
     model: Model
     walk: Walk
+
+    def entered(self) -> None:
+        """It stands before the first network call of a stage."""
+        self.ticket.track.enters(self.walk.stage, self.walk.given.shape[-1], len(self.walk.given))
 
 
 class LocalEngine:
@@ -203,7 +208,7 @@ class LocalEngine:
         calls, all_calls = (self.inpainter.network_calls(job.sampler, side) for side in (None, job.image.shape[-1]))
         work = job.rows * calls + rows * (all_calls - calls)
         deadline = now + (self._seconds if job.seconds is None else job.seconds)
-        ticket = Ticket(job, rows, work, now, deadline, asyncio.get_running_loop())
+        ticket = Ticket(job, rows, work, now, deadline, asyncio.get_running_loop(), spans.track())
         with self._changed:
             if self._until is not None:
                 raise NotReady("the engine ends", retry_after=5)
@@ -230,6 +235,7 @@ class LocalEngine:
             if waited:
                 self._waiting.remove(ticket)
                 self._say_positions()
+        ticket.track.ends("cancelled")
         self._measures.cancelled("queued" if waited else "running")
 
     # On the model's thread.
@@ -324,12 +330,19 @@ class LocalEngine:
         for run in self._running:  # before anybody moves: who enters a stage in this step asks it in the next
             together.setdefault((run.model, run.walk.stage), []).append(run)
         for (model, stage), runs in together.items():
+            for run in runs:
+                if not run.walk.step:
+                    run.entered()
             said = self._calls(model.denoiser(stage), [run.walk for run in runs])
             for run, prediction in zip(runs, said, strict=True):
                 with self._alone(run.ticket), torch.no_grad():
                     if isinstance(prediction, Exception):
                         raise prediction
+                    run.ticket.track.called()
+                    leg = run.walk.leg
                     run.walk = run.walk.advanced(prediction)
+                    if run.walk.leg != leg:
+                        run.entered()
         events = self._news([run for run in self._running if not run.ticket.gone])
         seconds = time.monotonic() - begun
         self._rate += 0.2 * (rows / seconds - self._rate)
@@ -361,6 +374,7 @@ class LocalEngine:
                 events.append((ticket, Stepped(walk.step, walk.steps, preview)))
                 if pictures is not None:
                     ticket.gone = True
+                    ticket.track.ends()
                     seconds = time.monotonic() - ticket.submitted
                     events.append((ticket, Finished(pictures, run.model.version, walk.steps, seconds)))
         return events
@@ -381,6 +395,7 @@ class LocalEngine:
         ended = [ticket for ticket in tickets if not ticket.gone]
         for ticket in ended:
             ticket.gone = True
+            ticket.track.ends(code)
             self._measures.failed(code)
         post([(ticket, JobFailed(code, message)) for ticket in ended])
 

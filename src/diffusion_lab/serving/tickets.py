@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from diffusion_lab.serving.engine import Event, Job
+from diffusion_lab.serving.spans import UNTRACKED, Track
 
 
 @dataclass(eq=False)
@@ -21,6 +22,7 @@ class Ticket:
         submitted: on the monotonic clock.
         deadline: likewise.
         loop: where its events are awaited.
+        track: hears where its time goes.
         events: on their way there.
         position: of its last `Queued`.
         due: when its turn is; see `turns.Turns`.
@@ -33,6 +35,7 @@ class Ticket:
     submitted: float
     deadline: float
     loop: asyncio.AbstractEventLoop
+    track: Track = UNTRACKED
     events: asyncio.Queue[Event | Exception] = field(default_factory=asyncio.Queue)
     position: int = -1
     due: int = 0
