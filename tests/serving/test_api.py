@@ -568,7 +568,7 @@ class TestOpenAPI:
         assert ran == 5
 
 
-@pytest.mark.parametrize("work", ["opened", "cut", "paste"])
+@pytest.mark.parametrize("work", ["opened", "cut", "finish"])
 def test_the_service_stays_awake_while_pictures_are_worked_on(
     service: httpx.Client, work: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
