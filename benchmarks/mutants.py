@@ -142,13 +142,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--skip", type=int, default=0, help="so many of the sample, which a call before has done")
     parser.add_argument("--restoration", action="store_true", help="the files that restore photographs instead")
-    parser.add_argument("--files", nargs="*", help="of these alone")
+    parser.add_argument("--files", nargs="*", choices=[*TESTS, *RESTORATION], help="these alone")
     asked = parser.parse_args()
-    table = RESTORATION if asked.restoration else TESTS
+    table = TESTS | RESTORATION
     for name in WARM:
         importlib.import_module(name)
     places = []
-    for file in asked.files or table:
+    for file in asked.files or (RESTORATION if asked.restoration else TESTS):
         tree = ast.parse((ROOT / "src" / "diffusion_lab" / file).read_text())
         places += [(file, i) for i, _ in enumerate(changes(tree))]
     chosen = random.Random(asked.seed).sample(places, min(asked.count, len(places)))[asked.skip :]
@@ -157,17 +157,17 @@ def main() -> None:
         source = Path(folder) / "src"
         shutil.copytree(ROOT / "src", source)
         shutil.copytree(ROOT / "conf", Path(folder) / "conf")
-        for file in sorted({file for file, _ in chosen}):
-            path, begun = source / "diffusion_lab" / file, time.monotonic()
-            whole = path.read_text()
-            path.write_text(ast.unparse(ast.parse(whole)))  # as a changed one is written
-            if code := outcome(source, table[file]):
-                raise SystemExit(f"{table[file]} fails without any change of {file} ({code}): it would kill everything")
-            path.write_text(whole)
-            print(f"unchanged {file} passes ({time.monotonic() - begun:.0f} s)", flush=True)
+        for file in {file for file, _ in chosen}:
+            path = source / "diffusion_lab" / file
+            path.write_text(ast.unparse(ast.parse(path.read_text())))  # as a changed one is written
+        for tests in dict.fromkeys(table[file] for file, _ in chosen):
+            begun = time.monotonic()
+            if code := outcome(source, tests):
+                raise SystemExit(f"{tests} fails without any change ({code}): it would kill everything")
+            print(f"{tests} passes unchanged ({time.monotonic() - begun:.0f} s)", flush=True)
         for file, number in chosen:
             path, begun = source / "diffusion_lab" / file, time.monotonic()
-            whole = path.read_text()
+            whole = (ROOT / "src" / "diffusion_lab" / file).read_text()
             tree = ast.parse(whole)
             making = itertools.islice(changes(tree), number, None)
             line, what = next(making)  # and the tree is as it has changed it

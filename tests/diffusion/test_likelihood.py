@@ -3,8 +3,10 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
+from scipy.stats import norm
 from torch import Tensor
 
 from diffusion_lab.diffusion.denoiser import Condition, Prediction
@@ -189,6 +191,17 @@ def test_the_discretised_decoder_is_a_distribution_over_256_values(deviation):
     for mean in (-1.3, -0.999, 0.0, 0.5):
         log_p = discretised(values, torch.full_like(values, mean), torch.full_like(values, 2 * math.log(deviation)))
         assert log_p.exp().sum().item() == pytest.approx(1, abs=1e-9)
+
+
+@pytest.mark.parametrize("deviation", [0.01, 0.1, 1.0])
+@pytest.mark.parametrize("mean", [-0.7, 0.0, 0.5])
+def test_a_value_has_the_gaussians_mass_between_its_neighbours(mean, deviation):
+    """By SciPy's normal distribution; the two ends have all that lies beyond (DDPM eq. 13)."""
+    values = torch.arange(256, dtype=torch.float64) / 127.5 - 1
+    found = discretised(values, torch.full_like(values, mean), torch.full_like(values, 2 * math.log(deviation)))
+    edges = np.concatenate([[-np.inf], (np.arange(255) + 0.5) / 127.5 - 1, [np.inf]])
+    mass = np.diff(norm.cdf(edges, mean, deviation))
+    assert found.exp().numpy() == pytest.approx(mass, rel=1e-6, abs=1e-12)
 
 
 def test_every_channel_is_a_dimension():
