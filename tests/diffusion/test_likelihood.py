@@ -8,6 +8,7 @@ import pytest
 import torch
 from scipy.stats import norm
 from torch import Tensor
+from torch.distributions import Normal, kl_divergence
 
 from diffusion_lab.diffusion.denoiser import Condition, Prediction
 from diffusion_lab.diffusion.likelihood import beta_variance, bound, clipped_variance, density, discretised
@@ -139,6 +140,16 @@ def test_the_bound_is_above_the_likelihood(mix, steps):
     assert found.total.mean().item() > NLL
     assert bool((found.steps.mean(0) > 0).all())
     assert bool((found.prior >= 0).all())
+
+
+@pytest.mark.parametrize("first", [0.05, 0.4, 0.8])
+def test_the_prior_is_the_divergence_of_the_noisiest_pictures(first):
+    """Of q(x_T | x_0) from N(0, 1), by PyTorch's distributions: on a path that begins where much is still seen."""
+    path, x_0 = torch.tensor([first, 0.9, 1.0], dtype=torch.float64), faces(7)
+    found = bound(FACE, path, x_0, Condition(), noise_like(x_0), decoder=density)
+    noisy = Normal(first**0.5 * x_0.flatten(), (1 - first) ** 0.5)
+    standard = Normal(torch.tensor(0.0, dtype=torch.float64), 1.0)
+    torch.testing.assert_close(found.prior, kl_divergence(noisy, standard) / math.log(2))
 
 
 def test_the_hole_given_the_rest_is_bounded_per_dimension_of_the_hole():
