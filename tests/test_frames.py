@@ -50,6 +50,15 @@ def test_a_frame_grows_no_more_than_it_must(frame: Frame, points: list[tuple[flo
         assert (held.x, held.y, held.side) == pytest.approx((frame.x, frame.y, frame.side), abs=1e-6)
 
 
+@pytest.mark.parametrize("angle", [0.0, 0.7])
+def test_a_frame_that_grows_to_one_side_stays_in_the_middle_of_the_other(angle: float) -> None:
+    """From 10 to 15 to the right: 2.5 of them above, and 2.5 below."""
+    frame = Frame(3.0, 4.0, 10.0, angle)
+    held = frame.holding(frame.outside(np.array([[1.5, 0.5]])))
+    middle = frame.outside(np.array([[0.75, 0.5]]))[0]
+    assert (held.x, held.y, held.side) == pytest.approx((*middle, 15.0))
+
+
 def test_an_upright_frame_of_the_same_size_is_a_slice() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
     frame = Frame(30.0, 20.0, 16.0)

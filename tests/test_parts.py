@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffusion_lab.data.crops import center148
-from diffusion_lab.parts import BAND, MOST, divided, square_around
+from diffusion_lab.parts import BAND, CONTEXT, MOST, divided, square_around
 
 
 def eyes(x: float, y: float, between: float, turn: float = 0.0) -> np.ndarray:
@@ -52,6 +52,34 @@ def test_an_aligned_square_grows_a_little_and_else_is_left_alone() -> None:
     assert aligned.fade == BAND
     assert 1 <= len(apart) <= MOST
     assert all(part.eyes is None for part in apart)
+
+
+def test_what_a_face_holds_deep_inside_is_filled_by_it_alone() -> None:
+    """Only over the band along the aligned square's border, and a little beyond it, is there a second filling."""
+    face = eyes(500, 500, 43)  # its square from 426 to 574
+    *apart, aligned = divided(hole(1000, 1000, (10, 490, 990, 510)), [face], 16, center148())
+    seen = np.zeros((1000, 1000), np.bool_)
+    for part in apart:
+        height, width = part.mask.shape
+        seen[part.top : part.top + height, part.left : part.left + width] |= part.mask
+    twice = seen[500, aligned.left : aligned.left + aligned.mask.shape[1]].nonzero()[0] + aligned.left
+    width = BAND * 148
+    assert {426, 426 + int(width) - 1, 573, 573 - int(width) + 1} <= set(twice.tolist())
+    assert not ((twice > 426 + width + 4) & (twice < 574 - width - 4)).any()
+
+
+def test_a_square_of_its_own_is_around_its_hole_and_within_the_picture_if_it_can_be() -> None:
+    """So many times as wide as the hole; one that is wider than the picture is high looks as far up as down."""
+    face = eyes(100, 100, 20)
+    for box, middle, side in (
+        ((500, 300, 540, 320), (520, 310), 40 * CONTEXT),
+        ((600, 300, 602, 302), (601, 301), 16),  # never smaller than the model's
+        ((860, 660, 900, 690), (850, 650), 40 * CONTEXT),  # moved from the corner
+    ):
+        (part,) = divided(hole(900, 700, box), [face], 16, center148())
+        assert (part.frame.x, part.frame.y, part.frame.side) == (*middle, side)
+    (wide,) = divided(hole(900, 200, (300, 150, 900, 160)), [eyes(50, 50, 10)], 16, center148())
+    assert (wide.frame.x, wide.frame.y, wide.frame.side) == (600, 100, 600)
 
 
 def test_many_specks_outside_are_few_squares() -> None:

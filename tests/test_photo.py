@@ -146,6 +146,20 @@ def test_two_fillings_fade_into_each_other() -> None:
         assert (line[0, 0], line[480, 0], line[-1, 0]) == (0, 255, 0)
 
 
+@pytest.mark.parametrize("strip", [7, 1000])
+def test_fillings_fade_alike_in_strips_of_any_height(strip: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the face's square, which ends at 126 and 274, a tenth of its side inwards: a line down the picture."""
+    before, mask = Image.new("RGB", (400, 1000), (0, 255, 0)), hole(400, 1000, (190, 10, 230, 990))
+    photo = cut(before, mask, (32,), center148(), eyes=[eyes(200, 500, 43)])
+    colours = torch.stack([torch.full((3, 32, 32), -1.0 if part.eyes is None else 1.0) for part in photo.parts])
+    monkeypatch.setattr("diffusion_lab.photo.STRIP", strip)
+    line = np.asarray(paste(photo, colours))[10:990, 210, 0]
+    frame = next(part.frame for part in photo.parts if part.eyes is not None)
+    y = np.arange(10, 990) + 0.5
+    within = (frame.side / 2 - np.abs(y - frame.y)) / (BAND * frame.side)
+    assert np.abs(line - 255 * within.clip(0, 1)).max() <= 1
+
+
 def test_without_faces_it_is_an_upright_square_around_the_hole() -> None:
     """Cut and pasted by Pillow alone: the largest square in the picture, moved until it holds the hole."""
     before, mask = picture(150, 90), hole(150, 90, (20, 30, 60, 50))

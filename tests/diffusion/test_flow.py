@@ -165,6 +165,15 @@ def test_the_logit_of_the_trained_times_is_normal(mean: float, deviation: float)
     assert bool(ends.level.isfinite().all())
 
 
+def test_the_level_after_a_trained_one_is_one_t_nearer_to_the_data():
+    """And the last of them is the data's, which no t lies beyond."""
+    u = torch.linspace(0.05, 0.95, 10, dtype=torch.float64)
+    levels = logit_normal_levels(flow(), torch.stack([u, u], 1))
+    torch.testing.assert_close(flow().time(levels.next_level), flow().time(levels.level) - 1, rtol=0, atol=1e-6)
+    almost = logit_normal_levels(flow(), torch.tensor([[1e-12, 0.0]], dtype=torch.float64), mean=-3.0)
+    assert almost.next_level.item() == 1
+
+
 def test_uniform_times_are_what_the_schedule_gives():
     u = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
     t = flow_time(discrete_levels(flow(), torch.stack([u, u], 1)).level)

@@ -163,6 +163,13 @@ def test_dynamic_threshold_is_a_clip_where_nothing_leaves_the_range():
     torch.testing.assert_close(said.x_0, torch.stack([x_0[0], x_0[1] / 2]))
 
 
+@pytest.mark.parametrize("percentile", [-0.1, 0.0, 1.01, 99.5])
+def test_a_percentile_is_a_share(percentile):
+    """Imagen's 99.5 % is .995."""
+    with pytest.raises(ValueError, match=rf"percentile must be in \(0, 1\], got {percentile}"):
+        DynamicThreshold(Wild(), percentile)
+
+
 @pytest.mark.parametrize("mix", [None, 0.3])
 @pytest.mark.parametrize("next_gamma", [0.6, 1.0])
 def test_guides_heed_the_gradient_as_algorithms_1_and_2_say(mix, next_gamma):

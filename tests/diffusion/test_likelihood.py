@@ -3,9 +3,12 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
+from scipy.stats import norm
 from torch import Tensor
+from torch.distributions import Normal, kl_divergence
 
 from diffusion_lab.diffusion.denoiser import Condition, Prediction
 from diffusion_lab.diffusion.likelihood import beta_variance, bound, clipped_variance, density, discretised
@@ -139,6 +142,16 @@ def test_the_bound_is_above_the_likelihood(mix, steps):
     assert bool((found.prior >= 0).all())
 
 
+@pytest.mark.parametrize("first", [0.05, 0.4, 0.8])
+def test_the_prior_is_the_divergence_of_the_noisiest_pictures(first):
+    """Of q(x_T | x_0) from N(0, 1), by PyTorch's distributions: on a path that begins where much is still seen."""
+    path, x_0 = torch.tensor([first, 0.9, 1.0], dtype=torch.float64), faces(7)
+    found = bound(FACE, path, x_0, Condition(), noise_like(x_0), decoder=density)
+    noisy = Normal(first**0.5 * x_0.flatten(), (1 - first) ** 0.5)
+    standard = Normal(torch.tensor(0.0, dtype=torch.float64), 1.0)
+    torch.testing.assert_close(found.prior, kl_divergence(noisy, standard) / math.log(2))
+
+
 def test_the_hole_given_the_rest_is_bounded_per_dimension_of_the_hole():
     covariance = [[0.3, 0.2, 0.1], [0.2, 0.4, 0.0], [0.1, 0.0, 0.2]]
     whole = gaussian([0.1, -0.2, 0.0], covariance)
@@ -189,6 +202,17 @@ def test_the_discretised_decoder_is_a_distribution_over_256_values(deviation):
     for mean in (-1.3, -0.999, 0.0, 0.5):
         log_p = discretised(values, torch.full_like(values, mean), torch.full_like(values, 2 * math.log(deviation)))
         assert log_p.exp().sum().item() == pytest.approx(1, abs=1e-9)
+
+
+@pytest.mark.parametrize("deviation", [0.01, 0.1, 1.0])
+@pytest.mark.parametrize("mean", [-0.7, 0.0, 0.5])
+def test_a_value_has_the_gaussians_mass_between_its_neighbours(mean, deviation):
+    """By SciPy's normal distribution; the two ends have all that lies beyond (DDPM eq. 13)."""
+    values = torch.arange(256, dtype=torch.float64) / 127.5 - 1
+    found = discretised(values, torch.full_like(values, mean), torch.full_like(values, 2 * math.log(deviation)))
+    edges = np.concatenate([[-np.inf], (np.arange(255) + 0.5) / 127.5 - 1, [np.inf]])
+    mass = np.diff(norm.cdf(edges, mean, deviation))
+    assert found.exp().numpy() == pytest.approx(mass, rel=1e-6, abs=1e-12)
 
 
 def test_every_channel_is_a_dimension():

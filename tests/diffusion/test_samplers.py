@@ -1,10 +1,12 @@
 """The published samplers are put together as published: their path, their variance, and what stands around what."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
 
-from diffusion_lab.diffusion import samplers
+from diffusion_lab.diffusion import paths, samplers
 from diffusion_lab.diffusion.denoiser import Condition, Prediction
 from diffusion_lab.diffusion.process import x_0_from_eps
 from diffusion_lab.diffusion.sampling import Sampler, keep_clean, sample
@@ -208,3 +210,53 @@ def test_as_many_steps_as_the_papers_have() -> None:
     assert len(samplers.ddpm().path(linear(2000))) == 1001
     sections = samplers.ddim_sections(sections=(25, 15, 10)).path(linear())
     assert torch.equal(samplers.ddim_sections().path(linear()), sections)
+
+
+CALLS = {
+    samplers.ddpm: 1000,
+    samplers.ddim: 50,
+    samplers.ddim_quadratic: 50,
+    samplers.ddim_thresholded: 50,
+    samplers.ddpm_sections: 250,  # 90 + 60 + 60 + 20 + 20 (ADM, LSUN)
+    samplers.ddim_sections: 50,
+    samplers.ddim_strided: 50,
+    samplers.palette: 1000,
+    samplers.dpm_solver: 20,
+    samplers.dpm_solver_karras: 20,
+    samplers.heun: 35,  # EDM's 18 steps on CIFAR-10
+    samplers.classifier_free: 50,
+    samplers.replacement: 250,
+    samplers.repaint: 2410,
+    samplers.dps: 1000,
+    samplers.mcg: 1000,
+    samplers.ddnm: 100,
+}
+LEVEL, NEXT = 0.4, 0.7
+
+
+@pytest.mark.parametrize("make", CALLS)
+def test_where_nobody_says_otherwise_it_takes_as_many_calls_as_published_and_clips(make) -> None:
+    """All but DDNM, whose program does not clip."""
+    assert make().network_calls(linear()) == CALLS[make]
+    x, level = torch.zeros(SHAPE, dtype=torch.float64), torch.full((2,), LEVEL, dtype=torch.float64)
+    condition = replace(GIVEN, attributes=torch.ones(2, 1, dtype=torch.float64))
+    x_0 = make().wrap(Model(x_0=3.0))(x, level, condition).x_0
+    assert bool((x_0 == (3 if make is samplers.ddnm else 1)).all())
+
+
+TILDE = (1 - NEXT) / (1 - LEVEL) * (1 - LEVEL / NEXT)  # DDPM eq. 7
+SPREADS = dict.fromkeys(set(CALLS) - {samplers.classifier_free}, 0.0)
+SPREADS |= dict.fromkeys([samplers.ddpm, samplers.ddpm_sections, samplers.replacement, samplers.repaint], TILDE)
+SPREADS |= {samplers.dps: TILDE, samplers.mcg: TILDE, samplers.ddnm: 0.85**2 * (1 - NEXT)}
+SPREADS[samplers.palette] = 1 - LEVEL / NEXT
+
+
+@pytest.mark.parametrize("make", [make for make in CALLS if make in SPREADS])
+def test_where_nobody_says_otherwise_it_draws_as_much_noise_as_published(make) -> None:
+    """DDIM, DPM-Solver++ and EDM's algorithm 1 none, DDPM beta-tilde, Palette beta, DDNM .85 of all there is."""
+    assert spread(make(), LEVEL, NEXT) == pytest.approx(SPREADS[make], rel=1e-9, abs=1e-12)
+
+
+def test_edms_levels_are_spaced_by_the_seventh_root() -> None:
+    assert torch.equal(samplers.heun().path(linear()), paths.heun_path(linear(), 18, rho=7))
+    assert torch.equal(samplers.dpm_solver_karras().path(linear()), paths.karras_path(linear(), 20, rho=7))

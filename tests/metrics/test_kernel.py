@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import torch
 from torch import Tensor
@@ -83,6 +85,32 @@ def test_shares_know_the_spread(paired: bool, shift: float) -> None:
         values.append(shares.mean())
         errors.append(shares.var(correction=1) / n)
     assert 0.85 < torch.stack(errors).mean().sqrt() / torch.stack(values).std() < 1.15
+
+
+def test_shares_spread_as_hoeffdings_terms_say() -> None:
+    """Their squares about KID sum to n^2 (4 z_1 / n + 2 z_2 / (n (n - 1))), by the jackknife and what pairs leave.
+
+    z_2 is the mean square of ``h_ij - m_i - m_j + KID``, m the means by picture, over pairs with n (n - 3) degrees of
+    freedom; the jackknife's has 4 z_2 where this has 2.
+    """
+    n = 14
+    real, fake = features(n, 6, seed=0), features(n, 6, seed=1, shift=0.6)
+
+    def k(x: Tensor, y: Tensor) -> float:
+        return float((x @ y / 6 + 1) ** 3)
+
+    h = {
+        (i, j): k(fake[i], fake[j]) + k(real[i], real[j]) - k(fake[i], real[j]) - k(real[i], fake[j])
+        for i, j in itertools.permutations(range(n), 2)
+    }
+    kid = sum(h.values()) / len(h)
+    m = [sum(h[i, j] for j in range(n) if j != i) / (n - 1) for i in range(n)]
+    z_2 = sum((value - m[i] - m[j] + kid) ** 2 for (i, j), value in h.items()) / (n * (n - 3))
+    jackknife = sum(4 * (mean - kid) ** 2 for mean in m) / n**2
+    variance = jackknife - 2 * z_2 / (n * (n - 1))
+    assert jackknife / 2 < variance < 0.99 * jackknife  # or there would be nothing to see here
+    shares = kernel_shares(real, fake, paired=True)
+    assert (shares - kid).square().sum().item() / n**2 == pytest.approx(variance, rel=1e-9)
 
 
 def test_shares_of_three_pictures_are_an_error() -> None:

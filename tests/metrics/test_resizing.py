@@ -3,6 +3,7 @@
 import pickle
 import warnings
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,7 +12,16 @@ from PIL import Image
 from torch import Tensor, nn
 from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
 
-from diffusion_lab.metrics import InceptionV3, Resizing, antialiased, clean_fid, dgm_eval, pytorch_fid, torch_fidelity
+from diffusion_lab.metrics import (
+    InceptionV3,
+    Resizing,
+    antialiased,
+    clean_fid,
+    dgm_eval,
+    dgm_eval_clip,
+    pytorch_fid,
+    torch_fidelity,
+)
 
 SIZES = [(64, 64), (32, 48), (256, 256), (299, 299), (330, 512)]  # smaller, larger and as Inception has it
 
@@ -48,14 +58,18 @@ def of_torch_fidelity(images: Tensor) -> Tensor:
     return (resized - 128) / 128
 
 
-def of_dgm_eval(images: Tensor) -> Tensor:
+IMAGENET = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+CLIP = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]  # OpenAI's `_transform`
+
+
+def of_dgm_eval(images: Tensor, scale: tuple[list[float], list[float]] = IMAGENET) -> Tensor:
     """What its ``Resize((224, 224), BICUBIC)``, ``ToTensor`` and ``Normalize`` make of PIL's pictures."""
     resized = [
         np.asarray(Image.fromarray(picture).resize((224, 224), Image.Resampling.BICUBIC))
         for picture in images.permute(0, 2, 3, 1).numpy()
     ]
     x = torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2) / 255
-    mean, deviation = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    mean, deviation = (torch.tensor(numbers) for numbers in scale)
     return (x - mean[:, None, None]) / deviation[:, None, None]
 
 
@@ -66,8 +80,9 @@ def of_dgm_eval(images: Tensor) -> Tensor:
         (clean_fid(), of_clean_fid, 0.01),  # its kernel in float64, ours in float32
         (torch_fidelity(), of_torch_fidelity, 0),
         (dgm_eval(), of_dgm_eval, 0),
+        (dgm_eval_clip(), partial(of_dgm_eval, scale=CLIP), 0),
     ],
-    ids=["pytorch-fid", "clean-fid", "torch-fidelity", "dgm-eval"],
+    ids=["pytorch-fid", "clean-fid", "torch-fidelity", "dgm-eval", "dgm-eval of CLIP"],
 )
 def test_is_the_tool(resizing: Resizing, tool: Callable[[Tensor], Tensor], levels: float) -> None:
     """To so many levels of 255."""

@@ -103,6 +103,8 @@ def test_fid_has_a_tolerance(candidate: Candidate) -> None:
 def test_another_protocol_is_not_compared(candidate: Candidate) -> None:
     decision = judge(candidate, against(candidate, mask_set=2))
     assert refusals(decision) == ["protocol"]
+    compared = [check.name for check in decision.checks][-3:]
+    assert compared == ["pictures", "protocol", "seconds"]  # no figure is; how fast it is does not depend on it
     assert "mask_set 1 against 2" in decision.reasons[0]
     same = against(candidate, device="a GPU", batch_size=7, inpainter="elsewhere")
     assert judge(candidate, same).protocol == decision.protocol

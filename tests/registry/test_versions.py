@@ -6,6 +6,7 @@ import signal
 import stat
 import time
 from collections.abc import Callable
+from dataclasses import FrozenInstanceError
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,15 @@ def test_a_version_cannot_be_overwritten(registry: Registry, trained: Trained) -
     assert register(registry, trained(1)) == 3
     assert (registry.root / "faces" / "2" / "model.safetensors").read_text() == "by hand"
     assert {path.name: path.read_bytes() for path in registry.resolve("faces@1").iterdir()} == before
+
+
+def test_what_is_said_of_a_version_stays(registry: Registry, trained: Trained) -> None:
+    """As its files do: who holds one cannot make it another."""
+    register(registry, trained())
+    (version,) = registry.list()
+    for name, value in vars(version).items():
+        with pytest.raises(FrozenInstanceError):
+            setattr(version, name, value)
 
 
 def test_the_number_of_a_deleted_version_that_was_in_service_is_not_given_again(

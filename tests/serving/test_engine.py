@@ -33,6 +33,7 @@ from diffusion_lab.diffusion.sampling import Sampler
 from diffusion_lab.diffusion.solvers import Ancestral, Memory
 from diffusion_lab.inpainting import Inpainter
 from diffusion_lab.pictures import to_uint8
+from diffusion_lab.serving.batching import Question, joined
 from diffusion_lab.serving.engine import (
     Finished,
     NotReady,
@@ -49,6 +50,33 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr("diffusion_lab.serving.local.time", clock)
     return clock
+
+
+def question(channels: int = 3, side: int = 4, known: int | None = 3, told: int | None = None) -> Question:
+    condition = Condition(
+        known=None if known is None else torch.zeros(1, known, side, side),
+        attributes=None if told is None else torch.zeros(1, told),
+    )
+    return Question(torch.zeros(1, channels, side, side), torch.full((1,), 0.5), condition)
+
+
+def test_questions_of_one_kind_are_those_that_can_be_joined() -> None:
+    """Of two kinds none can: `torch.cat` refuses them, or one of them would not be asked as it was meant."""
+    kinds = [
+        question(),
+        question(channels=4),
+        question(side=8),
+        question(known=4),
+        question(known=None),
+        question(told=2),
+        question(told=3),
+        replace(question(), x=torch.zeros(1, 3, 4, 4, dtype=torch.float64)),
+    ]
+    for i, one in enumerate(kinds):
+        assert [one.kind() == other.kind() for other in kinds] == [i == j for j in range(len(kinds))]
+        both = joined([one, replace(one, x=one.x + 1)])
+        assert torch.equal(both.part(slice(1, 2)).x, one.x + 1)
+        assert both.kind() == one.kind()
 
 
 arrivals = st.lists(
