@@ -111,6 +111,7 @@ def test_only_what_is_missing_or_has_changed_is_made(photos: Path, capsys: pytes
     assert "3 of 3" in again()
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_takes_one_picture_with_it(photos: Path) -> None:
     save(Path("photos/bad.png"))
     output, make = Path("filled"), partial(deadly, dies_at="b")

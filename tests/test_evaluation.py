@@ -725,6 +725,7 @@ def _on_devices(fabric: Fabric) -> tuple[Any, ...]:
     return *mine, everyone[0] == everyone[1]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_two_devices_give_the_figures_of_one() -> None:
     """Seven pictures on two processes: none twice, none missing."""

@@ -67,6 +67,7 @@ def test_train_then_kill_and_resume_bit_for_bit(tiny: list[str], tmp_path: Path,
     assert "nothing was left to train at step 12" in out
 
 
+@pytest.mark.slow
 def test_two_processes_train_the_same_as_one(tiny: list[str], tmp_path: Path, run_script: RunScript) -> None:
     alone, both = tmp_path / "logs" / "alone", tmp_path / "logs" / "both"
     plain = [*tiny, "model.dropout=0", "trainer.validations=2"]
@@ -138,7 +139,7 @@ def test_training_pictures_that_are_not_here_are_asked_for(tmp_path: Path, run_s
     )
 
 
-@pytest.mark.parametrize("script", ["evaluate.py", "likelihood.py"])
+@pytest.mark.parametrize("script", [pytest.param("evaluate.py", marks=pytest.mark.slow), "likelihood.py"])
 def test_scores_are_of_the_pictures_that_it_was_trained_on(
     script: str, tiny: list[str], tmp_path: Path, run_script: RunScript
 ) -> None:
@@ -240,6 +241,7 @@ def test_torchrun(tiny: list[str], tmp_path: Path, run_script: RunScript, monkey
     assert "under torchrun every rank needs the same folder: add hydra.run.dir=" in err
 
 
+@pytest.mark.slow
 def test_sigterm_to_the_workers_too_ends_with_a_checkpoint(tiny: list[str], tmp_path: Path) -> None:
     run = tmp_path / "logs" / "stopped"
     process = start(*tiny, "trainer.max_steps=100000", "data.num_workers=2", f"hydra.run.dir={run}")

@@ -73,6 +73,7 @@ def resident(process: int) -> int:
     return int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) * 1024
 
 
+@pytest.mark.slow
 def test_serve_then_drain(folder: Path) -> None:
     arguments = (f"inpainter={folder}", "port=0", "limits.steps=100000", f"drain={PATIENCE}")
     with (

@@ -43,6 +43,7 @@ def served() -> None:
         assert process.wait() == 0
 
 
+@pytest.mark.slow
 def test_help_costs_less_than_half_of_importing_torch() -> None:
     torch = min(costs(python("-c", "import torch")) for _ in range(2))
     assert costs(python("train.py", "--help")) < torch / 2

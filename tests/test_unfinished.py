@@ -178,6 +178,7 @@ def _deadly(fabric: Fabric, folder: Path, name: str, call: int) -> None:
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_two_processes_of_which_one_is_killed_go_on(tmp_path: Path) -> None:
     """Two pictures and then one more on the second process: it dies in the third row, when the first may be ahead."""
@@ -193,6 +194,7 @@ def test_two_processes_of_which_one_is_killed_go_on(tmp_path: Path) -> None:
     assert (tmp_path / "killed.html").read_text() == (tmp_path / "uninterrupted.html").read_text()
 
 
+@pytest.mark.slow
 def test_the_script_goes_on_and_leaves_its_report_alone(tmp_path: Path) -> None:
     """On the model that comes with the package; killed in the last batch of the last of six rows."""
     dead = tmp_path / "dead"
