@@ -68,6 +68,23 @@ def test_what_a_face_holds_deep_inside_is_filled_by_it_alone() -> None:
     assert not ((twice > 426 + width + 4) & (twice < 574 - width - 4)).any()
 
 
+@pytest.mark.parametrize("turn", [0.0, 0.5])
+def test_all_that_fades_is_filled_twice_in_a_large_picture_too(turn: float) -> None:
+    """There holes are divided by blocks of pixels, and the band ends within one: what lay there must not show."""
+    mask = hole(4000, 800, (40, 380, 3960, 420))
+    for x in np.linspace(2000, 2004, 41):
+        *apart, aligned = divided(mask, [eyes(x, 400, 172, turn)], 16, center148())
+        seen = np.zeros_like(mask)
+        for part in apart:
+            height, width = part.mask.shape
+            seen[part.top : part.top + height, part.left : part.left + width] |= part.mask
+        ys, xs = aligned.mask.nonzero() + np.array([[aligned.top], [aligned.left]])
+        within = aligned.frame.inside(np.column_stack([xs, ys]) + 0.5)
+        fades = np.minimum(within, 1 - within).min(1) < aligned.fade
+        assert fades.any()
+        assert seen[ys[fades], xs[fades]].all()
+
+
 def test_a_square_of_its_own_is_around_its_hole_and_within_the_picture_if_it_can_be() -> None:
     """So many times as wide as the hole; one that is wider than the picture is high looks as far up as down."""
     face = eyes(100, 100, 20)

@@ -147,6 +147,14 @@ def test_first_steps_are_ddim_from_level_0_too(solver):
         torch.testing.assert_close(steps_of(solver, levels), steps_of(DDIM(0.0), levels))
 
 
+@pytest.mark.parametrize("make", [DDIM, DPMSolver, Heun])
+def test_where_nobody_says_otherwise_noise_plays_no_part(make):
+    """Song et al.'s DDIM, Lu et al.'s ODE solver, EDM's algorithm 1."""
+    path, x = torch.tensor([0.1, 0.3, 0.6, 0.9, 1.0], dtype=torch.float64), torch.ones(4, 1, 1, dtype=torch.float64)
+    quiet, loud = (run(make(), path)(x, lambda value=value: torch.full_like(x, value)) for value in (0.0, 1.0))
+    assert torch.equal(quiet, loud)
+
+
 @pytest.mark.parametrize("solver", [Ancestral(), DPMSolver(1.0)])
 def test_first_stochastic_steps_are_ancestral(solver):
     for levels in ([0.2, 0.5], [0.0, 0.5], [0.2, 1.0]):

@@ -10,7 +10,7 @@ from diffusion_lab.diffusion.denoiser import Condition, Epsilon, NetworkDenoiser
 from diffusion_lab.diffusion.mixture import GivenTheRest, gaussian
 from diffusion_lab.diffusion.sampling import Constrain, Sampler, keep_clean, sample, unconstrained
 from diffusion_lab.diffusion.schedule import linear
-from diffusion_lab.diffusion.zero_shot import Blind, PosteriorGuide
+from diffusion_lab.diffusion.zero_shot import Blind, PosteriorGuide, known_pixels
 
 COVARIANCE = [[0.30, 0.24, 0.18], [0.24, 0.30, 0.24], [0.18, 0.24, 0.30]]
 FACE = gaussian([0.1, 0.0, -0.1], COVARIANCE)
@@ -144,6 +144,13 @@ def test_a_blind_model_sees_a_picture_that_is_all_hole():
     assert spy.known[:, 3].eq(1).all()
     with pytest.raises(ValueError, match="needs known pixels and a mask"):
         model(x, torch.full((2,), 0.5, dtype=torch.float64), Condition())
+
+
+def test_a_picture_and_a_mask_are_needed_both():
+    x, mask = torch.zeros(1, 1, 3), torch.ones(1, 1, 3, dtype=torch.bool)
+    for half in (Condition(known=x), Condition(mask=mask)):
+        with pytest.raises(ValueError, match="needs known pixels and a mask"):
+            known_pixels(half)
 
 
 def test_whole_pictures_are_refused_by_name():

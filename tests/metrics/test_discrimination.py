@@ -19,8 +19,9 @@ def test_the_plane_is_scikit_learns() -> None:
     )
 
 
+@pytest.mark.parametrize("penalty", [0.01, 1.0, 30.0])
 @pytest.mark.parametrize("shift", [0.0, 0.5, 5.0])  # alike, apart, separable
-def test_no_other_plane_costs_less(shift: float) -> None:
+def test_no_other_plane_costs_less(shift: float, penalty: float) -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(200, 6, generator=generator, dtype=torch.float64)
     signs = torch.cat([torch.ones(100), -torch.ones(100)]).double()
@@ -29,9 +30,9 @@ def test_no_other_plane_costs_less(shift: float) -> None:
 
     def cost(w):
         margins = (1 - augmented @ torch.as_tensor(w)).clamp(min=0)
-        return float((torch.as_tensor(w) @ torch.as_tensor(w)) / 2 + margins.square().sum())
+        return float((torch.as_tensor(w) @ torch.as_tensor(w)) / 2 + penalty * margins.square().sum())
 
-    plane = support_vectors(x, signs)
+    plane = support_vectors(x, signs, penalty)
     found = minimize(cost, torch.zeros(7).double().numpy(), method="BFGS", options={"gtol": 1e-6})
     assert cost(plane) <= found.fun + 1e-9
     assert plane.tolist() == pytest.approx(found.x.tolist(), abs=1e-4)

@@ -4,7 +4,7 @@ import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
 
-from diffusion_lab.metrics import hole_crop, l1_hole, psnr, seam, ssim
+from diffusion_lab.metrics import PictureMean, hole_crop, l1_hole, psnr, seam, ssim
 from diffusion_lab.metrics.inpainting import colourfulness
 
 
@@ -126,3 +126,12 @@ def test_colourfulness_is_the_formula_of_its_paper() -> None:
         rg, yb = red - green, 0.5 * (red + green) - blue
         expected = np.hypot(rg.std(), yb.std()) + 0.3 * np.hypot(rg.mean(), yb.mean())
         assert found == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_mean_is_over_pictures_and_not_over_batches() -> None:
+    images, target = pair()
+    metric = PictureMean(psnr)
+    mask = torch.ones(4, 1, *images.shape[-2:], dtype=torch.bool)
+    for part in (slice(0, 1), slice(1, 4)):
+        metric.update(images[part], target[part], mask[part])
+    assert metric.compute().item() == pytest.approx(psnr(images, target).mean().item(), rel=1e-12)
