@@ -54,6 +54,7 @@ RESTORATION = {
     "frames.py": "test_frames.py",
     "holes.py": "test_holes.py",
     "tones.py": "test_tones.py",
+    "seams.py": "test_seams.py",
 }
 """Drawn from with ``--restoration``, so that the samples of the others stay what they were."""
 WARM = [

@@ -49,17 +49,17 @@ def _removal(whole: Tensor, hole: Tensor) -> NDArray[np.float32]:
 
     pixels, missing = whole.permute(1, 2, 0).numpy(), hole[0].numpy()
     said = np.zeros((*missing.shape, 4), np.float32)  # w d in three channels and w in the fourth, of the hole's pixels
+    upper, lower = slice(None, -1), slice(1, None)
     for axis in (0, 1):
-        low, high = (tuple(rest if its == axis else slice(None) for its in (0, 1)) for rest in (_LOW, _HIGH))
-        for inside, outside in ((low, high), (high, low)):
-            pairs = missing[inside] & ~missing[outside]
-            steps = pixels[outside][pairs] - pixels[inside][pairs]
+        ours, theirs, hidden = (
+            x.swapaxes(0, axis) for x in (said, pixels, missing)
+        )  # views, of columns the second time
+        for inside, outside in ((upper, lower), (lower, upper)):
+            pairs = hidden[inside] & ~hidden[outside]
+            steps = theirs[outside][pairs] - theirs[inside][pairs]
             weights = np.exp(-(steps**2).mean(1, keepdims=True) / (2 * OWN**2))
-            said[inside][pairs] += np.concatenate([weights * steps, weights], axis=1)
+            ours[inside][pairs] += np.concatenate([weights * steps, weights], axis=1)
     sigma = WIDTH * len(missing)
     spread = cv2.GaussianBlur(said, (0, 0), sigma, borderType=cv2.BORDER_REFLECT)  # borders end at the square's
     straight = 1 / (math.sqrt(2 * math.pi) * sigma)
     return np.asarray(spread[..., :3] / spread[..., 3:].clip(min=straight), np.float32).transpose(2, 0, 1)
-
-
-_LOW, _HIGH = slice(None, -1), slice(1, None)

@@ -3,8 +3,8 @@
 import asyncio
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 
 import httpx
@@ -17,14 +17,23 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from test_cascades import of_elementwise
 
+from diffusion_lab.cascade import Model
+from diffusion_lab.data.crops import full
+from diffusion_lab.holes import as_mask
+from diffusion_lab.photo import cut
 from diffusion_lab.serving import spans
 from diffusion_lab.serving.api import create_app
+from diffusion_lab.serving.desk import Desk, Order
 from diffusion_lab.serving.engine import Stepped
+from diffusion_lab.serving.errors import Mistake
+from diffusion_lab.serving.jobs import Jobs
+from diffusion_lab.serving.measures import Measures
 from diffusion_lab.serving.settings import Limits, offered
 from small import MODEL
 
 SMALL = Limits(detail=8)  # no squares of more than that, in which the last stage would be walked twice
 FILES = {"image": encoded(photo()), "mask": encoded(hole())}
+PHOTO = cut(photo(), as_mask(hole()), [8], full(), eyes=())
 
 
 class Recorder:
@@ -73,16 +82,22 @@ STAGES += [("stage", {"stage": 1, "side": 8, "rows": 1, "calls": 3}), ("encode",
 """Of a cascade from 4 to 8 px that takes five steps and three."""
 
 
+@asynccontextmanager
+async def served(model: Model) -> AsyncIterator[httpx.AsyncClient]:
+    async with running(model) as engine:
+        app = httpx.ASGITransport(create_app(engine, offered({"model": MODEL}), limits=SMALL))
+        async with httpx.AsyncClient(transport=app, base_url="http://service") as client:
+            yield client
+
+
 def test_a_request_is_a_queue_its_stages_and_an_encoding(recorder: Recorder) -> None:
     cascade, _ = of_elementwise()
 
     async def main() -> None:
-        async with running(cascade) as engine:
-            app = httpx.ASGITransport(create_app(engine, offered({"model": MODEL}), limits=SMALL))
-            async with httpx.AsyncClient(transport=app, base_url="http://service") as client:
-                with recorder.request("request"):
-                    answer = await client.post("/v1/restore", files=FILES)
-                assert answer.headers["x-network-calls"] == "8"
+        async with served(cascade) as client:
+            with recorder.request("request"):
+                answer = await client.post("/v1/restore", files=FILES)
+            assert answer.headers["x-network-calls"] == "8"
 
     run(main())
     assert recorder.told() == STAGES
@@ -95,12 +110,10 @@ def test_a_job_that_outlives_its_request_is_a_trace_of_its_own(recorder: Recorde
     cascade, _ = of_elementwise()
 
     async def main() -> None:
-        async with running(cascade) as engine:
-            app = httpx.ASGITransport(create_app(engine, offered({"model": MODEL}), limits=SMALL))
-            async with httpx.AsyncClient(transport=app, base_url="http://service") as client:
-                with recorder.request("request"):
-                    started = (await client.post("/v1/jobs", files=FILES)).json()
-                await client.get(f"/v1/jobs/{started['id']}/events")  # until its end
+        async with served(cascade) as client:
+            with recorder.request("request"):
+                started = (await client.post("/v1/jobs", files=FILES)).json()
+            await client.get(f"/v1/jobs/{started['id']}/events")  # until its end
 
     run(main())
     assert recorder.told() == [("job", {}), *STAGES]
@@ -152,19 +165,28 @@ def test_a_job_that_is_cancelled_says_so_at_its_root(recorder: Recorder) -> None
     network = Elementwise(held=True)
 
     async def main() -> None:
-        async with running(elementwise(network)) as engine:
-            app = httpx.ASGITransport(create_app(engine, offered({"model": MODEL}), limits=SMALL))
-            async with httpx.AsyncClient(transport=app, base_url="http://service") as client:
-                with recorder.request("request"):
-                    started = (await client.post("/v1/jobs", files=FILES)).json()
-                await network.inside()
-                assert (await client.delete(f"/v1/jobs/{started['id']}")).json()["status"] == "canceled"
+        async with served(elementwise(network)) as client:
+            with recorder.request("request"):
+                started = (await client.post("/v1/jobs", files=FILES)).json()
+            await network.inside()
+            assert (await client.delete(f"/v1/jobs/{started['id']}")).json()["status"] == "canceled"
 
     run(main())
     gone = {"outcome": "cancelled"}
     stage = {"stage": 0, "side": 8, "rows": 1, "calls": 0, **gone}
     assert recorder.told() == [("job", gone), ("queue", {}), ("stage", stage)]
     check_within(recorder.spans()[1], recorder.spans()[2:])
+
+
+def test_a_job_that_is_not_taken_says_so_too(recorder: Recorder) -> None:
+    async def main() -> None:
+        async with running(elementwise(Elementwise())) as engine:
+            desk = Desk(engine, offered({"model": MODEL}), SMALL, Measures())
+            with recorder.request("request"), pytest.raises(Mistake, match="0 jobs are under way"):
+                await Jobs(desk, most=0).start(Order(PHOTO, job(1), 0, PHOTO), "")
+
+    run(main())
+    assert recorder.told() == [("job", {"outcome": "refused"})]
 
 
 def test_jobs_that_fail_say_why(recorder: Recorder) -> None:
@@ -204,6 +226,10 @@ def test_opentelemetry_need_not_be_installed() -> None:
 import sys
 sys.modules["opentelemetry"] = None
 import diffusion_lab.serving.local
+from diffusion_lab.cascade import Model
+from diffusion_lab.data.crops import full
+from diffusion_lab.holes import as_mask
+from diffusion_lab.photo import cut
 from diffusion_lab.serving import spans
 assert spans.track() is spans.UNTRACKED and spans.apart("job") is None
 spans.close(None)

@@ -65,6 +65,7 @@ class Work:
         size: bytes that it holds.
         ended: when it ended, on the monotonic clock.
         task: works on it.
+        span: of all of it; None if nobody records it.
     """
 
     state: JobState
@@ -75,6 +76,7 @@ class Work:
     size: int = 0
     ended: float | None = None
     task: asyncio.Task[None] | None = None
+    span: "spans.Span | None" = None
 
     def tell(self, name: str, data: dict[str, Any]) -> None:
         """One more event; the oldest previews are dropped where they become too many."""
@@ -135,6 +137,7 @@ class Jobs:
             with spans.inside(span):
                 first = await anext(events)
         except BaseException:
+            spans.close(span, "refused")
             await events.aclose()
             raise
         state = JobState(
@@ -144,9 +147,9 @@ class Jobs:
             model_version=self.desk.engine.version,
             **vars(Alignment.of(order.photo)),
         )
-        work = self._works[state.id] = Work(state, holder)
+        work = self._works[state.id] = Work(state, holder, span=span)
         with spans.inside(span):
-            work.task = asyncio.create_task(self._work(work, order, first, events, span))
+            work.task = asyncio.create_task(self._work(work, order, first, events))
         await asyncio.sleep(0)  # a task that is cancelled before it starts never cleans up
         return work
 
@@ -175,15 +178,8 @@ class Jobs:
             if number >= len(work.events):
                 await changed.wait()
 
-    async def _work(
-        self,
-        work: Work,
-        order: Order,
-        first: Event,
-        events: AsyncGenerator[Event, None],
-        span: "spans.Span | None",
-    ) -> None:
-        state, outcome = work.state, ""
+    async def _work(self, work: Work, order: Order, first: Event, events: AsyncGenerator[Event, None]) -> None:
+        state = work.state
         try:
             async with aclosing(events):
                 await self._on(work, order, first)
@@ -192,14 +188,12 @@ class Jobs:
             name, state.status = "completed", "succeeded"
         except asyncio.CancelledError:
             name, state.status = "canceled", "canceled"
-            outcome = "cancelled"
         except Exception as error:
             mistake = understood(error)
             if mistake.status == 500 and mistake.error.code == "internal_error":
                 log.exception("job %s failed", state.id)
             name, state.status, state.error = "failed", "failed", mistake.error
-            outcome = mistake.error.code
-        spans.close(span, outcome)
+        spans.close(work.span, "cancelled" if name == "canceled" else state.error.code if state.error else "")
         state.position = None
         work.ended = time.monotonic()
         work.tell(name, state.model_dump(mode="json"))

@@ -315,7 +315,9 @@ class LocalEngine:
             job = ticket.job
             with self._alone(ticket), torch.no_grad():
                 image, mask = job.image.to(model.device), job.mask.to(model.device)
-                begun.append(Run(ticket, model, begin(model.inpainter, image, mask, job.seeds, job.sampler)))
+                run = Run(ticket, model, begin(model.inpainter, image, mask, job.seeds, job.sampler))
+                run.entered()
+                begun.append(run)
         with self._changed:
             self._starting = []
             self._running += begun
@@ -330,9 +332,6 @@ class LocalEngine:
         for run in self._running:  # before anybody moves: who enters a stage in this step asks it in the next
             together.setdefault((run.model, run.walk.stage), []).append(run)
         for (model, stage), runs in together.items():
-            for run in runs:
-                if not run.walk.step:
-                    run.entered()
             said = self._calls(model.denoiser(stage), [run.walk for run in runs])
             for run, prediction in zip(runs, said, strict=True):
                 with self._alone(run.ticket), torch.no_grad():

@@ -266,12 +266,11 @@ def encoded(picture: Image.Image, kind: str, quality: int | None) -> bytes:
     """A picture as PNG, JPEG or WebP that says of itself how it was made; WebP without a quality keeps every value."""
     if kind == "png":
         return png(picture)
-    stream = io.BytesIO()
+    stream, said = io.BytesIO(), XMP.encode()
     if kind == "webp":
-        how = {"lossless": quality is None, "quality": 100 if quality is None else quality}
-        picture.save(stream, "WEBP", xmp=XMP.encode(), **how)
+        picture.save(stream, "WEBP", xmp=said, lossless=quality is None, quality=100 if quality is None else quality)
     else:
-        picture.save(stream, "JPEG", xmp=XMP.encode(), quality=95 if quality is None else max(quality, 1))
+        picture.save(stream, "JPEG", xmp=said, quality=95 if quality is None else max(quality, 1))
     return stream.getvalue()
 
 
