@@ -1,5 +1,6 @@
 """Content credentials, read back by C2PA's own reader."""
 
+import hashlib
 import io
 import json
 import logging
@@ -15,10 +16,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageSequence
 
 from diffusion_lab.credentials import Credentials, named
+from diffusion_lab.film import encoded as encoded_film
 from diffusion_lab.pictures import png
+from small import small_inpainter
 
 c2pa = pytest.importorskip("c2pa")
 
@@ -286,3 +289,52 @@ def test_the_key_shows_nowhere(tmp_path: Path, caplog: pytest.LogCaptureFixture)
         assert line not in caplog.text + repr(signing) + repr(vars(signing))
         assert line.encode() not in signed
     assert key.private_numbers().private_value.to_bytes(32) not in signed
+
+
+@pytest.mark.parametrize("film", ["gif", "webp"])
+def test_a_film_is_signed_too(credentials: Credentials, film: str) -> None:
+    frames = [photo(), photo().rotate(180), photo()]
+    plain = encoded_film(frames, f".{film}")
+    signed = credentials.signed(plain, "faces@7")
+    shown = [Image.open(io.BytesIO(content)) for content in (plain, signed)]
+    assert [len(list(ImageSequence.Iterator(one))) for one in shown] == [3, 3]
+    for before, after in zip(*(ImageSequence.all_frames(one) for one in shown), strict=True):
+        assert before.info.get("duration") == after.info.get("duration")
+        assert np.array_equal(np.asarray(before.convert("RGB")), np.asarray(after.convert("RGB")))
+    assert read(signed, film)[1:] == ({"signingCredential.untrusted"}, "Valid")
+
+
+def test_what_the_command_line_makes_is_signed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_script: Callable[..., tuple[int, str, str]]
+) -> None:
+    """One picture with its film, and a folder by workers: each names the model, and has the pixels of a plain one."""
+    monkeypatch.chdir(tmp_path)
+    small_inpainter().save("small")
+    Path("photos").mkdir()
+    for name in ("a.png", "b.png"):
+        photo().save(Path("photos", name))
+    Image.fromarray(np.uint8(255) * (np.arange(60) > 30)[None].repeat(40, 0)).save("hole.png")
+    key = certificates.new_key()
+    chain, private = certificates.written_chain(tmp_path, key), certificates.written_key(tmp_path, key)
+    signing = [f"credentials.chain={chain}", f"credentials.key={private}"]
+    asked = ["mask=hole.png", "inpainter=small", "device=cpu"]
+    for settings in (
+        ["image=photos/a.png", "output=plain.png"],
+        ["image=photos/a.png", "output=one.png", "film=one.gif", *signing],
+        ["image=photos", "output=many", "workers=2", *signing],
+    ):
+        code, _, err = run_script("inpaint.py", *asked, *settings)
+        assert code == 0, err
+    weights = hashlib.sha256(Path("small/model.safetensors").read_bytes()).hexdigest()
+    for path in (Path("one.png"), Path("one.gif"), Path("many/a.png"), Path("many/b.png")):
+        manifest, wrong, state = read(path.read_bytes(), path.suffix[1:])
+        assert (wrong, state) == ({"signingCredential.untrusted"}, "Valid")
+        agent = manifest["assertions"][0]["data"]["actions"][1]["softwareAgent"]
+        assert agent == {"name": "diffusion_lab", "version": weights[:12]}
+        if path.suffix == ".png":
+            assert np.array_equal(pixels(path.read_bytes()), pixels(Path("plain.png").read_bytes()))
+    with pytest.raises(c2pa.C2paError):
+        read(Path("plain.png").read_bytes())
+    code, _, err = run_script("inpaint.py", *asked, "image=photos/a.png", f"credentials.chain={chain}")
+    assert (code, err.count("\n")) == (1, 1)
+    assert "name both credentials.chain and credentials.key" in err

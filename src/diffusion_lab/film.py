@@ -1,13 +1,12 @@
 """A film of the denoising: from the hole to the result, as the model sees it after one network call and the next."""
 
+import io
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from diffusion_lab.files import replacing
 from diffusion_lab.photo import Photo, paste
 from diffusion_lab.pictures import MADE, XMP, to_float, to_uint8
 
@@ -56,14 +55,18 @@ class Camera:
         return [paste(self.photo, grey), *(paste(self.photo, to_float(way)) for way in ways), result]
 
 
-def save(frames: Sequence[Image.Image], path: Path) -> None:
-    """Writes a film that plays over and over, and says that a model made it; whole or not at all.
+def encoded(frames: Sequence[Image.Image], suffix: str) -> bytes:
+    """A film that plays over and over, and says that a model made it.
 
     Args:
         frames: RGB, of one size.
-        path: one of `FORMATS`.
+        suffix: one of `FORMATS`.
     """
-    said = {"comment": MADE.encode()} if path.suffix.lower() == ".gif" else {"xmp": XMP.encode(), "lossless": True}
+    gif = suffix.lower() == ".gif"
+    said = {"comment": MADE.encode()} if gif else {"xmp": XMP.encode(), "lossless": True}
     durations = [HELD, *[SHOWN] * (len(frames) - 2), HELD]
-    with replacing(path) as fresh:
-        frames[0].save(fresh, save_all=True, append_images=frames[1:], duration=durations, loop=0, **said)
+    film = io.BytesIO()
+    frames[0].save(
+        film, "GIF" if gif else "WEBP", save_all=True, append_images=frames[1:], duration=durations, loop=0, **said
+    )
+    return film.getvalue()

@@ -8,7 +8,7 @@ import contextlib
 import hashlib
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,18 +18,19 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from diffusion_lab import albums, cascade, photo, workers
+from diffusion_lab import albums, cascade, credentials, photo, workers
 from diffusion_lab.albums import Facts, Picture
 from diffusion_lab.cascade import Model
 from diffusion_lab.data.crops import Crop, named
 from diffusion_lab.diffusion.sampling import Sampler
 from diffusion_lab.files import held, replacing
-from diffusion_lab.film import FORMATS, Camera, save
+from diffusion_lab.film import FORMATS, Camera, encoded
 from diffusion_lab.holes import MaskMode, as_mask
 from diffusion_lab.inpainting import device
 from diffusion_lab.opening import as_rgb, opened
 from diffusion_lab.photo import Photo
-from diffusion_lab.pictures import save_png
+from diffusion_lab.pictures import png
+from diffusion_lab.registry.manifest import version_of
 from diffusion_lab.scripts import chosen
 from diffusion_lab.workers import Failed, Made, Make
 
@@ -54,6 +55,7 @@ class Restorer:
         detail: as of `photo.cut`.
         feather: as of `photo.paste`.
         attributes: as of `photo.fill`.
+        signed: a finished file with its content credentials; None leaves files as they are.
     """
 
     model: Model
@@ -64,6 +66,7 @@ class Restorer:
     detail: int = 512
     feather: int = 0
     attributes: Mapping[str, float] | None = None
+    signed: Callable[[bytes], bytes] | None = None
 
     @classmethod
     def of(cls, settings: Mapping[str, Any], device_name: str) -> "Restorer":
@@ -75,7 +78,7 @@ class Restorer:
 
         Raises:
             OSError: if there is no such model.
-            ValueError: for a setting that no picture could be restored with.
+            ValueError: for a setting that no picture could be restored with, or credentials that cannot sign.
         """
         cfg = OmegaConf.create(dict(settings))
         if type(cfg.detail) is not int or cfg.detail < 1:
@@ -85,6 +88,7 @@ class Restorer:
         align = OmegaConf.to_container(cfg.align) if OmegaConf.is_config(cfg.align) else cfg.align
         align = "off" if align is False else align  # as YAML reads it
         photo.eyes_of(align)
+        signer = credentials.named(cfg.credentials.chain, cfg.credentials.key)
         model = cascade.load(cfg.inpainter).to(device(device_name))
         if cfg.attributes:
             model.attributes(cfg.attributes)
@@ -97,6 +101,7 @@ class Restorer:
             cfg.detail,
             cfg.feather,
             cfg.attributes,
+            None if signer is None else partial(signer.signed, model=version_of(Path(cfg.inpainter))),
         )
 
     @property
@@ -128,17 +133,18 @@ class Restorer:
         pictures = photo.fill(self.model, cut, self.seeds, self.sampler, self.feather, self.attributes, look)
         wrote = []
         for number, (seed, restored) in enumerate(zip(self.seeds, pictures, strict=True)):
-            wrote.append(self._named(output, seed))
-            save_png(restored, wrote[-1])
+            wrote.append(self._write(png(restored), output, seed))
             said.append(f"wrote {wrote[-1]} (seed {seed}, {steps * len(cut.parts)} network calls)")
             if camera is not None and film is not None:
                 frames = camera.frames(number, restored)
-                save(frames, self._named(film, seed))
-                said.append(f"wrote {self._named(film, seed)} ({len(frames)} frames)")
+                said.append(f"wrote {self._write(encoded(frames, film.suffix), film, seed)} ({len(frames)} frames)")
         return Made(tuple(wrote), tuple(said))
 
-    def _named(self, path: Path, seed: int) -> Path:
-        return path if len(self.seeds) == 1 else path.with_stem(f"{path.stem}-{seed}")
+    def _write(self, made: bytes, path: Path, seed: int) -> Path:
+        named = path if len(self.seeds) == 1 else path.with_stem(f"{path.stem}-{seed}")
+        with replacing(named) as fresh:
+            fresh.write_bytes(made if self.signed is None else self.signed(made))
+        return named
 
 
 def told(photo: Photo, align: Any, crop: Crop) -> list[str]:

@@ -5,7 +5,11 @@ from omegaconf import DictConfig
 from diffusion_lab.cli import command
 
 
-@command("restore", paths=["image", "mask", "output", "inpainter", "paths.logs"], rename={"mask": "hole"})
+@command(
+    "restore",
+    paths=["image", "mask", "output", "film", "inpainter", "credentials.chain", "credentials.key", "paths.logs"],
+    rename={"mask": "hole"},
+)
 def main(cfg: DictConfig) -> None:
     from diffusion_lab.restoring import run  # late: help does not wait for torch
 

@@ -14,7 +14,6 @@ ONNX is for exchange. A .pt2 is for whoever wrote it: to load one is to trust it
 """
 
 import argparse
-import hashlib
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +24,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from diffusion_lab import recipe
-from diffusion_lab.files import replacing
+from diffusion_lab.files import replacing, sha256
 from diffusion_lab.inpainting import Inpainter
 from diffusion_lab.networks.dit import DiT
 from diffusion_lab.networks.unet import UNet
@@ -42,9 +41,7 @@ Call = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 
 def identity(folder: Path) -> dict[str, str]:
     """What an exported file carries to be known by: the recipe of an inpainter's folder and its weights' SHA-256."""
-    described = json.dumps(recipe.read(folder))
-    with (folder / "model.safetensors").open("rb") as file:
-        return {"recipe": described, "weights": hashlib.file_digest(file, "sha256").hexdigest()}
+    return {"recipe": json.dumps(recipe.read(folder)), "weights": sha256(folder / "model.safetensors")}
 
 
 def exportable(network: nn.Module) -> UNet | DiT:

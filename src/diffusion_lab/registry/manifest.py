@@ -7,17 +7,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from diffusion_lab.files import sha256
+
 MANIFEST = "manifest.json"
 
 
 def digests(folder: Path) -> dict[str, str]:
     """The sha256 of every file but the manifest."""
-    found = {}
-    for path in sorted(folder.iterdir()):
-        if path.name != MANIFEST:
-            with path.open("rb") as file:
-                found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return found
+    return {path.name: sha256(path) for path in sorted(folder.iterdir()) if path.name != MANIFEST}
+
+
+def version_of(model: Path) -> str:
+    """How a folder's model is called: name@number in a registry, else the beginning of its weights' SHA-256."""
+    folder = model.resolve()
+    if (folder / MANIFEST).is_file():
+        return f"{folder.parent.name}@{folder.name}"
+    return sha256(folder / "model.safetensors")[:12]
 
 
 def seal(folder: Path, registered: str) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from diffusion_lab import recipe, tasks
 from diffusion_lab.cascade import sides
 from diffusion_lab.data.crops import Crop, named
+from diffusion_lab.registry.manifest import version_of
 from diffusion_lab.serving.engine import (
     Event,
     Finished,
@@ -28,7 +29,6 @@ from diffusion_lab.serving.engine import (
     SwapRefused,
 )
 from diffusion_lab.serving.replica import Standing, Wish
-from diffusion_lab.serving.swapping import version_of
 
 log = logging.getLogger(__name__)
 

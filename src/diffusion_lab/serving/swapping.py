@@ -1,6 +1,5 @@
 """What a model must show before it serves: whole files, a model of the right size, and what it is known to do."""
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,9 @@ from torch import Tensor
 from diffusion_lab import cascade
 from diffusion_lab.data.crops import Crop, named
 from diffusion_lab.diffusion.denoiser import Condition, Denoiser, Prediction
+from diffusion_lab.files import sha256
 from diffusion_lab.pictures import to_uint8
+from diffusion_lab.registry.manifest import version_of
 from diffusion_lab.serving.backends import Backend, eager
 from diffusion_lab.serving.engine import SwapRefused
 from diffusion_lab.tasks import Task
@@ -63,20 +64,6 @@ class Model:
         return denoise
 
 
-def digest(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def version_of(folder: Path) -> str:
-    """How a model is called: name@number in a registry, else the beginning of its weights' SHA-256."""
-    folder = folder.resolve()
-    if (folder / "manifest.json").is_file():
-        return f"{folder.parent.name}@{folder.name}"
-    return digest(folder / "model.safetensors")[:12]
-
-
 def verify(folder: Path) -> None:
     """Compares the files of a folder with its manifest; without one there is nothing to compare.
 
@@ -92,7 +79,7 @@ def verify(folder: Path) -> None:
     for name, wanted in files.items():
         if Path(name).name != name or not (folder / name).is_file():
             raise SwapRefused(f"'{name}' of the manifest is not in '{folder}'")
-        if digest(folder / name) != wanted:
+        if sha256(folder / name) != wanted:
             raise SwapRefused(f"'{folder / name}' is not the file that the manifest describes: use another copy")
 
 

@@ -1,6 +1,5 @@
 """Checkpoints that survive a kill at any moment: written aside, checked, and moved into place."""
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_warn
 
-from diffusion_lab.files import replacing
+from diffusion_lab.files import replacing, sha256
 
 
 def validates(trainer: Trainer) -> bool:
@@ -43,11 +42,6 @@ def sidecar(path: Path) -> Path:
     return path.with_name(path.name + ".sha256")
 
 
-def digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 class SafeCheckpointIO(CheckpointIO):
     """Writes a checkpoint and its sha256 so that a reader finds either a whole one or none.
 
@@ -62,7 +56,7 @@ class SafeCheckpointIO(CheckpointIO):
                     torch.save(checkpoint, file)
                 # The sum first: a checkpoint without one is taken for unfinished.
                 with replacing(sidecar(path)) as sum_:
-                    sum_.write_text(digest(fresh))
+                    sum_.write_text(sha256(fresh))
         except (OSError, RuntimeError) as error:
             # torch fails again while it closes the file that it could not write, with an error of its own.
             cause = error if isinstance(error, OSError) else error.__context__
@@ -85,7 +79,7 @@ class SafeCheckpointIO(CheckpointIO):
 
 def valid(path: Path) -> bool:
     """Whether a checkpoint is whole: its bytes have the sum that stands beside it."""
-    return path.is_file() and sidecar(path).is_file() and digest(path).encode() == sidecar(path).read_bytes().strip()
+    return path.is_file() and sidecar(path).is_file() and sha256(path).encode() == sidecar(path).read_bytes().strip()
 
 
 def newest_valid(folder: Path) -> Path | None:
