@@ -1,5 +1,7 @@
 import json
 import math
+import shlex
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -7,10 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from diffusion_lab.serving.measures import Measures
-from diffusion_lab.serving.monitor import Histogram, compare, histograms, main
+from diffusion_lab.serving.monitor import FIGURES, Histogram, compare, histograms, main, trained_inputs
 
 Visit = Callable[..., None]
 
@@ -144,3 +149,54 @@ def test_what_cannot_be_read_is_said(
         assert message in capsys.readouterr().err
     with pytest.raises(ValueError, match="no histogram diffusion_lab_mask_fraction"):
         histograms("# HELP nothing\n")
+
+
+@given(st.lists(st.floats(0, 1), max_size=60), st.integers(0, 1000))
+def test_values_fall_into_the_buckets_they_were_counted_in(values: list[float], seed: int) -> None:
+    bounds = (*sorted(np.random.default_rng(seed).uniform(0.01, 1, 5)), math.inf)
+
+    def counted(said: list[float]) -> tuple[int, ...]:
+        return tuple(sum(value <= bound for value in said) for bound in bounds)
+
+    made = Histogram(bounds, counted(values)).values()
+    assert made == sorted(made)
+    assert counted(made) == counted(values)
+
+
+def test_tables_of_what_was_compared(service: Service, inputs: Path, tmp_path: Path) -> None:
+    """SciPy's distance of Kolmogorov and Smirnov between the two tables is the one that the verdict has."""
+    for grey in np.linspace(0.4, 0.6, 20):
+        service.visit(np.linspace(0.2, 0.9, 10).tolist(), float(grey))
+    main([service.url, "--inputs", str(inputs), "--tables", str(tmp_path / "made" / "tables")])
+    tables = {}
+    for name in ("current", "reference"):
+        names, *rows = (tmp_path / "made" / "tables" / f"{name}.csv").read_text().splitlines()
+        columns = np.array([row.split(",") for row in rows], dtype=float).T
+        tables[name] = dict(zip(names.split(","), columns, strict=True))
+        assert {column: len(x) for column, x in tables[name].items()} == dict.fromkeys(FIGURES, len(rows))
+    assert len(tables["current"]["mask_fraction"]) == 200
+    assert len(tables["reference"]["mask_fraction"]) == 500
+    found, trained = histograms(service.measures.text().decode()), trained_inputs(inputs)
+    for name in FIGURES:
+        distance = scipy.stats.ks_2samp(tables["current"][name], tables["reference"][name]).statistic
+        assert f"distance {distance:.2f} (" in compare(name, found[name], trained[name], 0.2, 1).sentence
+
+
+@pytest.mark.slow
+@pytest.mark.network
+def test_evidently_sees_which_figure_drifts(service: Service, inputs: Path, tmp_path: Path) -> None:
+    """By the words of docs/pipeline.md, in an environment of its own."""
+    for grey in np.linspace(0.4, 0.6, 20):
+        service.visit(np.linspace(0.4, 0.9, 10).tolist(), float(grey))
+    assert main([service.url, "--inputs", str(inputs), "--tables", str(tmp_path / "drift")]) == 1
+    page = (Path(__file__).parents[2] / "docs" / "pipeline.md").read_text()
+    packages, _, rest = page.partition("uv run --no-project ")[2].partition(" python - <<end\n")
+    program = rest.partition("end\n```")[0] + "print('verdict', report.json())"
+    command = ["uv", "run", "--no-project", *shlex.split(packages), "python", "-"]
+    done = subprocess.run(command, input=program, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.partition("verdict ")[2])
+    chance = {m["config"]["column"]: m["value"] for m in told["metrics"] if "column" in m["config"]}
+    assert chance["mask_fraction"] < 1e-6
+    assert chance["input_brightness"] > 0.05
+    assert "mask_fraction" in (tmp_path / "drift" / "report.html").read_text()

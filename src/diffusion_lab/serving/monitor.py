@@ -7,6 +7,8 @@ are too few visitors to tell, 1 when they do not, 2 when something could not be 
 
 import argparse
 import bisect
+import csv
+import itertools
 import json
 import math
 import sys
@@ -44,6 +46,21 @@ class Histogram:
             return self
         fresh = tuple(now - then for now, then in zip(self.counts, before.counts, strict=True))
         return Histogram(self.bounds, fresh) if min(fresh) >= 0 else self
+
+    def values(self) -> list[float]:
+        """As many as were counted of a share, rising, each somewhere in its bucket: they are spread evenly over it.
+
+        Example:
+            >>> Histogram((0.5, math.inf), (2, 3)).values()  # a share is 1 at most
+            [0.125, 0.375, 0.75]
+        """
+        found: list[float] = []
+        before, start = 0, 0.0
+        for count, end in zip(map(round, self.counts), self.bounds, strict=True):
+            stop = min(end, 1.0)
+            found += [start + (stop - start) * (i + 0.5) / (count - before) for i in range(count - before)]
+            before, start = count, stop
+        return found
 
 
 @dataclass(frozen=True)
@@ -139,6 +156,32 @@ def fetched(url: str) -> str:
         raise ValueError(f"{address} does not answer: {error}") from None
 
 
+def write_tables(folder: Path, live: Mapping[str, Histogram], trained: Mapping[str, Sequence[float]]) -> None:
+    """Writes ``current.csv`` and ``reference.csv``, a column for each figure, for programs that compare tables.
+
+    A service keeps no value of anybody, only histograms: so a row is nobody's, each column rises by itself, and both
+    tables are spread over the same buckets.
+
+    Args:
+        folder: is made.
+        live: of the visitors.
+        trained: values of training examples, sorted.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    seen = {name: histogram.values() for name, histogram in live.items()}
+    learned = {
+        name: Histogram(
+            histogram.bounds, tuple(bisect.bisect_right(trained[name], end) for end in histogram.bounds)
+        ).values()
+        for name, histogram in live.items()
+    }
+    for file, columns in (("current.csv", seen), ("reference.csv", learned)):
+        with (folder / file).open("w", encoding="utf-8", newline="") as stream:
+            rows = csv.writer(stream)
+            rows.writerow(columns)
+            rows.writerows(itertools.zip_longest(*columns.values()))
+
+
 def _earlier(path: Path | None) -> Mapping[str, Histogram]:
     if path is None or not path.is_file():
         return {}
@@ -170,6 +213,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--bound", type=float, default=0.2, help="distance that does not matter (default: %(default)s)")
     parser.add_argument("--least", type=int, default=100, help="requests that are needed (default: %(default)s)")
     parser.add_argument("--since", type=Path, help="file that keeps the counts, so that each call looks at what is new")
+    parser.add_argument("--tables", type=Path, help="folder for what was compared as tables, which Evidently reads")
     asked = parser.parse_args(arguments)
     try:
         trained = trained_inputs(asked.inputs)
@@ -179,6 +223,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         verdicts = [
             compare(said, fresh[name], trained[name], asked.bound, asked.least) for name, said in FIGURES.items()
         ]
+        if asked.tables is not None:
+            write_tables(asked.tables, fresh, trained)
         if asked.since is not None and all(histogram.total >= asked.least for histogram in fresh.values()):
             _note(asked.since, found)  # too few are looked at again, together with the next ones
     except (ValueError, OSError) as error:
