@@ -12,7 +12,7 @@ RUN pip install "pip>=25.1" && pip install ${TORCH_INDEX:+--index-url "$TORCH_IN
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
 # What the service needs and nothing of the training: no Lightning, no W&B, no torchvision.
-RUN pip install --group service
+RUN pip install --group service --group telemetry
 COPY src src
 COPY conf conf
 RUN pip install --no-deps .

@@ -103,14 +103,6 @@ def inpainter() -> Inpainter:
     return small_inpainter()
 
 
-@pytest.fixture(autouse=True)
-def loggers_that_speak() -> None:
-    """A script's Hydra switches off all loggers that it finds, which in this process are those of other tests."""
-    for name, logger in logging.root.manager.loggerDict.items():
-        if name.startswith("diffusion_lab") and isinstance(logger, logging.Logger):
-            logger.disabled = False
-
-
 @pytest.fixture
 def run_script(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
     """Runs a script as the interpreter would, in this process: its exit code, stdout and stderr."""

@@ -1,20 +1,32 @@
 """What can be known of the container files without a container engine."""
 
 import asyncio
+import contextlib
+import gzip
 import json
+import os
 import re
 import shutil
+import signal
+import socket
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import httpx
 import pytest
 import torch
 import yaml
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 
 from diffusion_lab.inpainting import Inpainter
 from diffusion_lab.serving.local import LocalEngine
 from diffusion_lab.serving.measures import Measures
+from patience import until
 
 ROOT = Path(__file__).parents[1]
 
@@ -23,7 +35,8 @@ def queries() -> list[str]:
     """Every PromQL expression of the dashboard and of the alerts."""
     dashboard = json.loads((ROOT / "deploy/grafana/dashboards/service.json").read_text())
     alerts = yaml.safe_load((ROOT / "deploy/alerts.yml").read_text())
-    return [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]] + [
+    panels = [panel for panel in dashboard["panels"] if panel["datasource"]["type"] == "prometheus"]
+    return [target["expr"] for panel in panels for target in panel["targets"]] + [
         rule["expr"] for group in alerts["groups"] for rule in group["rules"]
     ]
 
@@ -105,6 +118,75 @@ def test_a_failure_that_never_happened_is_counted_as_none() -> None:
     shown = Measures().text().decode()
     for code in ("non_finite_output", "engine_error"):
         assert f'diffusion_lab_failed_total{{code="{code}"}} 0.0\n' in shown
+
+
+class Loki(ThreadingHTTPServer):
+    """Takes log lines as Loki does (OTLP in protobuf over HTTP, one address), and keeps them."""
+
+    def __init__(self) -> None:
+        lines: list[tuple[dict[str, str], LogRecord]] = []
+        self.lines = lines
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                body = gzip.decompress(body) if self.headers["Content-Encoding"] == "gzip" else body
+                for of in ExportLogsServiceRequest.FromString(body).resource_logs:
+                    who = {each.key: each.value.string_value for each in of.resource.attributes}
+                    lines.extend((who, line) for scope in of.scope_logs for line in scope.log_records)
+                self.send_response(200 if self.path == "/otlp/v1/logs" else 404)
+                self.end_headers()
+
+            def log_message(self, *arguments: object) -> None:
+                pass
+
+        super().__init__(("127.0.0.1", 0), Handler)
+
+
+@pytest.fixture
+def loki() -> Iterator[Loki]:
+    with Loki() as made:
+        thread = threading.Thread(target=made.serve_forever)
+        thread.start()
+        yield made
+        made.shutdown()
+        thread.join()
+
+
+@pytest.mark.slow
+def test_the_log_reaches_loki_with_its_traces(loki: Loki, tmp_path: Path) -> None:
+    """The service as `compose.yaml` starts it, but for the addresses."""
+    service = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]["service"]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    where = "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT"
+    address = service["environment"][where].replace("loki:3100", f"127.0.0.1:{loki.server_port}")
+    environment = {**os.environ, **service["environment"], where: address}
+    words = [Path(sys.executable).parent / word for word in service["entrypoint"][:2]]
+    with (
+        (tmp_path / "output").open("w") as output,
+        subprocess.Popen([*words, "serve", f"port={port}"], env=environment, stdout=output, stderr=output) as process,
+    ):
+        try:
+            with httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
+                until(lambda: answers(client))
+                client.get("/v1/info")
+        finally:
+            process.send_signal(signal.SIGTERM)
+    written = (tmp_path / "output").read_text()
+    said = {line.body.string_value: line for who, line in loki.lines if who["service.name"] == "diffusion_lab"}
+    (info,) = (line for text, line in said.items() if text.startswith("GET /v1/info 200"))
+    assert info.severity_text == "INFO"
+    assert len(info.trace_id) == 16
+    assert not any("/readyz 200" in text for text in said), "machines that ask whether all is well leave no line"
+    assert all(text in written for text in said), "what Loki has, the container's own output has too"
+
+
+def answers(client: httpx.Client) -> bool:
+    with contextlib.suppress(httpx.TransportError):
+        return client.get("/readyz").status_code == 200
+    return False
 
 
 def test_the_files_that_are_mounted_and_copied_exist() -> None:

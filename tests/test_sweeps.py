@@ -184,7 +184,7 @@ main()
 """
 
 CONFIG = """
-defaults: [_self_, override hydra/launcher: processes, override hydra/job_logging: disabled]
+defaults: [_self_, override hydra/launcher: processes, override hydra/job_logging: none]
 name: night
 x: 0
 steps: 1

@@ -23,7 +23,7 @@ from diffusion_lab.serving.errors import Mistake, declared
 from diffusion_lab.serving.faces import Alignment, Eyes
 from diffusion_lab.serving.measures import Measures
 from diffusion_lab.serving.requests import read_form, unless_gone
-from diffusion_lab.serving.security import Guard, Keys, everybody
+from diffusion_lab.serving.security import PROBES, Guard, Keys, everybody
 from diffusion_lab.serving.settings import JobSettings, Limits, Offer, Reading, Settings
 
 PAGE = Path(__file__).with_name("page")
@@ -158,7 +158,7 @@ def create_app(
         redoc_url=None,
         lifespan=lifespan,
         # Spans and metrics go wherever an OpenTelemetry SDK in this process sends them; without one they cost nothing.
-        telemetry={"exclude": lambda scope: scope["path"] in ("/healthz", "/readyz", "/metrics")},
+        telemetry={"exclude": lambda scope: scope["path"] in PROBES},
     )
     app.add_middleware(
         Guard,

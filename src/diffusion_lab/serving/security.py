@@ -31,6 +31,8 @@ HEADERS = {
 }
 LEFT = 499
 """What the answer to a client that has left is counted as; nobody reads it."""
+PROBES = ("/healthz", "/readyz", "/metrics")
+"""What machines ask every few seconds: no traces, and in the log only what is wrong."""
 
 
 def digest(key: str) -> str:
@@ -209,7 +211,8 @@ class Guard:
             route = getattr(scope.get("route"), "path", "unknown")
             seconds = time.monotonic() - began
             self.measures.answered(route, status or LEFT, seconds)
-            log.info("%s %s %d %.0f ms %s", scope["method"], route, status or LEFT, seconds * 1000, name)
+            level = logging.DEBUG if route in PROBES and status == 200 else logging.INFO
+            log.log(level, "%s %s %d %.0f ms %s", scope["method"], route, status or LEFT, seconds * 1000, name)
 
     def check_head(self, scope: Scope) -> None:
         """Refuses what is too long before the body."""
