@@ -1,7 +1,6 @@
 """Small folders in CelebA's format and small models, made on the spot."""
 
 import io
-import logging
 import os
 import runpy
 import sys

@@ -64,6 +64,7 @@ def test_an_upright_frame_of_the_same_size_is_a_slice() -> None:
     frame = Frame(30.0, 20.0, 16.0)
     assert np.array_equal(frame.cut(pixels, 16), pixels[12:28, 22:38])
     assert np.array_equal(frame.spread(pixels[12:28, 22:38]).part(24, 13, 30, 20), pixels[13:20, 24:30])
+    assert np.array_equal(frame.spread(pixels[12:28, 22:38]).part(22, 12, 38, 28), pixels[12:28, 22:38])
     beyond = Frame(0.0, 0.0, 4.0).cut(pixels, 4)
     assert np.array_equal(beyond, np.pad(pixels[:2, :2], ((2, 0), (2, 0), (0, 0)), mode="edge"))
 
@@ -93,6 +94,34 @@ def test_parts_are_parts_of_the_whole() -> None:
     whole = spread.part(30, 40, 70, 80)
     apart = np.abs(whole[10:25].astype(int) - spread.part(30, 50, 70, 65))
     assert apart.max() <= 1  # Pillow keeps the edges of a part as single floats
+
+
+def test_an_upright_hole_of_the_same_size_is_a_slice() -> None:
+    """Whatever lies next to it; beyond the edges theirs is repeated, as of the pixels."""
+    mask = np.random.default_rng(0).random((40, 50)) < 0.5
+    assert np.array_equal(Frame(30.0, 20.0, 16.0).cut_hole(mask, 16), mask[12:28, 22:38])
+    assert np.array_equal(Frame(0.0, 0.0, 8.0).cut_hole(mask, 8), np.pad(mask[:4, :4], ((4, 0), (4, 0)), mode="edge"))
+    assert np.array_equal(
+        Frame(50.0, 40.0, 8.0).cut_hole(mask, 8), np.pad(mask[-4:, -4:], ((0, 4), (0, 4)), mode="edge")
+    )
+
+
+@given(st.floats(-math.pi, math.pi), st.floats(30, 120))
+@settings(max_examples=30, deadline=None)
+def test_a_turned_square_is_whole_to_its_corners(angle: float, side: float) -> None:
+    """Of two ramps: each pixel is the place that it was taken from."""
+    y, x = np.mgrid[:256, :256].astype(np.uint8)
+    frame = Frame(126.0, 131.0, side, angle)
+    middles = (np.stack(np.meshgrid(np.arange(32), np.arange(32)), axis=-1) + 0.5) / 32
+    places = frame.outside(middles.reshape(-1, 2)).reshape(32, 32, 2) - 0.5
+    cut = frame.cut(np.stack([x, y, x], axis=-1), 32)
+    assert np.abs(cut[..., :2] - places).max() < 1.5
+
+
+@given(FRAMES, st.floats(0.1, 10), st.lists(POINT, min_size=1, max_size=3))
+def test_a_larger_picture_has_a_larger_frame(frame: Frame, scale: float, points: list[tuple[float, float]]) -> None:
+    places = np.array(points) / 300
+    np.testing.assert_allclose(frame.scaled(scale).outside(places), scale * frame.outside(places), atol=1e-6)
 
 
 @settings(max_examples=50, deadline=None)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from diffusion_lab import photo
 from diffusion_lab.data.crops import full
-from diffusion_lab.seams import OWN, WIDTH, closed
+from diffusion_lab.seams import OWN, closed
 
 SIDE = 64
 EXACTLY = partial(torch.testing.assert_close, rtol=0, atol=0)
@@ -47,8 +47,11 @@ def step(filled: Tensor, image: Tensor, mask: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("shade", [0.02, -0.05])
 def test_on_a_straight_border_a_step_fades_as_a_gaussian(shade: float) -> None:
-    """G * w d over g is the integral along the border: w d exp(-t^2 / 2 sigma^2) at t pixels from it."""
-    grey, sigma = torch.zeros(1, 3, SIDE, SIDE), WIDTH * SIDE
+    """G * w d over g is the integral along the border: w d exp(-t^2 / 2 sigma^2) at t pixels from it.
+
+    By docs/photos.md sigma is a thirty-second of the square.
+    """
+    grey, sigma = torch.zeros(1, 3, SIDE, SIDE), SIDE / 32
     made = closed(torch.where(RIGHT, shade, grey), grey, RIGHT)[0, 1, SIDE // 2, 32:]
     removed = shade * math.exp(-(shade**2) / (2 * OWN**2)) * torch.exp(-(torch.arange(32.0) ** 2) / (2 * sigma**2))
     torch.testing.assert_close(made, shade - removed, atol=0.01 * abs(shade), rtol=0)
@@ -98,6 +101,13 @@ def test_without_a_border_nothing_changes() -> None:
     filled, image = smooth(1), smooth(2)
     for everywhere in (torch.zeros_like(BOX), torch.ones_like(BOX)):
         EXACTLY(closed(filled, image, everywhere), filled)
+
+
+@pytest.mark.parametrize("end", [1.0, -1.0])
+def test_no_colour_goes_beyond_black_and_white(end: float) -> None:
+    """Known pixels that are lighter than white ask for a filling that is too: it is white."""
+    filled = torch.full((1, 3, SIDE, SIDE), end)
+    EXACTLY(closed(filled, 1.05 * filled, BOX), filled)
 
 
 def test_every_square_has_its_own_border() -> None:

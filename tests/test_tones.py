@@ -68,6 +68,27 @@ def test_ordinary_pictures_flat_ones_and_almost_nothing_are_left_alone() -> None
     assert tone(0.2 * x, torch.ones_like(hole)) == Tone()
 
 
+def test_a_hundred_known_pixels_tell_a_tone_and_fewer_do_not() -> None:
+    x, _ = square(0)
+    for known, told in ((100, True), (99, False)):
+        hole = torch.ones(SIDE * SIDE, dtype=torch.bool)
+        hole[torch.randperm(SIDE * SIDE, generator=torch.Generator().manual_seed(0))[:known]] = False
+        assert (tone(0.2 * x, hole.view(1, SIDE, SIDE)) != Tone()) == told
+
+
+def test_a_contrast_of_just_the_limit_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    grey, nothing = torch.full((3, SIDE, SIDE), -0.5), torch.zeros(1, SIDE, SIDE, dtype=torch.bool)
+    grey[:, : SIDE // 2] = 0.25
+    weights = torch.tensor([0.299, 0.587, 0.114])
+    levels = ((torch.tensor([[-0.5] * 3, [0.25] * 3]) @ weights).double() + 1) / 2
+    monkeypatch.setattr("diffusion_lab.tones.LEAST", float(levels[1] - levels[0]))
+    assert tone(grey, nothing) == Tone()
+
+
+def test_what_gets_too_light_or_too_dark_is_cut_off() -> None:
+    assert Tone(3.0, 0.5).lit(torch.tensor([-1.0, 0.1, 1.0])).tolist() == [-1.0, pytest.approx(0.8), 1.0]
+
+
 @pytest.mark.parametrize(("black", "white"), [(0, 255), (0, 70), (120, 200)])
 def test_a_photo_comes_back_as_it_was(black: int, white: int) -> None:
     """A model that paints what it is shown in the hole: the squares' own colours, of a picture that is smooth there."""

@@ -97,7 +97,7 @@ class Frame:
                 narrow[row : row + STRIP] = strip.resize((grid, strip.height), Image.Resampling.LANCZOS, box=sides)
             tall = Image.fromarray(narrow[rows - rows[0]])
             upright = tall.resize((grid, grid), Image.Resampling.LANCZOS, box=(0, box[1], grid, box[3]))
-        return self._turned(np.asarray(upright), size, 1.0)
+        return self._turned(np.asarray(upright), size)
 
     def cut_hole(self, mask: NDArray[np.bool_], size: int) -> NDArray[np.bool_]:
         """The square of a mask ``(H, W)``: a pixel is a hole if a part of it is."""
@@ -109,12 +109,12 @@ class Frame:
             np.maximum(high.clip(0, length), low + 1, out=high)
         rows = np.stack([mask[a:b].any(0) for a, b in zip(lows[0], highs[0], strict=True)])
         upright = np.stack([rows[:, a:b].any(1) for a, b in zip(lows[1], highs[1], strict=True)], axis=1)
-        return self._turned(upright.astype(np.float32), size, 1.0) > 0
+        return self._turned(upright.astype(np.float32), size) > 0
 
     def spread(self, square: Pixels) -> "Spread":
         """A square ``(size, size, 3)`` laid back over the picture."""
         _, upright = self._upright(size := len(square))
-        return Spread(Image.fromarray(self._turned(square, size, -1.0)), *upright)
+        return Spread(Image.fromarray(self._turned(square, size, back=True)), *upright)
 
     @property
     def _turn(self) -> Points:
@@ -133,19 +133,19 @@ class Frame:
         side = self.side * grid / size
         return grid, (self.x - side / 2, self.y - side / 2, side)
 
-    def _turned(self, upright: NDArray[Any], size: int, sense: float) -> NDArray[Any]:
-        """Our square of the upright one around it (sense 1), or the other way round (-1), pixel by pixel."""
+    def _turned(self, given: NDArray[Any], size: int, back: bool = False) -> NDArray[Any]:
+        """Our square of the upright one around it, pixel by pixel; or, back, that one of ours."""
         if self.angle == 0:
-            return upright
+            return given
         import cv2  # late: filling no hole needs it
 
-        sides = (size, self._grid(size)) if sense > 0 else (self._grid(size), size)
-        turn = self._turn if sense > 0 else self._turn.T
+        sides = (self._grid(size), size) if back else (size, self._grid(size))
+        turn = self._turn.T if back else self._turn
         middles = [np.full(2, side / 2 - 0.5) for side in sides]
         matrix = np.column_stack([turn, middles[1] - turn @ middles[0]])
-        whole = upright.dtype == np.uint8
+        whole = given.dtype == np.uint8
         how = (cv2.INTER_LANCZOS4 if whole else cv2.INTER_LINEAR) | cv2.WARP_INVERSE_MAP
-        turned = cv2.warpAffine(upright, matrix, (sides[0], sides[0]), flags=how, borderMode=cv2.BORDER_REPLICATE)
+        turned = cv2.warpAffine(given, matrix, (sides[0], sides[0]), flags=how, borderMode=cv2.BORDER_REPLICATE)
         return np.asarray(turned)
 
 
