@@ -11,6 +11,7 @@ from diffusion_lab import recipe
 from diffusion_lab.diffusion.denoiser import Condition, NetworkDenoiser, Prediction
 from diffusion_lab.diffusion.noise import ExampleNoise, Noise
 from diffusion_lab.diffusion.sampling import Constrain, Rows, Sampler, keep_clean, sample
+from diffusion_lab.files import sha256
 from diffusion_lab.tasks import Task, inpainting
 from diffusion_lab.windows import Windows
 
@@ -230,3 +231,11 @@ def newest(logs: Path) -> Path:
     """The inpainter of the newest run below a folder of logs, or the one that comes with the package."""
     found = sorted(logs.glob("**/inpainter/recipe.json"), key=lambda path: path.stat().st_mtime)
     return found[-1].parent if found else shipped()
+
+
+def version_of(model: Path) -> str:
+    """How a folder's model is called: name@number in a registry, else the beginning of its weights' SHA-256."""
+    folder = model.resolve()
+    if (folder / "manifest.json").is_file():
+        return f"{folder.parent.name}@{folder.name}"
+    return sha256(folder / "model.safetensors")[:12]

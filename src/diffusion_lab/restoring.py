@@ -26,11 +26,10 @@ from diffusion_lab.diffusion.sampling import Sampler
 from diffusion_lab.files import held, replacing
 from diffusion_lab.film import FORMATS, Camera, encoded
 from diffusion_lab.holes import MaskMode, as_mask
-from diffusion_lab.inpainting import device
+from diffusion_lab.inpainting import device, version_of
 from diffusion_lab.opening import as_rgb, opened
 from diffusion_lab.photo import Photo
 from diffusion_lab.pictures import png
-from diffusion_lab.registry.manifest import version_of
 from diffusion_lab.scripts import chosen
 from diffusion_lab.workers import Failed, Made, Make
 

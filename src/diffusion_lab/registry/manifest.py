@@ -17,14 +17,6 @@ def digests(folder: Path) -> dict[str, str]:
     return {path.name: sha256(path) for path in sorted(folder.iterdir()) if path.name != MANIFEST}
 
 
-def version_of(model: Path) -> str:
-    """How a folder's model is called: name@number in a registry, else the beginning of its weights' SHA-256."""
-    folder = model.resolve()
-    if (folder / MANIFEST).is_file():
-        return f"{folder.parent.name}@{folder.name}"
-    return sha256(folder / "model.safetensors")[:12]
-
-
 def seal(folder: Path, registered: str) -> None:
     """Writes the manifest of what is in a folder now, and when that was registered."""
     (folder / MANIFEST).write_text(_text(digests(folder), registered), encoding="utf-8")

@@ -13,7 +13,7 @@ from typing import Any
 from diffusion_lab import recipe, tasks
 from diffusion_lab.cascade import sides
 from diffusion_lab.data.crops import Crop, named
-from diffusion_lab.registry.manifest import version_of
+from diffusion_lab.inpainting import version_of
 from diffusion_lab.serving.engine import (
     Event,
     Finished,

@@ -12,8 +12,8 @@ from diffusion_lab import cascade
 from diffusion_lab.data.crops import Crop, named
 from diffusion_lab.diffusion.denoiser import Condition, Denoiser, Prediction
 from diffusion_lab.files import sha256
+from diffusion_lab.inpainting import version_of
 from diffusion_lab.pictures import to_uint8
-from diffusion_lab.registry.manifest import version_of
 from diffusion_lab.serving.backends import Backend, eager
 from diffusion_lab.serving.engine import SwapRefused
 from diffusion_lab.tasks import Task
