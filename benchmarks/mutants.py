@@ -49,12 +49,12 @@ TESTS = {
 }
 """What is drawn from by default."""
 RESTORATION = {
-    "photo.py": "test_photo.py",
-    "parts.py": "test_parts.py",
+    "photo/__init__.py": "photo/test_photo.py",
+    "photo/parts.py": "photo/test_parts.py",
     "frames.py": "test_frames.py",
     "holes.py": "test_holes.py",
-    "tones.py": "test_tones.py",
-    "seams.py": "test_seams.py",
+    "photo/tones.py": "photo/test_tones.py",
+    "photo/seams.py": "photo/test_seams.py",
 }
 """Drawn from with ``--restoration``, so that the samples of the others stay what they were."""
 WARM = [

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from photo import holed, looked_at, pictures, scene
 from PIL import Image
 
 from diffusion_lab import cascade, photo
 from diffusion_lab.data.crops import named
 from diffusion_lab.inpainting import shipped
 from diffusion_lab.pictures import to_uint8
+from photo import holed, looked_at, pictures, scene
 
 ROWS = ((1, "eyes"), (9, "mouth"), (11, "centre"), (4, "glasses"))
 """Number of the face, and its hole."""

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from photo import hole, pictures
 from PIL import Image, ImageDraw
 from skimage import data
 
@@ -15,6 +14,7 @@ from diffusion_lab.data.celeba import built_in_faces
 from diffusion_lab.data.crops import named
 from diffusion_lab.frames import Frame
 from diffusion_lab.inpainting import shipped
+from photo import hole, pictures
 
 PLACES = ((3, Frame(190.0, 205.0, 240.0, math.radians(-18)), "eyes"), (8, Frame(520.0, 190.0, 190.0, 0.35), "mouth"))
 """Face, where its picture lies, its hole."""

@@ -19,8 +19,8 @@ import pytest
 from PIL import Image, ImageSequence
 
 from diffusion_lab.credentials import Credentials, named
-from diffusion_lab.film import encoded as encoded_film
 from diffusion_lab.pictures import png
+from diffusion_lab.restoring.film import encoded as encoded_film
 from small import small_inpainter
 
 c2pa = pytest.importorskip("c2pa")

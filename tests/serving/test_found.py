@@ -9,8 +9,8 @@ from fakes import FakeEngine, encoded, served
 from PIL import Image
 
 from diffusion_lab.data.crops import center148
-from diffusion_lab.faces import find
 from diffusion_lab.frames import Frame
+from diffusion_lab.photo.faces import find
 from diffusion_lab.serving.api import create_app
 from diffusion_lab.serving.settings import offered
 from portraits import two_on_a_wall

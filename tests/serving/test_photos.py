@@ -13,9 +13,9 @@ from PIL import Image
 
 from diffusion_lab.client import Client
 from diffusion_lab.data.crops import Crop, center148
-from diffusion_lab.faces import find
 from diffusion_lab.holes import as_mask
 from diffusion_lab.inpainting import Inpainter
+from diffusion_lab.photo.faces import find
 from diffusion_lab.serving.api import create_app
 from diffusion_lab.serving.local import LocalEngine
 from diffusion_lab.serving.settings import Limits, offered

@@ -26,8 +26,8 @@ from PIL import Image
 from diffusion_lab import serving
 from diffusion_lab.data.celeba import built_in_faces
 from diffusion_lab.data.crops import center148
-from diffusion_lab.faces import find
 from diffusion_lab.frames import Frame
+from diffusion_lab.photo.faces import find
 from small import DENOISER, MODEL, RESTORER, SEVERAL, small_inpainter
 
 PAGE = Path(serving.__file__).with_name("page")

@@ -14,7 +14,7 @@ from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel
 
 from diffusion_lab.credentials import Credentials
-from diffusion_lab.parts import expected
+from diffusion_lab.photo.parts import expected
 from diffusion_lab.serving import errors, faces, jobs, openai
 from diffusion_lab.serving.described import described
 from diffusion_lab.serving.desk import Desk, Filled, Order

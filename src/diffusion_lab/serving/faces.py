@@ -1,4 +1,4 @@
-"""The faces of a photo, as answers tell of them, and the address that finds them: see `diffusion_lab.faces`."""
+"""The faces of a photo, as answers tell of them, and the address that finds them: see `diffusion_lab.photo.faces`."""
 
 from typing import Any, Literal
 
@@ -8,10 +8,10 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
 from diffusion_lab.data.crops import Crop
-from diffusion_lab.faces import find
 from diffusion_lab.frames import Points
-from diffusion_lab.parts import aligned
 from diffusion_lab.photo import Photo
+from diffusion_lab.photo.faces import find
+from diffusion_lab.photo.parts import aligned
 from diffusion_lab.serving.described import described
 from diffusion_lab.serving.desk import Desk
 from diffusion_lab.serving.errors import declared

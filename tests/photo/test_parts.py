@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffusion_lab.data.crops import center148
-from diffusion_lab.parts import BAND, CONTEXT, MOST, divided, square_around
+from diffusion_lab.photo.parts import BAND, CONTEXT, MOST, divided, square_around
 
 
 def eyes(x: float, y: float, between: float, turn: float = 0.0) -> np.ndarray:

@@ -18,20 +18,21 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from diffusion_lab import albums, cascade, credentials, photo, workers
-from diffusion_lab.albums import Facts, Picture
+from diffusion_lab import cascade, credentials, photo
 from diffusion_lab.cascade import Model
 from diffusion_lab.data.crops import Crop, named
 from diffusion_lab.diffusion.sampling import Sampler
 from diffusion_lab.files import held, replacing
-from diffusion_lab.film import FORMATS, Camera, encoded
 from diffusion_lab.holes import MaskMode, as_mask
 from diffusion_lab.inpainting import device, version_of
 from diffusion_lab.opening import as_rgb, opened
 from diffusion_lab.photo import Photo
 from diffusion_lab.pictures import png
+from diffusion_lab.restoring import albums, workers
+from diffusion_lab.restoring.albums import Facts, Picture
+from diffusion_lab.restoring.film import FORMATS, Camera, encoded
+from diffusion_lab.restoring.workers import Failed, Made, Make
 from diffusion_lab.scripts import chosen
-from diffusion_lab.workers import Failed, Made, Make
 
 RECORD = "restored.jsonl"
 PLACES = ("image", "hole", "output", "film", "inpainter", "device", "workers", "paths", "hydra")

@@ -10,7 +10,7 @@ from PIL import Image
 
 from diffusion_lab.data.celeba import built_in_faces
 from diffusion_lab.data.crops import center148
-from diffusion_lab.faces import Face, apart, find
+from diffusion_lab.photo.faces import Face, apart, find
 
 EYES = np.array([[65.7, 84.8], [111.2, 84.8]])
 """On the average of 200, in the square of 178."""

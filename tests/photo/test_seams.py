@@ -13,7 +13,7 @@ from torch import Tensor
 
 from diffusion_lab import photo
 from diffusion_lab.data.crops import full
-from diffusion_lab.seams import OWN, closed
+from diffusion_lab.photo.seams import OWN, closed
 
 SIDE = 64
 EXACTLY = partial(torch.testing.assert_close, rtol=0, atol=0)

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusion_lab.albums import listed
 from diffusion_lab.restoring import RECORD, restored
-from diffusion_lab.workers import Made, Restore
+from diffusion_lab.restoring.albums import listed
+from diffusion_lab.restoring.workers import Made, Restore
 from small import RESTORER, small_inpainter
 
 RunScript = Callable[..., tuple[int, str, str]]

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageSequence
 from torch import Tensor
 
-from diffusion_lab import film
 from diffusion_lab.cascade import Model
+from diffusion_lab.restoring import film
 from small import small_cascade, small_inpainter
 
 RunScript = Callable[..., tuple[int, str, str]]

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from diffusion_lab.albums import Picture
 from diffusion_lab.cli import USER_ERRORS, sentence
+from diffusion_lab.restoring.albums import Picture
 
 
 class Made(NamedTuple):

@@ -17,16 +17,16 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from diffusion_lab import faces
 from diffusion_lab.cascade import Model, reduced
 from diffusion_lab.data.crops import Crop
 from diffusion_lab.diffusion.sampling import Sampler
 from diffusion_lab.frames import Pixels, Points
-from diffusion_lab.parts import Mask, Part, divided
+from diffusion_lab.photo import faces
+from diffusion_lab.photo.parts import Mask, Part, divided
+from diffusion_lab.photo.seams import closed
+from diffusion_lab.photo.tones import Tone, tone
 from diffusion_lab.pictures import from_pil, to_uint8
-from diffusion_lab.seams import closed
 from diffusion_lab.tasks import Task, inpainting
-from diffusion_lab.tones import Tone, tone
 
 STRIP = 256
 """Rows of a picture that are floats at a time: as a whole a phone's photo would be 300 MB."""

@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor, nn
 
-from diffusion_lab import cascade, faces
+from diffusion_lab import cascade
 from diffusion_lab.data.celeba import built_in_faces
 from diffusion_lab.data.crops import center148, full
 from diffusion_lab.data.degradations import unchanged
 from diffusion_lab.frames import Frame
 from diffusion_lab.inpainting import shipped
 from diffusion_lab.metrics.lpips import LPIPS
-from diffusion_lab.parts import BAND
-from diffusion_lab.photo import Photo, cut, erased, eyes_of, feathered, fill, hidden, part_seeds, paste
+from diffusion_lab.photo import Photo, cut, erased, eyes_of, faces, feathered, fill, hidden, part_seeds, paste
+from diffusion_lab.photo.parts import BAND
 from diffusion_lab.pictures import from_pil, to_pil, to_uint8
 from diffusion_lab.tasks import Task, inpainting, refinement, restoration, several
 

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from diffusion_lab import photo
 from diffusion_lab.data.crops import center148
+from diffusion_lab.photo.tones import LEAST, MIDDLE, WIDTH, Tone, tone
 from diffusion_lab.pictures import from_pil
-from diffusion_lab.tones import LEAST, MIDDLE, WIDTH, Tone, tone
 
 SIDE = 48
 
@@ -81,7 +81,7 @@ def test_a_contrast_of_just_the_limit_is_left_alone(monkeypatch: pytest.MonkeyPa
     grey[:, : SIDE // 2] = 0.25
     weights = torch.tensor([0.299, 0.587, 0.114])
     levels = ((torch.tensor([[-0.5] * 3, [0.25] * 3]) @ weights).double() + 1) / 2
-    monkeypatch.setattr("diffusion_lab.tones.LEAST", float(levels[1] - levels[0]))
+    monkeypatch.setattr("diffusion_lab.photo.tones.LEAST", float(levels[1] - levels[0]))
     assert tone(grey, nothing) == Tone()
 
 
