@@ -4,11 +4,11 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffusion_lab.data.crops import center148
-from diffusion_lab.photo.parts import BAND, CONTEXT, MOST, divided, square_around
+from diffusion_lab.photo.parts import BAND, Part, divided, square_around
 
 
 def eyes(x: float, y: float, between: float, turn: float = 0.0) -> np.ndarray:
@@ -23,6 +23,58 @@ def hole(width: int, height: int, *boxes: tuple[int, int, int, int]) -> np.ndarr
     for left, top, right, bottom in boxes:
         mask[top:bottom, left:right] = True
     return mask
+
+
+def shown(part: Part, shape: tuple[int, ...]) -> np.ndarray:
+    """A part's own pixels in the picture."""
+    mask = np.zeros(shape, np.bool_)
+    height, width = part.mask.shape
+    mask[part.top : part.top + height, part.left : part.left + width] = part.mask
+    return mask
+
+
+@given(st.integers(0, 10_000), st.sampled_from([1, 3]), st.integers(0, 2))
+@settings(max_examples=60, deadline=None)
+def test_parts_are_the_hole_and_each_lies_in_its_frame(seed: int, k: int, faces: int) -> None:
+    """Pictures that are divided pixel by pixel, and by blocks of three; faces of any turn, or none."""
+    rng = np.random.default_rng(seed)
+    width, height = (1024 * k - int(rng.integers(0, k)), int(rng.integers(100, 400)))
+    boxes = [(int(rng.integers(0, width - 90)), int(rng.integers(0, height - 90))) for _ in range(3)]
+    mask = hole(width, height, *((x, y, x + int(rng.integers(1, 90)), y + int(rng.integers(1, 90))) for x, y in boxes))
+    pairs = [
+        eyes(rng.uniform(0, width), rng.uniform(0, height), rng.uniform(20, 90), rng.uniform(-1, 1))
+        for _ in range(faces)
+    ]
+    parts = divided(mask, pairs, 16, center148())
+    assert np.array_equal(np.any([shown(part, mask.shape) for part in parts], axis=0), mask)
+    aligned = [shown(part, mask.shape) for part in parts if part.eyes is not None]
+    assert np.sum(aligned, axis=0).max(initial=0) <= 1  # a pixel has one face
+    for part in parts:
+        ys, xs = part.mask.nonzero()
+        corners = np.concatenate([np.column_stack([xs + dx, ys + dy]) for dx in (0, 1) for dy in (0, 1)])
+        within = part.frame.inside(corners + np.array([part.left, part.top]))
+        assert -1e-6 <= within.min() <= within.max() <= 1 + 1e-6
+        edges = part.mask[0], part.mask[-1], part.mask[:, 0], part.mask[:, -1]
+        assert all(edge.any() for edge in edges)  # its box is no larger than it
+
+
+def test_a_pixel_of_a_picture_without_faces() -> None:
+    """One part, in the crop's own square if that holds it."""
+    (part,) = divided(hole(178, 218, (100, 120, 101, 121)), [], 16, center148())
+    assert (part.left, part.top, part.mask.tolist(), part.eyes, part.fade) == (100, 120, [[True]], None, 0)
+    left, top, right, bottom = center148().seen(178, 218)
+    assert (part.frame.x, part.frame.y) == ((left + right) / 2, (top + bottom) / 2)
+    assert part.frame.side == right - left
+
+
+def test_the_largest_hole_outside_of_all_faces_has_the_first_square_and_takes_what_lies_in_it() -> None:
+    mask = hole(900, 700, (300, 300, 310, 310), (500, 300, 540, 320), (545, 310, 550, 312), (800, 650, 820, 655))
+    parts = divided(mask, [eyes(100, 100, 20)], 16, center148())
+    assert [(part.left, part.top, *part.mask.shape[::-1]) for part in parts] == [
+        (500, 300, 50, 20),
+        (800, 650, 20, 5),
+        (300, 300, 10, 10),
+    ]
 
 
 def test_each_connected_part_belongs_to_the_face_that_holds_most_of_it() -> None:
@@ -50,8 +102,11 @@ def test_an_aligned_square_grows_a_little_and_else_is_left_alone() -> None:
     *apart, aligned = divided(hole(1000, 1000, (10, 490, 990, 510)), [pair], 16, center148())
     assert aligned.frame.side == pytest.approx(148, abs=1)
     assert aligned.fade == BAND
-    assert 1 <= len(apart) <= MOST
-    assert all(part.eyes is None for part in apart)
+    assert 1 <= len(apart) <= 4
+    assert all(part.eyes is None and part.fade == 0 for part in apart)
+    (just,) = divided(hole(1000, 1000, (430, 490, 581, 510)), [pair], 16, center148())  # 7 of 148 beyond
+    *_, too_far = divided(hole(1000, 1000, (430, 490, 582, 510)), [pair], 16, center148())  # 8: over a twentieth
+    assert (just.fade, too_far.fade) == (0, BAND)
 
 
 def test_what_a_face_holds_deep_inside_is_filled_by_it_alone() -> None:
@@ -89,9 +144,9 @@ def test_a_square_of_its_own_is_around_its_hole_and_within_the_picture_if_it_can
     """So many times as wide as the hole; one that is wider than the picture is high looks as far up as down."""
     face = eyes(100, 100, 20)
     for box, middle, side in (
-        ((500, 300, 540, 320), (520, 310), 40 * CONTEXT),
+        ((500, 300, 540, 320), (520, 310), 40 * 2.5),
         ((600, 300, 602, 302), (601, 301), 16),  # never smaller than the model's
-        ((860, 660, 900, 690), (850, 650), 40 * CONTEXT),  # moved from the corner
+        ((860, 660, 900, 690), (850, 650), 40 * 2.5),  # moved from the corner
     ):
         (part,) = divided(hole(900, 700, box), [face], 16, center148())
         assert (part.frame.x, part.frame.y, part.frame.side) == (*middle, side)
@@ -104,7 +159,7 @@ def test_many_specks_outside_are_few_squares() -> None:
     mask[:] &= np.arange(900) > 300
     parts = divided(mask, [eyes(100, 100, 20)], 16, center148())
     assert all(part.eyes is None for part in parts)
-    assert len(parts) <= MOST
+    assert len(parts) == 4
     assert sum(int(part.mask.sum()) for part in parts) == int(mask.sum())
 
 
