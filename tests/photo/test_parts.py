@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffusion_lab.data.crops import center148
-from diffusion_lab.photo.parts import BAND, Part, divided, square_around
+from diffusion_lab.photo.parts import BAND, Part, aligned, divided, square_around
 
 
 def eyes(x: float, y: float, between: float, turn: float = 0.0) -> np.ndarray:
@@ -47,8 +47,8 @@ def test_parts_are_the_hole_and_each_lies_in_its_frame(seed: int, k: int, faces:
     ]
     parts = divided(mask, pairs, 16, center148())
     assert np.array_equal(np.any([shown(part, mask.shape) for part in parts], axis=0), mask)
-    aligned = [shown(part, mask.shape) for part in parts if part.eyes is not None]
-    assert np.sum(aligned, axis=0).max(initial=0) <= 1  # a pixel has one face
+    of_faces = [shown(part, mask.shape) for part in parts if part.eyes is not None]
+    assert np.sum(of_faces, axis=0).max(initial=0) <= 1  # a pixel has one face
     for part in parts:
         ys, xs = part.mask.nonzero()
         corners = np.concatenate([np.column_stack([xs + dx, ys + dy]) for dx in (0, 1) for dy in (0, 1)])
@@ -107,6 +107,19 @@ def test_an_aligned_square_grows_a_little_and_else_is_left_alone() -> None:
     (just,) = divided(hole(1000, 1000, (430, 490, 581, 510)), [pair], 16, center148())  # 7 of 148 beyond
     *_, too_far = divided(hole(1000, 1000, (430, 490, 582, 510)), [pair], 16, center148())  # 8: over a twentieth
     assert (just.fade, too_far.fade) == (0, BAND)
+
+
+@pytest.mark.parametrize(("x", "y"), [(1, 0), (-1, 0), (0, 1), (0, -1)])
+def test_a_square_that_grows_ends_where_the_hole_does(x: int, y: int) -> None:
+    """A box of 10 pixels that reaches five beyond a side of the aligned square."""
+    face = eyes(500, 500, 43)
+    frame = aligned(face, center148())
+    assert frame is not None
+    left, top = (round(middle + 74 * way) - 5 for middle, way in ((frame.x, x), (frame.y, y)))
+    (part,) = divided(hole(1000, 1000, (left, top, left + 10, top + 10)), [face], 16, center148())
+    ends = part.frame.inside(np.array([[left, top], [left + 10, top + 10]]))
+    assert min(ends.min(), 1 - ends.max()) == pytest.approx(0, abs=1e-9)
+    assert part.frame.side == pytest.approx(153, abs=0.6)
 
 
 def test_what_a_face_holds_deep_inside_is_filled_by_it_alone() -> None:
