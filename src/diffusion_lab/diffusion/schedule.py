@@ -75,7 +75,7 @@ class NoiseSchedule:
         """
         level = level.to("cpu", torch.float64)
         falling = self.alpha_bar.flip(0)
-        above = self.steps - torch.searchsorted(falling, level.clamp(float(falling[0]), 1)).clamp(max=self.steps)
+        above = self.steps - torch.searchsorted(falling, level).clamp(max=self.steps)
         below = (above + 1).clamp(max=self.steps)
         angle = torch.atan2((1 - level).clamp(min=0).sqrt(), level.clamp(min=0).sqrt())
         width = (self.angle[below] - self.angle[above]).clamp(min=torch.finfo(torch.float64).tiny)
