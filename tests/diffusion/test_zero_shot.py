@@ -117,6 +117,13 @@ def test_the_guide_is_the_slope_of_the_distance_through_the_model():
             assert said.gradient[row, 0, place].item() == pytest.approx(-0.7 * (near - here).item() / step, abs=1e-5)
 
 
+def test_where_nobody_says_otherwise_the_guide_goes_half_the_slope():
+    """DPS, appendix D: zeta' = .5 for inpainting."""
+    x, level = torch.tensor([[[0.3, -0.2, 0.5]]], dtype=torch.float64), torch.tensor([0.3], dtype=torch.float64)
+    half, whole = (guide(x, level, condition(1)).gradient for guide in (PosteriorGuide(FACE), PosteriorGuide(FACE, 1)))
+    torch.testing.assert_close(half, whole / 2)
+
+
 def test_the_guide_rests_when_the_known_pixels_are_met():
     full = Condition(known=KNOWN.expand(2, 1, 3), mask=torch.ones(2, 1, 3, dtype=torch.bool))
     said = PosteriorGuide(FACE, 0.7)(torch.randn(2, 1, 3, dtype=torch.float64), torch.full((2,), 0.5).double(), full)
