@@ -260,3 +260,13 @@ def test_where_nobody_says_otherwise_it_draws_as_much_noise_as_published(make) -
 def test_edms_levels_are_spaced_by_the_seventh_root() -> None:
     assert torch.equal(samplers.heun().path(linear()), paths.heun_path(linear(), 18, rho=7))
     assert torch.equal(samplers.dpm_solver_karras().path(linear()), paths.karras_path(linear(), 20, rho=7))
+
+
+def test_where_nobody_says_otherwise_churn_is_at_every_level_and_of_the_forward_process() -> None:
+    """EDM, algorithm 2, with S_min 0 and S_noise 1."""
+    sampler = samplers.heun(6, churn=3.0)
+    assert int((sampler.path(linear()).diff() < 0).sum()) == 6
+    x, eps = torch.full(SHAPE, 0.3).double(), torch.full(SHAPE, -1.7).double()
+    level, lower = torch.full((2,), NEXT).double(), torch.full((2,), LEVEL).double()
+    ratio = LEVEL / NEXT
+    torch.testing.assert_close(sampler.rise(x, None, level, lower, eps), ratio**0.5 * x + (1 - ratio) ** 0.5 * eps)
