@@ -192,6 +192,12 @@ def test_classifier_free_guidance_stands_inside_the_clip():
     assert bool((samplers.classifier_free(scale=3.0).wrap(told)(x, level, condition).x_0 == 1).all())
     loose = samplers.classifier_free(scale=3.0, clip=False).wrap(told)(x, level, condition)
     torch.testing.assert_close(loose.x_0, torch.full_like(x, 3.3))
+    # Where nobody says otherwise, what the attributes change counts twice, and DDIM draws no noise.
+    plain = samplers.classifier_free(clip=False)
+    said = plain.wrap(told)(x, level, condition)
+    torch.testing.assert_close(said.x_0, torch.full_like(x, 2.3))
+    quiet, loud = (plain.solver(x, said, level, level + 0.1, lambda value=value: x + value, ()) for value in (0, 1))
+    assert torch.equal(quiet[0], loud[0])
 
 
 @pytest.mark.parametrize("solver", [samplers.ddpm(variance_mix=1.0), samplers.palette(), samplers.ddim(eta=0.5)])
