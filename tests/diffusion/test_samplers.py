@@ -156,13 +156,16 @@ class Steep(Model):
         return Prediction(2 * x, said.eps)
 
 
-def test_dps_looks_at_the_clipped_x_0_as_its_authors_do():
+@pytest.mark.parametrize("make", [samplers.dps, samplers.mcg])
+def test_dps_looks_at_the_clipped_x_0_as_its_authors_do(make):
+    """And goes half the slope where nobody says otherwise, their setting for inpainting."""
     level = torch.full((2,), 0.5, dtype=torch.float64)
     x = torch.tensor([[[0.0, 0.0, 0.2, 0.9]]], dtype=torch.float64).expand(SHAPE)
-    said = samplers.dps(scale=0.5).wrap(Steep())(x, level, GIVEN)
-    # y - x_0 is (.7 - .4, -.9 - 1): the second pixel is clipped, so that nothing moves it.
-    expected = torch.tensor([0.0, 0.0, 0.5 * 2 * 0.3 / (0.3**2 + 1.9**2) ** 0.5, 0.0], dtype=torch.float64)
-    torch.testing.assert_close(said.gradient, expected.expand(SHAPE))
+    for options, scale in (({}, 0.5), ({"scale": 0.8}, 0.8)):
+        said = make(**options).wrap(Steep())(x, level, GIVEN)
+        # y - x_0 is (.7 - .4, -.9 - 1): the second pixel is clipped, so that nothing moves it.
+        expected = torch.tensor([0.0, 0.0, scale * 2 * 0.3 / (0.3**2 + 1.9**2) ** 0.5, 0.0], dtype=torch.float64)
+        torch.testing.assert_close(said.gradient, expected.expand(SHAPE))
 
 
 def test_a_guide_stands_inside_the_clip():
