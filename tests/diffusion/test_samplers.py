@@ -10,7 +10,7 @@ from diffusion_lab.diffusion import paths, samplers
 from diffusion_lab.diffusion.denoiser import Condition, Prediction
 from diffusion_lab.diffusion.process import x_0_from_eps
 from diffusion_lab.diffusion.sampling import Sampler, keep_clean, sample
-from diffusion_lab.diffusion.schedule import linear
+from diffusion_lab.diffusion.schedule import jsd, linear
 
 SHAPE = (2, 1, 4)
 MASK = torch.tensor([[[True, True, False, False]]]).expand(2, 1, 4)
@@ -279,3 +279,9 @@ def test_where_nobody_says_otherwise_churn_is_at_every_level_and_of_the_forward_
     level, lower = torch.full((2,), NEXT).double(), torch.full((2,), LEVEL).double()
     ratio = LEVEL / NEXT
     torch.testing.assert_close(sampler.rise(x, None, level, lower, eps), ratio**0.5 * x + (1 - ratio) ** 0.5 * eps)
+
+
+def test_ddnms_time_travel_is_of_single_steps_where_nobody_says_otherwise() -> None:
+    """Each move but the last is walked twice: travel_length 1 of its program, travel_repeat 2."""
+    visited = jsd(4).time(samplers.ddnm(4, resamples=2).path(jsd(4))).round().long().tolist()
+    assert visited == [4, 3, 4, 3, 2, 3, 2, 1, 2, 1, 0]
