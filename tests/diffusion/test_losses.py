@@ -139,6 +139,8 @@ def test_every_loss_heeds_the_level_samplers_weight(loss):
     plain = loss(said, x_0, eps, levels, full)
     assert bool((plain > 0).all())
     torch.testing.assert_close(loss(said, x_0, eps, replace(levels, weight=weight), full), weight * plain)
+    if isinstance(loss, AttributeLoss):
+        torch.testing.assert_close(plain, -said)  # of a log-probability, as it is
 
 
 def test_input_perturbation_adds_a_tenth_of_another_noise():
