@@ -140,6 +140,7 @@ def test_time_stays_within_the_table(table, level):
 def test_beyond_the_table_lie_its_ends(table):
     t = table.time(torch.tensor([-0.5, table.alpha_bar[-1] / 2, 1.5], dtype=torch.float64))
     assert t.tolist() == [table.steps, table.steps, 0]
+    assert table.time(torch.tensor([1.5], dtype=torch.float64).expand(3)).tolist() == [0, 0, 0]  # as a path's level is
     levels = table.level(torch.tensor([-1.0, table.steps + 1.0]))
     assert torch.equal(levels, table.alpha_bar[[0, -1]])
 
