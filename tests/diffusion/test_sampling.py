@@ -221,6 +221,13 @@ def test_a_rise_is_the_forward_process_from_one_level_to_the_other():
     torch.testing.assert_close(from_x(x, None, level, lower, eps, 1.003), 0.5 * x + 1.003 * 0.75**0.5 * eps)
 
 
+def test_a_path_that_only_rises_asks_nobody():
+    x, eps = torch.randn(2, 2, 1, 3, dtype=torch.float64)
+    sampler = Sampler(lambda _: torch.tensor([0.8, 0.2], dtype=torch.float64), Ancestral())
+    found = sample(lambda *_: pytest.fail("was asked"), sampler, linear(), x, Condition(), lambda: eps)
+    torch.testing.assert_close(found, 0.5 * x + 0.75**0.5 * eps)
+
+
 def test_rows_and_samplers_stay_as_they_are():
     """The service keeps them between ticks; what follows is another."""
     x = torch.zeros(1, 1, 1, dtype=torch.float64)
