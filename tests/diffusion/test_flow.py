@@ -77,8 +77,9 @@ def test_a_shift_multiplies_the_ratio_of_noise_to_signal(shift: float):
     """SD3, section 5.3.2: t / (1 - t) becomes shift t / (1 - t)."""
     plain, shifted = (flow_time(flow(10, s).alpha_bar[1:-1]) for s in (1.0, shift))
     torch.testing.assert_close(shifted / (1 - shifted), shift * plain / (1 - plain))
-    with pytest.raises(ValueError, match=r"schedule\.shift must be above 0, got -1"):
-        flow(10, -1)
+    for refused in (-1, 0):
+        with pytest.raises(ValueError, match=rf"schedule\.shift must be above 0, got {refused}$"):
+            flow(10, refused)
 
 
 @pytest.mark.parametrize("kind", [FlowVelocity(), FlowData()])
@@ -161,8 +162,10 @@ def test_the_logit_of_the_trained_times_is_normal(mean: float, deviation: float)
     share = ((t - middle).abs() < 0.01).double().mean().item()
     assert share == pytest.approx(0.02 * density, rel=0.03)
     assert bool((levels.next_level > levels.level).all())
-    ends = logit_normal_levels(flow(), torch.tensor([[0.0, 0.0], [1.0, 0.0]], dtype=torch.float64))
-    assert bool(ends.level.isfinite().all())
+    assert torch.equal(logit_normal_levels(flow(), torch.stack([u, u], 1)).level, levels.level) == (mean == 0)
+    # Both tails end at 7 deviations, of which one draw in 10^12 knows.
+    ends = flow_time(logit_normal_levels(flow(), torch.tensor([[0.0, 0.0], [1.0, 0.0]]).double()).level)
+    assert (ends / (1 - ends)).log().tolist() == pytest.approx([-7.0345, 7.0345], abs=1e-3)
 
 
 def test_the_level_after_a_trained_one_is_one_t_nearer_to_the_data():

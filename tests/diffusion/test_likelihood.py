@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import FrozenInstanceError
 
 import numpy as np
 import pytest
@@ -176,6 +177,55 @@ def test_the_hole_given_the_rest_is_bounded_per_dimension_of_the_hole():
     )
     error = 4 * found.total.std().item() / math.sqrt(n)
     assert nll - error < found.total.mean().item() < nll + 0.15 + error
+
+
+class Pointwise:
+    """Says of every number what it would say of it alone, and knows of known pixels."""
+
+    condition_channels = 3
+
+    def __call__(self, x: Tensor, level: Tensor, condition: Condition) -> Prediction:
+        return Prediction(0.3 * x + 0.1, 0.5 * x)
+
+
+def test_what_is_known_costs_nothing_and_is_not_counted():
+    """Where each number is said by itself, the hole costs what it costs as a picture of its own."""
+    path, x_0 = uniform_path(linear(), 6), torch.linspace(-1, 1, 24, dtype=torch.float64).reshape(3, 2, 4)
+    mask, draw, again = torch.tensor([True, True, False, False]).expand(3, 1, 4), noise_like(x_0), noise_like(x_0)
+    of_hole = bound(Pointwise(), path, x_0, Condition(known=x_0, mask=mask), draw, decoder=density)
+    alone = bound(Pointwise(), path, x_0[..., :2], Condition(), lambda: again()[..., :2], decoder=density)
+    for found, expected in ((of_hole.prior, alone.prior), (of_hole.steps, alone.steps), (of_hole.total, alone.total)):
+        torch.testing.assert_close(found, expected)
+    assert torch.equal(of_hole.levels, path[:-2])  # those of the KLs: neither the decoder's nor the data's
+    with pytest.raises(FrozenInstanceError):
+        of_hole.prior = alone.prior
+
+
+def test_a_single_step_is_all_decoder():
+    """Its variance is its own beta, by either name; what is left is the prior."""
+    path, x_0 = torch.tensor([0.4, 1.0], dtype=torch.float64), faces(5)
+    for first in (clipped_variance, beta_variance):
+        draw = noise_like(x_0)
+        x = 0.4**0.5 * x_0 + 0.6**0.5 * noise_like(x_0)()
+        found = bound(Pointwise(), path, x_0, Condition(), draw, decoder=density, first_variance=first)
+        expected = -Normal(0.3 * x + 0.1, 0.6**0.5).log_prob(x_0)[:, 0, 0] / math.log(2)
+        torch.testing.assert_close(found.decoder, expected)
+        assert found.steps.shape == (5, 0)
+        torch.testing.assert_close(found.total, found.prior + expected)
+
+
+def test_where_nobody_says_otherwise_the_bound_is_of_ddpms_program():
+    """8-bit pictures, beta-tilde, and that of the second step for the first; nothing is clipped."""
+    values = (torch.arange(12, dtype=torch.float64).reshape(3, 1, 4) * 20 + 7) / 127.5 - 1
+    path = uniform_path(linear(), 5)
+    plain, said = (
+        bound(Pointwise(), path, values, Condition(), noise_like(values), **options).total
+        for options in (
+            {},
+            {"variance_mix": 0.0, "first_variance": clipped_variance, "decoder": discretised},
+        )
+    )
+    assert torch.equal(plain, said)
 
 
 def test_a_model_without_condition_is_refused_for_a_part_of_the_picture():

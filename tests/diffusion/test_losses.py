@@ -1,5 +1,5 @@
 import math
-from dataclasses import replace
+from dataclasses import FrozenInstanceError, replace
 
 import pytest
 import torch
@@ -15,6 +15,7 @@ from diffusion_lab.diffusion.losses import (
     BoundLoss,
     DenoisingLoss,
     HybridLoss,
+    Levels,
     at_times,
     continuous_levels,
     discrete_levels,
@@ -138,11 +139,14 @@ def test_every_loss_heeds_the_level_samplers_weight(loss):
     plain = loss(said, x_0, eps, levels, full)
     assert bool((plain > 0).all())
     torch.testing.assert_close(loss(said, x_0, eps, replace(levels, weight=weight), full), weight * plain)
+    if isinstance(loss, AttributeLoss):
+        torch.testing.assert_close(plain, -said)  # of a log-probability, as it is
 
 
 def test_input_perturbation_adds_a_tenth_of_another_noise():
     eps, other, _ = drawn()
-    torch.testing.assert_close(input_perturbation(eps, lambda: other, 0.1), eps + 0.1 * other)
+    torch.testing.assert_close(input_perturbation(eps, lambda: other), eps + 0.1 * other)  # DDPM-IP's own share
+    torch.testing.assert_close(input_perturbation(eps, lambda: other, 0.3), eps + 0.3 * other)
 
 
 @given(st.floats(0, 1, exclude_max=True), st.floats(0, 1, exclude_max=True))
@@ -183,6 +187,35 @@ def test_lognormal_levels_are_lognormal():
     torch.testing.assert_close(levels.next_level, torch.maximum(linear().level(t - 1), levels.level))
     assert bool((levels.next_level > levels.level).all())  # a whole step, up to the last one to the data
     assert bool((levels.next_level[t <= 1] == 1).all())
+
+
+def test_both_tails_of_the_lognormal_end_alike():
+    """At 7 deviations, of which one draw in 10^12 knows."""
+    levels = lognormal_levels(linear(), torch.tensor([[0.0, 0.0], [1.0, 0.0]], dtype=torch.float64), 0.0, 1.0)
+    low, high = ((1 - levels.level) / levels.level).sqrt().log().tolist()
+    assert low == pytest.approx(-7.0345, abs=1e-4)
+    assert high == pytest.approx(7.0345, abs=1e-3)
+
+
+def test_second_moment_sampler_is_guided_diffusions():
+    """Its LossSecondMomentResampler: history_per_term=10, uniform_prob=.001, and as many steps as a schedule has."""
+    assert LossSecondMoment()(linear(), torch.zeros(1, 2, dtype=torch.float64)).weight.tolist() == [1]
+    sampler, schedule = LossSecondMoment(steps=3), jsd(3)
+    every = at_times(schedule, torch.arange(1, 4), torch.ones(3, dtype=torch.float64))
+    for _ in range(10):
+        assert sampler.probabilities().eq(1 / 3).all()
+        sampler.observe(schedule, every, torch.tensor([1.0, 2.0, 5.0]))
+    expected = [0.999 * loss / 8 + 0.001 / 3 for loss in (1, 2, 5)]
+    assert sampler.probabilities().tolist() == pytest.approx(expected)
+    with pytest.raises(ValueError, match="is longer than"):
+        sampler.observe(schedule, at_times(schedule, torch.tensor([1]), torch.ones(1)), torch.ones(2))
+
+
+def test_second_moment_draws_lie_between_the_sums_of_the_chances():
+    """A draw on the edge is the next t's, one beyond what the sum has lost by rounding the last one's."""
+    u = torch.tensor([0.0, 0.25, 0.5, 0.75, 1.0], dtype=torch.float64)
+    levels = LossSecondMoment(steps=4)(jsd(4), torch.stack([u, u], 1))
+    assert levels.level.tolist() == [0.75, 0.5, 0.25, 0, 0]
 
 
 def test_second_moment_sampler_is_uniform_until_it_knows_every_t():
@@ -254,6 +287,7 @@ def test_a_variance_that_nobody_learned_is_the_one_that_was_asked_for(mix):
     learned = Prediction(fixed.x_0, fixed.eps, torch.full_like(x_0, mix))
     bits = BoundLoss(variance_mix=mix)(fixed, x_0, eps, levels, full)
     torch.testing.assert_close(bits, BoundLoss()(learned, x_0, eps, levels, full))
+    assert torch.equal(bits, BoundLoss()(fixed, x_0, eps, levels, full)) == (mix == 0)  # else beta-tilde
 
 
 def test_the_last_term_is_the_discretised_decoder_with_the_clipped_variance():
@@ -304,6 +338,32 @@ def test_hybrid_loss_stops_the_means_gradient():
     _, of_bound = torch.autograd.grad(bound(said, x_0, eps, levels, full).sum(), (output, mix))
     torch.testing.assert_close(of_hybrid[0], of_simple)
     torch.testing.assert_close(of_hybrid[1], 0.7 * of_bound)
+
+
+def test_a_thousandth_of_a_thousand_terms_is_the_bounds_weight():
+    """iDDPM: lambda = .001 times the sum over T = 1,000 is once the mean."""
+    x_0, eps, other = drawn()
+    levels, full = levels_at([2, 300, 700, 1000]), torch.ones_like(HOLE)
+    simple, bound, said = DenoisingLoss(Epsilon()), BoundLoss(), said_of(other, x_0, eps, levels.level)
+    apart = [loss(said, x_0, eps, levels, full) for loss in (simple, bound)]
+    torch.testing.assert_close(HybridLoss(simple, bound)(said, x_0, eps, levels, full), apart[0] + apart[1])
+
+
+def test_levels_of_no_table_decode_with_next_to_no_variance():
+    """Nobody has named another for them, and the posterior's is 0 in the step that ends at level 1."""
+    seen = []
+
+    def decoder(x_0: torch.Tensor, mean: torch.Tensor, log_variance: torch.Tensor) -> torch.Tensor:
+        seen.append(log_variance.exp().max().item())
+        return torch.zeros_like(x_0)
+
+    x_0, eps, _ = drawn()
+    ends = torch.ones(4, dtype=torch.float64)
+    levels = Levels(ends / 2, ends, ends)
+    BoundLoss(decoder=decoder)(Prediction(x_0, eps), x_0, eps, levels, torch.ones_like(HOLE))
+    assert 0 < seen[0] < 1e-20
+    with pytest.raises(FrozenInstanceError):
+        levels.weight = ends * 2
 
 
 @pytest.mark.parametrize("of", [Epsilon(), Data(), Velocity()])

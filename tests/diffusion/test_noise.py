@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from hypothesis import given
@@ -83,6 +85,30 @@ def test_the_first_of_very_many_keyed_normals_is_finite():
     x = keyed(torch.arange(1_000_000), (2,))()
     assert x.isfinite().all()
     assert x.abs().max() < 6.8
+
+
+def test_keyed_normals_are_box_and_mullers_of_splitmix64s_words():
+    """Radius of the high half, angle of the low one; all cosines, then all sines."""
+    words = [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F]  # of seed 0
+    pairs = [
+        (math.sqrt(-2 * math.log(((word >> 32) + 0.5) / 2**32)), math.tau * (word & 0xFFFFFFFF) / 2**32)
+        for word in words
+    ]
+    normals = [r * math.cos(angle) for r, angle in pairs] + [r * math.sin(angle) for r, angle in pairs]
+    assert keyed([0], (5,))()[0].tolist() == pytest.approx(normals[:5], abs=1e-5)
+    uniforms = [(word >> 11) / 2**53 for word in words]
+    assert keyed([0], (5,)).uniform(3)[0].tolist() == uniforms
+
+
+def test_the_rarest_normal_is_that_of_half_of_2_to_the_minus_32(monkeypatch):
+    noise = keyed([0], (2,))
+    monkeypatch.setattr(noise, "words", lambda count: torch.zeros(1, count, dtype=torch.int64))
+    assert noise()[0].tolist() == pytest.approx([math.sqrt(66 * math.log(2)), 0])
+
+
+def test_noise_goes_where_it_is_wanted():
+    assert ExampleNoise([1, 2], (3,))().device.type == "cpu"
+    assert ExampleNoise([1, 2], (3,), torch.device("meta"))().device.type == "meta"
 
 
 @pytest.mark.parametrize("word", [0, -1, 2**32 - 1, -(2**32)])

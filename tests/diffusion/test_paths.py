@@ -32,7 +32,24 @@ def test_all_steps_visit_the_noisiest_level_and_one_step_is_enough(path):
 
 def test_t_steps_visit_the_whole_table():
     assert torch.equal(paths.uniform_path(linear(), 1000), linear().alpha_bar.flip(0))
+    assert torch.equal(paths.respaced_path(linear(50), 50), linear(50).alpha_bar.flip(0))
     assert torch.equal(paths.section_path(linear(), [1000]), linear().alpha_bar.flip(0))
+
+
+@pytest.mark.parametrize("path", [paths.karras_path, paths.log_snr_path, paths.heun_path, paths.respaced_path])
+def test_two_ends_are_the_least_where_both_are_visited(path):
+    """The noisiest level and that of t = 1, and from there to the data."""
+    visited = path(linear(), 2).unique()
+    torch.testing.assert_close(visited, linear().alpha_bar[[-1, 1, 0]], rtol=1e-12, atol=0)
+    with pytest.raises(ValueError, match=r"sampler\.steps must be 2 or more, got 1$"):
+        path(linear(), 1)
+
+
+@pytest.mark.parametrize("path", [paths.karras_path, paths.log_snr_path, paths.heun_path])
+def test_no_step_is_spent_where_noise_is_160_times_the_signal(path):
+    """Pure noise has no ratio to space by; linear's own end, 157, is a start as it stands."""
+    assert path(jsd(), 5)[0].item() == pytest.approx(1 / (1 + 160**2), rel=1e-9)
+    assert path(linear(), 5)[0].item() == pytest.approx(linear().alpha_bar[-1].item(), rel=1e-9)
 
 
 def test_another_schedule_can_be_walked():
@@ -60,7 +77,9 @@ def test_strides_are_guided_diffusions():
         path = paths.strided_path(linear(), steps)
         assert torch.equal(path, torch.cat([linear().alpha_bar[[t + 1 for t in reversed(indices)]], path[-1:]]))
         assert path[-1] == 1
-    with pytest.raises(ValueError, match=r"no whole stride through 1000 steps visits 60 of them: .* 59 or 63"):
+    with pytest.raises(
+        ValueError, match=r"no whole stride through 1000 steps visits 60 of them: set sampler\.steps to 59 or 63$"
+    ):
         paths.strided_path(linear(), 60)
     with pytest.raises(ValueError, match=r"sampler\.steps must be 1 or more, got 0"):
         paths.strided_path(linear(), 0)
@@ -83,6 +102,13 @@ def test_a_stride_is_found_where_there_is_one(last, steps):
 def test_ends_of_edms_levels_are_taken_as_they_are_said(path, low, high):
     with pytest.raises(ValueError, match=r"sampler\.sigma_min must be above 0 and below sampler\.sigma_max, got"):
         path(linear(), 18, sigma_min=low, sigma_max=high)
+
+
+def test_a_table_of_one_or_two_steps_has_its_strides():
+    assert paths.strided_path(jsd(1), 1).tolist() == [0, 1]
+    assert paths.strided_path(jsd(2), 2).tolist() == [0, 0.5, 1]
+    with pytest.raises(ValueError, match=r"visits 1 of them: set sampler\.steps to 2$"):
+        paths.strided_path(jsd(2), 1)
 
 
 def times_of(path: torch.Tensor, steps: int) -> list[int]:
@@ -171,6 +197,16 @@ def test_churn_is_a_rise_by_edms_factor():
     assert ((1 - most[1]) / most[1]).sqrt().item() == pytest.approx(
         math.sqrt(2) * ((1 - linear().alpha_bar[-1]) / linear().alpha_bar[-1]).sqrt().item()
     )
+
+
+def test_churn_of_any_size_begins_at_s_min_itself():
+    """EDM, algorithm 2: gamma = min(S_churn / N, sqrt(2) - 1) where S_min <= t <= S_max, which are 0 and infinity."""
+    fifth = paths.rho_sigmas(linear(), 10, 7.0, None, None)[4].item()
+    for options, count in (({"churn_from": fifth}, 5), ({"churn_to": fifth}, 6), ({}, 10)):
+        path = paths.heun_path(linear(), 10, churn=0.5, **options)
+        sigma = paths.ratio_at(path)
+        grown = (sigma[1:] / sigma[:-1])[path.diff() < 0]
+        torch.testing.assert_close(grown, torch.full((count,), 1.05, dtype=torch.float64))
 
 
 def test_repaint_visits_its_authors_t():

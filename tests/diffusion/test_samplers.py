@@ -10,7 +10,7 @@ from diffusion_lab.diffusion import paths, samplers
 from diffusion_lab.diffusion.denoiser import Condition, Prediction
 from diffusion_lab.diffusion.process import x_0_from_eps
 from diffusion_lab.diffusion.sampling import Sampler, keep_clean, sample
-from diffusion_lab.diffusion.schedule import linear
+from diffusion_lab.diffusion.schedule import jsd, linear
 
 SHAPE = (2, 1, 4)
 MASK = torch.tensor([[[True, True, False, False]]]).expand(2, 1, 4)
@@ -156,13 +156,16 @@ class Steep(Model):
         return Prediction(2 * x, said.eps)
 
 
-def test_dps_looks_at_the_clipped_x_0_as_its_authors_do():
+@pytest.mark.parametrize("make", [samplers.dps, samplers.mcg])
+def test_dps_looks_at_the_clipped_x_0_as_its_authors_do(make):
+    """And goes half the slope where nobody says otherwise, their setting for inpainting."""
     level = torch.full((2,), 0.5, dtype=torch.float64)
     x = torch.tensor([[[0.0, 0.0, 0.2, 0.9]]], dtype=torch.float64).expand(SHAPE)
-    said = samplers.dps(scale=0.5).wrap(Steep())(x, level, GIVEN)
-    # y - x_0 is (.7 - .4, -.9 - 1): the second pixel is clipped, so that nothing moves it.
-    expected = torch.tensor([0.0, 0.0, 0.5 * 2 * 0.3 / (0.3**2 + 1.9**2) ** 0.5, 0.0], dtype=torch.float64)
-    torch.testing.assert_close(said.gradient, expected.expand(SHAPE))
+    for options, scale in (({}, 0.5), ({"scale": 0.8}, 0.8)):
+        said = make(**options).wrap(Steep())(x, level, GIVEN)
+        # y - x_0 is (.7 - .4, -.9 - 1): the second pixel is clipped, so that nothing moves it.
+        expected = torch.tensor([0.0, 0.0, scale * 2 * 0.3 / (0.3**2 + 1.9**2) ** 0.5, 0.0], dtype=torch.float64)
+        torch.testing.assert_close(said.gradient, expected.expand(SHAPE))
 
 
 def test_a_guide_stands_inside_the_clip():
@@ -192,6 +195,12 @@ def test_classifier_free_guidance_stands_inside_the_clip():
     assert bool((samplers.classifier_free(scale=3.0).wrap(told)(x, level, condition).x_0 == 1).all())
     loose = samplers.classifier_free(scale=3.0, clip=False).wrap(told)(x, level, condition)
     torch.testing.assert_close(loose.x_0, torch.full_like(x, 3.3))
+    # Where nobody says otherwise, what the attributes change counts twice, and DDIM draws no noise.
+    plain = samplers.classifier_free(clip=False)
+    said = plain.wrap(told)(x, level, condition)
+    torch.testing.assert_close(said.x_0, torch.full_like(x, 2.3))
+    quiet, loud = (plain.solver(x, said, level, level + 0.1, lambda value=value: x + value, ()) for value in (0, 1))
+    assert torch.equal(quiet[0], loud[0])
 
 
 @pytest.mark.parametrize("solver", [samplers.ddpm(variance_mix=1.0), samplers.palette(), samplers.ddim(eta=0.5)])
@@ -260,3 +269,19 @@ def test_where_nobody_says_otherwise_it_draws_as_much_noise_as_published(make) -
 def test_edms_levels_are_spaced_by_the_seventh_root() -> None:
     assert torch.equal(samplers.heun().path(linear()), paths.heun_path(linear(), 18, rho=7))
     assert torch.equal(samplers.dpm_solver_karras().path(linear()), paths.karras_path(linear(), 20, rho=7))
+
+
+def test_where_nobody_says_otherwise_churn_is_at_every_level_and_of_the_forward_process() -> None:
+    """EDM, algorithm 2, with S_min 0 and S_noise 1."""
+    sampler = samplers.heun(6, churn=3.0)
+    assert int((sampler.path(linear()).diff() < 0).sum()) == 6
+    x, eps = torch.full(SHAPE, 0.3).double(), torch.full(SHAPE, -1.7).double()
+    level, lower = torch.full((2,), NEXT).double(), torch.full((2,), LEVEL).double()
+    ratio = LEVEL / NEXT
+    torch.testing.assert_close(sampler.rise(x, None, level, lower, eps), ratio**0.5 * x + (1 - ratio) ** 0.5 * eps)
+
+
+def test_ddnms_time_travel_is_of_single_steps_where_nobody_says_otherwise() -> None:
+    """Each move but the last is walked twice: travel_length 1 of its program, travel_repeat 2."""
+    visited = jsd(4).time(samplers.ddnm(4, resamples=2).path(jsd(4))).round().long().tolist()
+    assert visited == [4, 3, 4, 3, 2, 3, 2, 1, 2, 1, 0]

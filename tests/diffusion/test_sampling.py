@@ -1,7 +1,7 @@
 """The loop itself: what it calls, what it keeps, and that rows do not hear of one another."""
 
 import pickle
-from dataclasses import replace
+from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,7 @@ from diffusion_lab.diffusion.sampling import (
     InTurn,
     Sampler,
     advance,
+    from_x,
     keep_clean,
     keep_noised,
     sample,
@@ -210,6 +211,33 @@ def test_on_step_sees_every_call_and_wraps_nest_from_the_inside():
     sample(face, sampler, linear(), x, Condition(), lambda: x, on_step=lambda rows, said: seen.append(rows.index))
     assert order == ["inner", "outer"] * 5
     assert seen == [1, 2, 3, 4, 5]
+
+
+def test_a_rise_is_the_forward_process_from_one_level_to_the_other():
+    """DDPM eq. 2, and S_noise of EDM's algorithm 2 times as much noise."""
+    x, eps = torch.randn(2, 2, 3, dtype=torch.float64)
+    level, lower = torch.full((2,), 0.8).double(), torch.full((2,), 0.2).double()
+    torch.testing.assert_close(from_x(x, None, level, lower, eps), 0.5 * x + 0.75**0.5 * eps)
+    torch.testing.assert_close(from_x(x, None, level, lower, eps, 1.003), 0.5 * x + 1.003 * 0.75**0.5 * eps)
+
+
+def test_a_path_that_only_rises_asks_nobody():
+    x, eps = torch.randn(2, 2, 1, 3, dtype=torch.float64)
+    sampler = Sampler(lambda _: torch.tensor([0.8, 0.2], dtype=torch.float64), Ancestral())
+    found = sample(lambda *_: pytest.fail("was asked"), sampler, linear(), x, Condition(), lambda: eps)
+    torch.testing.assert_close(found, 0.5 * x + 0.75**0.5 * eps)
+
+
+def test_rows_and_samplers_stay_as_they_are():
+    """The service keeps them between ticks; what follows is another."""
+    x = torch.zeros(1, 1, 1, dtype=torch.float64)
+    sampler = samplers.ddim(3)
+    rows = start(x, sampler.path(linear()), sampler, unconstrained, Condition(), lambda: x)
+    for kept, name in ((sampler, "wrap"), (rows, "index")):
+        with pytest.raises(FrozenInstanceError):
+            setattr(kept, name, None)
+    advance(rows, Prediction(x, x))
+    assert rows.index == 0
 
 
 def test_constraints_apply_in_turn():

@@ -1,4 +1,5 @@
 import math
+from dataclasses import FrozenInstanceError
 
 import pytest
 import torch
@@ -97,6 +98,19 @@ def test_jsd_betas_are_those_of_the_paper():
     torch.testing.assert_close(schedule.jsd().betas, 1 / (1000 - t + 1))
 
 
+def test_quadratic_betas_are_those_of_latent_diffusion():
+    """Its make_beta_schedule("linear", n, linear_start=.00085, linear_end=.012): roots on a line, squared."""
+    t = torch.arange(1000, dtype=torch.float64) / 999
+    roots = (1 - t) * math.sqrt(0.00085) + t * math.sqrt(0.012)
+    torch.testing.assert_close(schedule.quadratic(1000, 0.00085, 0.012).betas, roots**2, rtol=1e-10, atol=0)
+
+
+def test_a_single_step_may_take_everything_away():
+    """The least that a schedule can be: jsd's beta_1 is 1, and so may a beta be that somebody names."""
+    assert schedule.jsd(1).alpha_bar.tolist() == [1, 0]
+    assert schedule.from_betas(torch.tensor([0.5, 1.0])).alpha_bar.tolist() == [1, 0.5, 0]
+
+
 def test_cosine_is_the_formula_below_the_cap():
     u = torch.arange(0, 900, dtype=torch.float64) / 1000
     f = torch.cos((u + 0.008) / 1.008 * math.pi / 2).square()
@@ -122,6 +136,20 @@ def test_time_stays_within_the_table(table, level):
     assert 0 <= t.item() <= table.steps
 
 
+@pytest.mark.parametrize("table", [schedule.linear(), schedule.jsd(10)])
+def test_beyond_the_table_lie_its_ends(table):
+    t = table.time(torch.tensor([-0.5, table.alpha_bar[-1] / 2, 1.5], dtype=torch.float64))
+    assert t.tolist() == [table.steps, table.steps, 0]
+    assert table.time(torch.tensor([1.5], dtype=torch.float64).expand(3)).tolist() == [0, 0, 0]  # as a path's level is
+    levels = table.level(torch.tensor([-1.0, table.steps + 1.0]))
+    assert torch.equal(levels, table.alpha_bar[[0, -1]])
+
+
+def test_a_table_stays_as_it_was_checked():
+    with pytest.raises(FrozenInstanceError):
+        schedule.jsd(3).alpha_bar = torch.ones(4, dtype=torch.float64)
+
+
 def test_zero_terminal_keeps_the_first_signal_and_ends_at_noise():
     plain, rescaled = schedule.linear(), schedule.zero_terminal(schedule.linear())
     assert rescaled.alpha_bar[-1] == 0
@@ -137,6 +165,7 @@ def test_zero_terminal_keeps_the_first_signal_and_ends_at_noise():
     [
         torch.tensor([0.9, 0.5], dtype=torch.float64),
         torch.tensor([1.0, 0.5, 0.6], dtype=torch.float64),
+        torch.tensor([1.0, 0.5, 0.5], dtype=torch.float64),
         torch.tensor([1.0, -0.1], dtype=torch.float64),
         torch.tensor([1.0, 0.5]),
         torch.tensor([1.0], dtype=torch.float64),
@@ -145,6 +174,11 @@ def test_zero_terminal_keeps_the_first_signal_and_ends_at_noise():
 def test_what_is_no_table_is_refused(table):
     with pytest.raises(ValueError, match="alpha_bar must"):
         NoiseSchedule(table)
+
+
+def test_the_ends_of_a_table_that_is_refused_are_named():
+    with pytest.raises(ValueError, match=r"must fall from 1 towards 0, got 0\.9 \.\.\. 0\.5$"):
+        NoiseSchedule(torch.tensor([0.9, 0.8, 0.6, 0.5], dtype=torch.float64))
 
 
 def test_log_snr_is_infinite_at_the_two_ends_only():
@@ -161,6 +195,7 @@ def test_sigmoid_is_the_formula_below_the_cap(tau):
     sigmoid = lambda z: 1 / (1 + math.exp(-z / tau))  # noqa: E731
     curve = torch.tensor([(sigmoid(3) - sigmoid(6 * u / 1000 - 3)) / (sigmoid(3) - sigmoid(-3)) for u in t.tolist()])
     torch.testing.assert_close(schedule.sigmoid(tau=tau).alpha_bar[:600], curve.double())
+    assert torch.equal(schedule.sigmoid().alpha_bar, schedule.sigmoid(1000, -3, 3, 1).alpha_bar)  # the paper's default
 
 
 @pytest.mark.parametrize("make", [schedule.cosine, schedule.sigmoid])

@@ -13,7 +13,7 @@ from diffusion_lab.diffusion.paths import heun_path, karras_path, repaint_path, 
 from diffusion_lab.diffusion.process import renoise
 from diffusion_lab.diffusion.sampling import Sampler, sample
 from diffusion_lab.diffusion.schedule import jsd, linear
-from diffusion_lab.diffusion.solvers import DDIM, Ancestral, DPMSolver, Heun, Solver
+from diffusion_lab.diffusion.solvers import DDIM, Ancestral, DPMSolver, Heun, Solver, step_variance
 
 C, MU = 0.3, 0.7
 FACE = gaussian([MU], [[C**2]])
@@ -159,6 +159,70 @@ def test_where_nobody_says_otherwise_noise_plays_no_part(make):
 def test_first_stochastic_steps_are_ancestral(solver):
     for levels in ([0.2, 0.5], [0.0, 0.5], [0.2, 1.0]):
         torch.testing.assert_close(steps_of(solver, levels), steps_of(Ancestral(), levels))
+
+
+@pytest.mark.parametrize("eta", [1e-3, 0.01, 0.5, 1.0])
+def test_the_first_sde_step_from_pure_noise_forgets_it(eta):
+    """x' = signal' x_0 + sigma' z: whatever eta above 0 is, the process has had infinite time."""
+    x, level, next_level = torch.linspace(-2, 2, 5).double(), torch.zeros(5).double(), torch.full((5,), 0.3).double()
+    solver = DPMSolver(eta)
+    found, _ = solver(x, Prediction(x / 2 + 1, x), level, next_level, lambda: x.flip(0), solver.start(x))
+    torch.testing.assert_close(found, 0.3**0.5 * (x / 2 + 1) + 0.7**0.5 * x.flip(0))
+
+
+@pytest.mark.parametrize("solver", [Ancestral(1.0), DPMSolver(0.0), DPMSolver(1.0)])
+@pytest.mark.parametrize("level", [0.0, 0.4, 1.0])
+def test_a_step_that_does_not_move_leaves_x_as_it_is(solver, level):
+    """A corrector's levels repeat, and these have nothing to correct."""
+    x, at = torch.linspace(-2, 2, 5).double().reshape(5, 1), torch.full((5,), level).double()
+    before = (x + 1, torch.full((5,), 0.7).double())
+    found, _ = solver(x, Prediction(x / 2 + 1, x / 3), at, at, lambda: x + 1, before)
+    assert torch.equal(found, x)
+
+
+def test_heun_has_nothing_to_correct_after_pure_noise():
+    """The first step's length in sigma / signal is infinite, and so would be the mean of its slopes."""
+    torch.testing.assert_close(steps_of(Heun(), [0.0, 0.3, 0.3]), steps_of(DDIM(), [0.0, 0.3]))
+
+
+def no_noise() -> torch.Tensor:
+    raise AssertionError("noise was drawn")
+
+
+@pytest.mark.parametrize(
+    ("solver", "levels"),
+    [
+        (Ancestral(1.0), [0.2, 1.0]),
+        (DDIM(1.0), [0.2, 1.0]),
+        (DPMSolver(1.0), [0.2, 1.0]),
+        (DDIM(0.0), [0.2, 0.5, 1.0]),
+        (DPMSolver(0.0), [0.2, 0.5, 1.0]),
+        (Heun(), [0.2, 0.5, 0.5, 1.0]),
+    ],
+)
+def test_no_noise_is_drawn_that_has_no_part(solver, levels):
+    """The next draw of a seed is the next noise, whatever was walked before."""
+    x = torch.ones(4, 1, 1, dtype=torch.float64)
+    assert bool(run(solver, torch.tensor(levels, dtype=torch.float64))(x, no_noise).isfinite().all())
+
+
+@pytest.mark.parametrize("mix", [0.0, 0.6, 1.0])
+def test_sigma_1_is_beta_1_and_the_others_lie_between(mix):
+    """DDPM, sections 3.2 and 3.3; iDDPM eq. 15. Of rows at different steps."""
+    x, table = torch.zeros(3, 1, dtype=torch.float64), linear().alpha_bar
+    t = torch.tensor([1, 2, 1000])
+    found = step_variance(x, Prediction(x, x), table[t], table[t - 1], mix)[:, 0].tolist()
+    betas = (1e-4 + (t.double() - 1) * (0.02 - 1e-4) / 999).tolist()
+    tilde = [float((1 - table[i - 1]) / (1 - table[i])) * beta for i, beta in zip(t.tolist(), betas, strict=True)]
+    assert found == pytest.approx([betas[0], *(tilde[i] ** (1 - mix) * betas[i] ** mix for i in (1, 2))], rel=1e-9)
+
+
+def test_the_last_multistep_is_of_first_order():
+    """At level 1 half the log-SNR is infinite: D = x_0, and x' is what the model says last."""
+    x, level = torch.linspace(-2, 2, 5).double(), torch.full((5,), 0.9).double()
+    for eta in (0.0, 1.0):
+        found, _ = DPMSolver(eta)(x, Prediction(x / 2, x), level, torch.ones_like(level), no_noise, (x + 1, level))
+        assert torch.equal(found, x / 2)
 
 
 @pytest.mark.parametrize("solver", [DDIM(0.5), DPMSolver(0.0), DPMSolver(1.0), Heun()])

@@ -6,7 +6,7 @@ from gaussians import exact_moments
 from torch import Tensor
 
 from diffusion_lab.diffusion import samplers
-from diffusion_lab.diffusion.denoiser import Condition, Epsilon, NetworkDenoiser
+from diffusion_lab.diffusion.denoiser import Condition, Epsilon, NetworkDenoiser, Prediction
 from diffusion_lab.diffusion.mixture import GivenTheRest, gaussian
 from diffusion_lab.diffusion.sampling import Constrain, Sampler, keep_clean, sample, unconstrained
 from diffusion_lab.diffusion.schedule import linear
@@ -115,6 +115,24 @@ def test_the_guide_is_the_slope_of_the_distance_through_the_model():
             near = (KNOWN[1] - FACE(moved, level, condition(2)).x_0[row, 0, 1]).abs()
             here = (KNOWN[1] - plain.x_0[row, 0, 1]).abs()
             assert said.gradient[row, 0, place].item() == pytest.approx(-0.7 * (near - here).item() / step, abs=1e-5)
+
+
+def test_the_distance_is_that_of_all_known_numbers_of_a_picture():
+    """A model that says x itself is guided straight to what is known, by a step of length 1."""
+    x, known = torch.randn(2, 4, 2, 3, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    mask = torch.zeros(4, 1, 3, 5, dtype=torch.bool)
+    mask[..., 1] = True
+    guide = PosteriorGuide(lambda x, *_: Prediction(x, x), 1)
+    found = guide(x, torch.full((4,), 0.5).double(), Condition(known=known, mask=mask)).gradient
+    away = torch.where(mask, 0, known - x)
+    torch.testing.assert_close(found, away / away.square().sum((1, 2, 3), keepdim=True).sqrt())
+
+
+def test_where_nobody_says_otherwise_the_guide_goes_half_the_slope():
+    """DPS, appendix D: zeta' = .5 for inpainting."""
+    x, level = torch.tensor([[[0.3, -0.2, 0.5]]], dtype=torch.float64), torch.tensor([0.3], dtype=torch.float64)
+    half, whole = (guide(x, level, condition(1)).gradient for guide in (PosteriorGuide(FACE), PosteriorGuide(FACE, 1)))
+    torch.testing.assert_close(half, whole / 2)
 
 
 def test_the_guide_rests_when_the_known_pixels_are_met():

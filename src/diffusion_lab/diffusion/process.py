@@ -16,8 +16,7 @@ def along(x: Tensor, *coefficients: Tensor) -> tuple[Tensor, ...]:
 
 def over(numerator: Tensor, denominator: Tensor, otherwise: float = 0.0) -> Tensor:
     """The quotient, and the named limit where the denominator is 0."""
-    safe = torch.where(denominator == 0, 1.0, denominator)
-    return torch.where(denominator == 0, otherwise, numerator / safe)
+    return torch.where(denominator == 0, otherwise, numerator / denominator)
 
 
 def add_noise(x_0: Tensor, eps: Tensor, level: Tensor) -> Tensor:

@@ -143,7 +143,7 @@ def guided(sampler: Sampler, guide: Wrap) -> Sampler:
 
 def replacement(steps: int = 250, variance_mix: float = 0.0, clip: bool = True) -> Sampler:
     """Known pixels drawn from q(x' | truth) after every step (Song et al. 2021)."""
-    return repaint(steps, jump=1, resamples=1, variance_mix=variance_mix, clip=clip)
+    return repaint(steps, resamples=1, variance_mix=variance_mix, clip=clip)
 
 
 def repaint(

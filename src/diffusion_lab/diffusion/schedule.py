@@ -73,11 +73,10 @@ class NoiseSchedule:
         Args:
             level: ``(B,)`` in [0, 1].
         """
-        level = level.to("cpu", torch.float64)
-        falling = self.alpha_bar.flip(0)
-        above = self.steps - torch.searchsorted(falling, level.clamp(float(falling[0]), 1)).clamp(max=self.steps)
+        level = level.to("cpu", torch.float64).clamp(0, 1)
+        above = self.steps - torch.searchsorted(self.alpha_bar.flip(0), level)
         below = (above + 1).clamp(max=self.steps)
-        angle = torch.atan2((1 - level).clamp(min=0).sqrt(), level.clamp(min=0).sqrt())
+        angle = torch.atan2((1 - level).sqrt(), level.sqrt())
         width = (self.angle[below] - self.angle[above]).clamp(min=torch.finfo(torch.float64).tiny)
         return above + ((angle - self.angle[above]) / width).clamp(0, 1) * (below > above)
 

@@ -146,7 +146,7 @@ class DPMSolver:
         previous_x_0, previous_h = memory
         h = torch.where(next_level > level, (log_snr(next_level) - log_snr(level)) / 2, 0.0)
         ahead = torch.where(h.isinf(), 0.0, over(h, 2 * previous_h))
-        far = h.clamp(max=1e3)  # as good as infinite, but 0 times it is 0
+        far = h.clamp(max=torch.finfo(h.dtype).max)  # as good as infinite, but 0 times it is 0
         stay, towards, of_x, spread, slope = along(
             x,
             over((1 - next_level).sqrt(), (1 - level).sqrt(), otherwise=1.0),
@@ -187,7 +187,7 @@ class Heun:
         length = torch.where(level > 0, next_sigma - sigma * over(next_signal, signal), 0.0)
         corrects = next_level == level
         to_x_0, to_eps, correction, stays = along(
-            x, next_signal, next_sigma, torch.where(corrects, previous_length / 2, 0.0), corrects.to(torch.float64)
+            x, next_signal, next_sigma, previous_length / 2, corrects.to(torch.float64)
         )
         predicted = to_x_0 * prediction.x_0 + to_eps * prediction.eps
         corrected = x + correction * (prediction.eps - previous_eps)
