@@ -46,6 +46,32 @@ def test_sets_that_are_alike_and_sets_that_are_apart() -> None:
     assert all(values.mean() == 0 for values in apart.values())
 
 
+def test_newtons_method_does_not_go_round_in_circles() -> None:
+    """Whole steps do, on these seven pictures. The gradient vanishes at the minimum and nowhere else."""
+    x = torch.tensor([[-2, 0], [3, 5], [-1, 1], [-5, 1], [2, -1], [-2, -4], [-5, -4]]).double()
+    signs = torch.tensor([1, -1, -1, 1, -1, -1, 1]).double()
+    plane = support_vectors(x, signs, penalty=10.0, rounds=6).requires_grad_()
+    margins = (1 - signs * (x @ plane[:-1] + plane[-1])).clamp(min=0)
+    (plane.square().sum() / 2 + 10 * margins.square().sum()).backward()
+    assert plane.grad.norm() < 1e-8
+
+
+def test_the_very_same_pictures_are_told_apart_by_nobody() -> None:
+    """Half of them are taken for the other kind; none is more real than itself, as the authors' code counts."""
+    real = torch.randn(40, 4, generator=torch.Generator().manual_seed(0))
+    scores = inception_discriminative_score(real, real, paired=True)
+    assert scores["u_ids"].tolist() == [0.5] * 40
+    assert scores["p_ids"].tolist() == [0] * 40
+
+
+def test_twice_as_many_pictures_as_features_are_enough() -> None:
+    """Or as many as are asked for."""
+    real, fake = torch.randn(2, 8, 4, generator=torch.Generator().manual_seed(0))
+    assert inception_discriminative_score(real, fake, paired=True)["u_ids"].shape == (8,)
+    assert inception_discriminative_score(real, fake, paired=True, least=9)["u_ids"].isnan()
+    assert inception_discriminative_score(real[:5], fake[:5], paired=True, least=5)["u_ids"].shape == (5,)
+
+
 def test_few_or_unpaired_pictures_have_none() -> None:
     assert inception_discriminative_score(torch.ones(7, 4), torch.ones(7, 4), paired=True)["p_ids"].isnan()
     assert inception_discriminative_score(torch.ones(9, 4), torch.ones(9, 4))["u_ids"].isnan()

@@ -68,6 +68,14 @@ def test_closed_forms() -> None:
     assert all_forms(x, mean + 3 * (x - mean)) == pytest.approx([4 * variance] * 4, rel=1e-9)  # (3 - 1)^2 tr(S)
 
 
+@pytest.mark.parametrize("unit", [1e-4, 1e4])
+def test_the_distance_has_the_features_unit_squared(unit: float) -> None:
+    """So what counts as noise of rounding is relative; covariances are singular."""
+    real, fake = features(40, 64, seed=0), features(50, 64, seed=1, shift=0.3)
+    exact = frechet_distance(real, fake).item()
+    assert all_forms(unit * real, unit * fake) == pytest.approx([unit**2 * exact] * 4, rel=1e-6)
+
+
 def test_moments_of_parts_add_up() -> None:
     x = features(100, 8, seed=0)
     torch.testing.assert_close(moments(x[:33]) + moments(x[33:]), moments(x), rtol=1e-12, atol=1e-12)
@@ -75,7 +83,7 @@ def test_moments_of_parts_add_up() -> None:
 
 @pytest.mark.parametrize(("n", "m", "d"), [(60, 60, 8), (40, 90, 8), (20, 30, 48)])
 def test_shares_are_the_distance_and_its_derivative(n: int, m: int, d: int) -> None:
-    """A picture that weighs a little more than the others moves the distance by its share's excess."""
+    """A picture that weighs a little more or less than the others moves the distance by its share's excess."""
     real, fake = features(m, d, seed=0), features(n, d, seed=1, shift=0.3, scale=1.2)
     distance = frechet_distance(real, fake)
     for paired in {False, n == m}:
@@ -85,13 +93,33 @@ def test_shares_are_the_distance_and_its_derivative(n: int, m: int, d: int) -> N
         for i in (0, n // 2, n - 1):
             more = 1e-4
 
-            def heavier(x: Tensor, i: int = i, more: float = more) -> Tensor:
+            def heavier(x: Tensor, more: float, i: int = i) -> Tensor:
                 return (moments(x) + more * moments(x[i : i + 1])) * len(x) / (len(x) + more)
 
-            moved = frechet_distance_from_moments(heavier(real) if paired else moments(real), heavier(fake))
-            derivative = n * (moved - distance).item() / more
-            assert (shares[i] - distance).item() == pytest.approx(derivative, rel=2e-2, abs=2e-2 * distance.item())
+            up, down = (
+                frechet_distance_from_moments(heavier(real, by) if paired else moments(real), heavier(fake, by))
+                for by in (more, -more)
+            )
+            derivative = n * (up - down).item() / (2 * more)
+            assert (shares[i] - distance).item() == pytest.approx(derivative, abs=1e-7 * distance.item())
     torch.testing.assert_close(frechet_shares_mixed(moments(real), fake), frechet_shares(real, fake), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize(("n", "m", "d", "decomposed"), [(60, 50, 8, (8, 8)), (20, 30, 48, (20, 30))])
+def test_what_is_decomposed_is_as_small_as_can_be(
+    n: int, m: int, d: int, decomposed: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many pictures there are: of 50,000 nobody could decompose the Gram matrix."""
+    asked: list[tuple[int, ...]] = []
+    svd = torch.linalg.svd
+
+    def noted(matrix: Tensor, full_matrices: bool = True) -> tuple[Tensor, Tensor, Tensor]:
+        asked.append(tuple(matrix.shape))
+        return svd(matrix, full_matrices=full_matrices)
+
+    monkeypatch.setattr(torch.linalg, "svd", noted)
+    frechet_shares(features(m, d, seed=0), features(n, d, seed=1))
+    assert asked == [decomposed]
 
 
 def test_a_perfect_method_has_no_share() -> None:

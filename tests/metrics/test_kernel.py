@@ -27,9 +27,10 @@ def test_kernel_distance_has_no_bias_and_knows_its_error() -> None:
     assert 0.9 < torch.stack([error for _, error in draws]).square().mean().sqrt() / values.std() < 2
 
 
-def test_kernel_distances_error_is_the_jackknifes() -> None:
+@pytest.mark.parametrize(("n", "m"), [(9, 7), (3, 3)])
+def test_kernel_distances_error_is_the_jackknifes(n: int, m: int) -> None:
     """Each picture of either set left out in turn (Efron and Stein 1981)."""
-    real, fake = features(9, 8, seed=0), features(7, 8, seed=1, shift=0.5)
+    real, fake = features(n, 8, seed=0), features(m, 8, seed=1, shift=0.5)
 
     def variance(values: list[float]) -> float:
         mean = sum(values) / len(values)
@@ -42,6 +43,17 @@ def test_kernel_distances_error_is_the_jackknifes() -> None:
     of_fake = [kernel_distance(real, without(fake, i))[0].item() for i in range(len(fake))]
     error = (variance(of_real) + variance(of_fake)) ** 0.5
     assert kernel_distance(real, fake)[1].item() == pytest.approx(error, rel=1e-9)
+
+
+@pytest.mark.parametrize(("n", "m"), [(2, 3), (3, 2), (2, 2)])
+def test_kernel_distance_of_two_pictures_is_a_number_whose_error_nobody_knows(n: int, m: int) -> None:
+    """Kernels (x y + 1)^3 by hand: 64 between three and one, 8 between ones, 1 with nought."""
+    real, fake = torch.ones(n, 1), torch.zeros(m, 1)
+    real[0] = 3
+    between_real = 64 if n == 2 else (64 + 64 + 8) / 3
+    value, error = kernel_distance(real, fake)
+    assert value.item() == pytest.approx(between_real + 1 - 2)
+    assert error.isnan()
 
 
 def test_kernel_distance_of_one_picture_is_an_error() -> None:
@@ -116,3 +128,10 @@ def test_shares_spread_as_hoeffdings_terms_say() -> None:
 def test_shares_of_three_pictures_are_an_error() -> None:
     with pytest.raises(ValueError, match="needs 4 pictures"):
         kernel_shares(torch.ones(3, 4), torch.ones(3, 4))
+    with pytest.raises(ValueError, match="2 real ones"):
+        kernel_shares(torch.ones(1, 4), torch.ones(4, 4))
+
+
+def test_shares_of_four_pictures_against_two() -> None:
+    real, fake = features(2, 6, seed=0), features(4, 6, seed=1, shift=0.5)
+    assert kernel_shares(real, fake).mean().item() == pytest.approx(kernel_distance(real, fake)[0].item(), rel=1e-9)

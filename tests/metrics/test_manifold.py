@@ -19,6 +19,10 @@ def test_agrees_with_prdc() -> None:
     assert figures(*waves(), neighbours=5, around=5) == pytest.approx(
         {"precision": 53 / 60, "recall": 1.0, "density": 0.58, "coverage": 53 / 60}
     )
+    # By default k is that of the papers: 3 of Kynkaanniemi et al., 5 of Naeem et al.
+    assert figures(*waves()) == pytest.approx(
+        {"precision": 28 / 60, "recall": 58 / 60, "density": 0.58, "coverage": 53 / 60}
+    )
 
 
 @pytest.mark.parametrize("k", [1, 3, 5])
@@ -41,6 +45,17 @@ def test_on_a_line() -> None:
     assert found["recall"].tolist() == [1, 1, 1, 1]  # the balls of 0.4 and 2.5 reach 2.1, that of 18.5 reaches 11.5
 
 
+def test_a_ball_holds_its_border() -> None:
+    """Kynkaanniemi et al. (2019), eq. 1: no further than the neighbour. All distances are whole numbers here."""
+    real, fake = torch.tensor([[0.0], [2.0], [10.0]]), torch.tensor([[-2.0], [18.0], [21.0]])
+    found = precision_recall(real, fake, paired=True, neighbours=1, around=1)  # real balls reach 2, 2 and 8
+    assert found["precision"].tolist() == [1, 1, 0]  # at -2 and 18: the ends of two balls
+    assert found["density"].tolist() == [1, 1, 0]
+    assert found["coverage"].tolist() == [1, 0, 1]
+    real, fake = torch.tensor([[-3.0], [197.0], [198.0]]), torch.tensor([[0.0], [3.0], [100.0]])  # reach 3, 3 and 97
+    assert precision_recall(real, fake, paired=True, neighbours=1, around=1)["recall"].tolist() == [1, 1, 0]
+
+
 def test_the_order_and_the_number_of_blocks_do_not_matter() -> None:
     real, fake = (torch.randn(1500, 4, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
     found, turned = (figures(x, y) for x, y in ((real, fake), (real.flip(0), fake.flip(0))))
@@ -49,3 +64,4 @@ def test_the_order_and_the_number_of_blocks_do_not_matter() -> None:
 
 def test_too_few_pictures_have_none() -> None:
     assert all(values.isnan() for values in precision_recall(torch.ones(5, 2), torch.ones(9, 2)).values())
+    assert all(not values.isnan().any() for values in precision_recall(torch.ones(6, 2), torch.ones(9, 2)).values())

@@ -55,6 +55,8 @@ def test_l1_counts_the_hole_only() -> None:
     mask = torch.zeros(2, 1, 8, 8, dtype=torch.bool)
     mask[0, ..., 4:] = True
     assert l1_hole(images, target, mask).tolist() == pytest.approx([0.2, 0.0])
+    mask[1, 0, 0, 7] = True  # one pixel
+    assert l1_hole(images, target, mask).tolist() == pytest.approx([0.2, 0.2])
 
 
 def test_seam_is_the_jump_over_the_border_over_the_true_one() -> None:
@@ -92,6 +94,7 @@ def test_a_seam_where_the_truth_has_none() -> None:
     assert seam(images, flat, torch.ones_like(mask)).item() == 1  # no border
     stepped = torch.where(mask, torch.tensor(255, dtype=torch.uint8), flat)
     assert seam(flat, stepped, mask).item() == pytest.approx(0.5 / 155)  # smeared over
+    assert seam(*(x[:, :, :1] for x in (images, flat, mask))).item() == pytest.approx(6)  # one row: one pair
 
 
 def test_the_crop_is_the_square_around_the_hole() -> None:
@@ -103,8 +106,26 @@ def test_the_crop_is_the_square_around_the_hole() -> None:
     assert torch.equal(hole_crop(images[:1], mask[:1], side=3), images[:1, :, 2:5, 3:6])
     assert torch.equal(hole_crop(images[1:2], mask[1:2], side=4), images[:1, :, 4:, 2:6])
     assert torch.equal(hole_crop(images[2:], mask[2:], side=8), images[:2])  # of no hole too
+    mask = mask.new_zeros(4, 1, 8, 8)
+    mask[0, 0, 0, 2:6] = True  # a line at the upper edge: the square below it
+    mask[1, 0, 3, 2:6] = True  # one in the middle: of its three other rows two are above it
+    assert torch.equal(hole_crop(images[:1], mask[:1], side=4), images[:1, :, :4, 2:6])
+    assert torch.equal(hole_crop(images[:1], mask[1:2], side=4), images[:1, :, 1:5, 2:6])
     enlarged = hole_crop(images, mask)
     assert (enlarged.shape, enlarged.dtype) == ((4, 3, 299, 299), torch.uint8)
+
+
+def test_a_crop_that_shrinks_passes_over_no_pixel() -> None:
+    dark = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
+    for row, column in ((0, 0), (3, 4), (7, 7)):
+        lit = dark.clone()
+        lit[..., row, column] = 255
+        assert hole_crop(lit, torch.ones(1, 1, 8, 8, dtype=torch.bool), side=2).any()
+
+
+def test_every_picture_has_its_hole() -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        hole_crop(torch.zeros(3, 3, 8, 8, dtype=torch.uint8), torch.ones(2, 1, 8, 8, dtype=torch.bool))
 
 
 @pytest.mark.parametrize("measure", [psnr, ssim])
@@ -114,8 +135,9 @@ def test_floats_are_refused(measure) -> None:
 
 
 def test_ssim_of_tiny_pictures_is_refused() -> None:
-    with pytest.raises(ValueError, match="11 pixels"):
-        ssim(*(x[..., :8, :8] for x in pair()))
+    with pytest.raises(ValueError, match=r"11 pixels, got \(12, 10\)"):
+        ssim(*(x[..., :12, :10] for x in pair()))
+    assert ssim(*(x[..., :12, :11] for x in pair())).isfinite().all()
 
 
 def test_colourfulness_is_the_formula_of_its_paper() -> None:
@@ -134,4 +156,22 @@ def test_the_mean_is_over_pictures_and_not_over_batches() -> None:
     mask = torch.ones(4, 1, *images.shape[-2:], dtype=torch.bool)
     for part in (slice(0, 1), slice(1, 4)):
         metric.update(images[part], target[part], mask[part])
+    assert metric.compute().item() == pytest.approx(psnr(images, target).mean().item(), rel=1e-12)
+
+
+def test_a_measure_is_asked_once_for_a_batch() -> None:
+    """`forward` says the batch's mean and adds it; torchmetrics would ask twice of a metric that did not say so."""
+    images, target = pair()
+    asked: list[int] = []
+
+    def measure(images: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+        asked.append(len(images))
+        return psnr(images, target)
+
+    metric = PictureMean(measure)
+    mask = torch.ones(4, 1, *images.shape[-2:], dtype=torch.bool)
+    for part in (slice(0, 1), slice(1, 4)):
+        here = metric(images[part], target[part], mask[part])
+        assert here.item() == pytest.approx(psnr(images[part], target[part]).mean().item(), rel=1e-12)
+    assert asked == [1, 3]
     assert metric.compute().item() == pytest.approx(psnr(images, target).mean().item(), rel=1e-12)

@@ -3,6 +3,7 @@
 import pickle
 import warnings
 from collections.abc import Callable
+from dataclasses import FrozenInstanceError
 from functools import partial
 
 import numpy as np
@@ -53,6 +54,15 @@ def of_clean_fid(images: Tensor) -> Tensor:
     return (torch.from_numpy(resized).permute(0, 3, 1, 2) - 128) / 128
 
 
+def of_pillow(images: Tensor) -> Tensor:
+    """Its bilinear, which blurs what it shrinks, on floats as clean-fid has its bicubic."""
+    resized = [
+        np.asarray(Image.fromarray(plane).resize((299, 299), Image.Resampling.BILINEAR))
+        for plane in images.flatten(0, 1).float().numpy()
+    ]
+    return (torch.from_numpy(np.stack(resized)).unflatten(0, images.shape[:2]) - 128) / 128
+
+
 def of_torch_fidelity(images: Tensor) -> Tensor:
     resized = interpolate_bilinear_2d_like_tensorflow1x(images.float(), size=(299, 299), align_corners=False)
     return (resized - 128) / 128
@@ -76,13 +86,14 @@ def of_dgm_eval(images: Tensor, scale: tuple[list[float], list[float]] = IMAGENE
 @pytest.mark.parametrize(
     ("resizing", "tool", "levels"),
     [
+        (antialiased(), of_pillow, 0.01),
         (pytorch_fid(), of_pytorch_fid, 0),
         (clean_fid(), of_clean_fid, 0.01),  # its kernel in float64, ours in float32
         (torch_fidelity(), of_torch_fidelity, 0),
         (dgm_eval(), of_dgm_eval, 0),
         (dgm_eval_clip(), partial(of_dgm_eval, scale=CLIP), 0),
     ],
-    ids=["pytorch-fid", "clean-fid", "torch-fidelity", "dgm-eval", "dgm-eval of CLIP"],
+    ids=["Pillow", "pytorch-fid", "clean-fid", "torch-fidelity", "dgm-eval", "dgm-eval of CLIP"],
 )
 def test_is_the_tool(resizing: Resizing, tool: Callable[[Tensor], Tensor], levels: float) -> None:
     """To so many levels of 255."""
@@ -111,3 +122,5 @@ def test_the_extractor_is_known_by_its_resizing() -> None:
         assert InceptionV3().resize == words[0]
     assert len(set(words)) == 4
     assert pickle.loads(pickle.dumps(made[2])) == made[2]
+    with pytest.raises(FrozenInstanceError):
+        made[0].words = words[1]  # type: ignore[misc]

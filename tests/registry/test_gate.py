@@ -1,14 +1,16 @@
+import inspect
 import json
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -54,6 +56,28 @@ def test_the_first_model_needs_no_champion(candidate: Candidate) -> None:
         "champion",
     ]
     assert Decision.read(json.loads(json.dumps(decision.facts()))) == decision
+    assert decision.champion is None
+    assert not decision.by_hand
+    assert decision.checks[3].sentence == "known pixels came back bit for bit in 6 pictures, completed here"
+    assert decision.checks[4].sentence == f"the figures are of {N} pictures of built-in faces, 100 are needed"
+
+
+def test_what_a_decision_says_stays(candidate: Candidate) -> None:
+    decision = judge(candidate, None)
+    for fact in (candidate, decision, decision.checks[0]):
+        for name, value in vars(fact).items():
+            with pytest.raises(FrozenInstanceError):
+                setattr(fact, name, value)
+
+
+def test_the_pipeline_judges_as_the_command_does() -> None:
+    """Which has what `judge` has by default."""
+    options = inspect.signature(judge).parameters.items()
+    told = {name: option.default for name, option in options if option.default is not option.empty}
+    file = Path(__file__).parents[2] / "conf" / "pipeline.yaml"
+    gate = OmegaConf.to_container(OmegaConf.load(file).gate)
+    assert isinstance(gate, dict)
+    assert {name: gate[name] for name in told} == told | {"metrics": ["lpips"]}
 
 
 @pytest.mark.parametrize(
@@ -77,6 +101,46 @@ def test_figures_count_beyond_their_interval(
     assert decision.champion == "faces@1"
 
 
+def test_equal_models_are_not_told_apart(candidate: Candidate) -> None:
+    """The interval is the point 0 then, which is worse and better than nothing."""
+    decision = judge(candidate, against(candidate), fid_tolerance=0.0)
+    assert decision.passed
+    for check in decision.checks:
+        if check.name.startswith("lpips"):
+            assert check.sentence.endswith("worse by +0.0000 (+0.0000 to +0.0000): no difference beyond chance")
+
+
+def test_each_mask_is_compared_with_itself(candidate: Candidate) -> None:
+    """A champion that is better with one mask alone; with the other it has the candidate's figures."""
+    champion = against(candidate)
+    worse = champion.results["pictures"][1]
+    assert worse["mask"] == "half"
+    worse["lpips"] = [value - 0.05 for value in worse["lpips"]]
+    decision = judge(candidate, champion)
+    assert refusals(decision) == ["lpips, half, diffusion"]
+    assert "lpips 0.2000 against 0.1500, worse by +0.0500" in decision.reasons[0]
+
+
+def test_a_model_of_one_step_is_one_too(candidate: Candidate) -> None:
+    champion = against(candidate)
+    for each in (candidate, champion):
+        for row in each.results["rows"]:
+            row["network_calls"] = min(row["network_calls"], 1)
+    names = [check.name for check in judge(candidate, champion).checks if check.name.startswith("lpips")]
+    assert names == ["lpips, center, diffusion", "lpips, half, diffusion"]
+
+
+def test_models_need_rows_in_common(candidate: Candidate) -> None:
+    champion = against(candidate)
+    for row in champion.results["rows"]:
+        row["method"] = f"another {row['method']}"
+    said = "the results of run 0 and faces@1 have no rows of a model in common"
+    assert judge(candidate, champion).reasons == [said]
+    for each in (candidate, champion):
+        each.results["rows"].clear()
+    assert judge(candidate, champion).reasons == [said]
+
+
 def test_more_is_better_for_some_metrics(candidate: Candidate) -> None:
     champion = against(candidate)
     for each, shift in ((candidate, 1.0), (champion, 0.0)):
@@ -98,6 +162,20 @@ def test_fid_has_a_tolerance(candidate: Candidate) -> None:
         "fid, center, diffusion",
         "fid, half, diffusion",
     ]
+    for row in champion.results["rows"]:
+        row["fid"] = 27.0  # 30 is 11 % more
+    assert refusals(judge(candidate, champion)) == ["fid, center, diffusion", "fid, half, diffusion"]
+
+
+@pytest.mark.parametrize("who", [0, 1])
+def test_fid_that_one_of_them_lacks_is_not_compared(candidate: Candidate, who: int) -> None:
+    champion = against(candidate)
+    rows = (candidate, champion)[who].results["rows"]
+    rows[0]["fid"] = None
+    assert (rows[0]["mask"], rows[0]["method"]) == ("center", "diffusion")
+    decision = judge(candidate, champion)
+    assert decision.passed
+    assert [check.name for check in decision.checks if check.name.startswith("fid")] == ["fid, half, diffusion"]
 
 
 def test_another_protocol_is_not_compared(candidate: Candidate) -> None:
@@ -107,7 +185,12 @@ def test_another_protocol_is_not_compared(candidate: Candidate) -> None:
     assert compared == ["pictures", "protocol", "seconds"]  # no figure is; how fast it is does not depend on it
     assert "mask_set 1 against 2" in decision.reasons[0]
     same = against(candidate, device="a GPU", batch_size=7, inpainter="elsewhere")
-    assert judge(candidate, same).protocol == decision.protocol
+    judged = judge(candidate, same)
+    assert judged.protocol == decision.protocol
+    assert [check.sentence for check in judged.checks if check.name == "protocol"] == [
+        f"both were evaluated under protocol {decision.protocol}"
+    ]
+    assert len(decision.protocol) == 16  # of a sum's 64 digits
 
 
 def test_a_models_own_sampler_is_not_protocol(candidate: Candidate) -> None:
@@ -125,7 +208,9 @@ def test_known_pixels_are_recomputed(candidate: Candidate, monkeypatch: pytest.M
         return forward(self, image, mask, **rest) + 1e-6
 
     monkeypatch.setattr(Inpainter, "forward", careless)
-    assert refusals(judge(candidate, None)) == ["known pixels"]
+    decision = judge(candidate, None, pictures=4)
+    assert refusals(decision) == ["known pixels"]
+    assert decision.reasons == ["known pixels were changed in 4 of 4 pictures"]
 
 
 def test_values_that_are_not_finite_are_refused(candidate: Candidate) -> None:
@@ -183,6 +268,9 @@ def test_a_slow_model_is_refused(candidate: Candidate, monkeypatch: pytest.Monke
     decision = judge(candidate, against(candidate, seed=1))
     assert refusals(decision) == ["seconds"]
     assert "1.50 times as long, 1.25 are allowed" in decision.reasons[0]
+    monkeypatch.setattr(gate, "seconds_per_picture", lambda inpainters, rounds: [0.25, 0.2])
+    assert judge(candidate, against(candidate, seed=1)).passed  # as long as is allowed
+    monkeypatch.setattr(gate, "seconds_per_picture", lambda inpainters, rounds: [0.3, 0.2])
     assert judge(candidate, against(candidate, seed=1), slower=1.6).passed
 
 
@@ -216,6 +304,12 @@ def test_what_a_neighbour_costs_does_not_count(trained: Trained, monkeypatch: py
         (lambda c: replace(c, results=results(n=99)), "pictures", "of 99 pictures of built-in faces, 100 are needed"),
         (lambda c: replace(c, folder=Path("nowhere")), "sound", "no recipe.json"),
         (lambda c: replace(c, results={"protocol": {"n": 200}}), "sound", "not what evaluate.py writes"),
+        (lambda c: replace(c, results={"rows": []}), "pictures", "of 0 pictures of unnamed data, 100 are needed"),
+        (
+            lambda c: replace(c, results=results(n=99, trained_on="other faces")),
+            "pictures",
+            "of 99 pictures of built-in faces, 100 are needed; it was trained on other faces",
+        ),
     ],
 )
 def test_what_is_missing_is_said(
@@ -242,7 +336,10 @@ def test_a_lost_champion_stops_the_gate(candidate: Candidate, tmp_path: Path) ->
 
 
 def test_a_person_needs_a_reason() -> None:
-    assert by_hand("faces@1", "demo").passed
+    decision = by_hand("faces@1", "demo")
+    assert decision.passed
+    assert decision.by_hand
+    assert (decision.candidate, decision.champion) == ("faces@1", None)
     with pytest.raises(ValueError, match="needs a reason"):
         by_hand("faces@1", " ")
 

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import multiprocessing
 import os
@@ -15,8 +16,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from diffusion_lab.inpainting import Inpainter
-from diffusion_lab.registry import Decision, Moved, Registry, versions
+from diffusion_lab.registry import Candidate, Decision, Moved, Registry, versions
 from diffusion_lab.registry.gate import Check, by_hand
+from diffusion_lab.registry.manifest import faults, recorded, version_of
+from evaluated import results
 
 Trained = Callable[..., Path]
 
@@ -57,6 +60,7 @@ def test_a_version_holds_all_that_is_known_of_a_model(registry: Registry, traine
     for file in ("model.safetensors", "recipe.json"):
         assert (folder / file).read_bytes() == (run / "inpainter" / file).read_bytes()
     assert all(stat.S_IMODE(path.stat().st_mode) == 0o444 for path in folder.iterdir())
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o755
     assert set(json.loads((folder / "manifest.json").read_text())["files"]) == {
         path.name for path in folder.iterdir()
     } - {"manifest.json"}
@@ -152,12 +156,17 @@ def test_references_are_explained(registry: Registry, trained: Trained) -> None:
     assert registry.resolve("faces@production") == registry.resolve("faces@1")
     for reference, message in (
         ("faces", "write name@number or name@alias"),
+        ("faces@", "write name@number or name@alias"),
+        ("@1", "a model's name"),
         ("faces@2", "there is faces@production, faces@1"),
         ("faces@canary", "there is faces@production, faces@1"),
         ("other@1", "there is faces"),
     ):
         with pytest.raises((ValueError, FileNotFoundError), match=message):
             registry.resolve(reference)
+    for ask in (registry.list, registry.verify):  # of a variable that nobody has set: not all models
+        with pytest.raises(ValueError, match="a model's name"):
+            ask("")
 
 
 def test_an_alias_moves_forward_and_back(registry: Registry, trained: Trained) -> None:
@@ -178,6 +187,30 @@ def test_an_alias_moves_forward_and_back(registry: Registry, trained: Trained) -
     assert [move["version"] for move in registry.history("faces")] == [1, 2, 3, 2, 1, 3, 1]
     assert registry.history("faces")[2]["why"] == f"decisions/{kept.name}"
     assert json.loads(kept.read_text())["checks"][0]["sentence"] == "no worse"
+
+
+def test_a_decision_is_kept_to_be_read_under_its_own_sum(registry: Registry, trained: Trained) -> None:
+    register(registry, trained())
+    kept = registry.promote("faces", 1, by_hand("faces@1", "für é"))
+    assert kept.name == f"1-production-{hashlib.sha256(kept.read_bytes()).hexdigest()[:8]}.json"
+    text = kept.read_text(encoding="utf-8")
+    assert text.startswith('{\n  "version": 1,\n  "alias": "production",\n')
+    assert text.endswith("}\n")
+    assert "für é" in text
+    moved = (registry.root / "faces" / "aliases.json").read_text()
+    assert moved.startswith('{\n  "production": {\n    "version": 1,\n')
+
+
+def test_a_version_is_a_candidate_and_who_holds_an_alias_its_champion(registry: Registry, trained: Trained) -> None:
+    assert registry.champion("faces") is None
+    register(registry, trained(), card="# é")
+    folder = registry.resolve("faces@1")
+    assert registry.candidate("faces@1") == Candidate("faces@1", folder, results(), "# é")
+    assert registry.champion("faces") is None
+    promote(registry, 1, None)
+    assert registry.champion("faces") == registry.candidate("faces@1")
+    (folder / "card.md").unlink()
+    assert registry.candidate("faces@1").card == ""
 
 
 def test_aliases_do_not_disturb_each_other(registry: Registry, trained: Trained) -> None:
@@ -243,6 +276,65 @@ def test_verify_finds_what_was_added_or_is_gone(registry: Registry, trained: Tra
     (folder / "run.ckpt").write_text("a pickle")
     (folder / "golden.safetensors").unlink()
     assert registry.verify() == ["faces@1: golden.safetensors is missing", "faces@1: run.ckpt was added"]
+
+
+def test_verify_of_a_model_is_of_the_versions_that_it_has(registry: Registry, trained: Trained) -> None:
+    assert registry.verify() == []
+    with pytest.raises(FileNotFoundError, match="there is no model 'faces'"):
+        registry.verify("faces")
+    for seed in range(2):
+        register(registry, trained(seed))
+    shutil.rmtree(registry.resolve("faces@1"))
+    assert registry.verify("faces") == registry.verify("faces@2") == []
+    (registry.resolve("faces@2") / "card.md").unlink()
+    assert registry.verify("faces") == registry.verify("faces@2") == ["faces@2: card.md is missing"]
+
+
+MANIFEST = """{
+  "files": {
+    "a.txt": "ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb",
+    "b.txt": "3e23e8160039594a33894f6564e1b1348bbd7a0088d42c4acb73eeaed59c009d"
+  },
+  "registered": "2026-01-01T00:00:00+00:00",
+  "sha256": "832fba981064211a799f7f4fd27353a81025ad1fdd6d3ad0cbc6ab8cdd909a79"
+}
+"""
+"""As every version so far has it: the sums of "a" and "b", and that of the line of JSON before it."""
+
+
+def test_a_manifest_of_before_still_says_that_nothing_changed(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / f"{name}.txt").write_text(name)
+    assert faults(tmp_path) == ["manifest.json is missing"]
+    path = tmp_path / "manifest.json"
+    path.write_text(MANIFEST)
+    assert faults(tmp_path) == []
+    assert recorded(tmp_path) == {name: hashlib.sha256(name[:1].encode()).hexdigest() for name in ("a.txt", "b.txt")}
+    lines = MANIFEST.splitlines(keepends=True)
+    for damaged in (
+        "".join([*lines[:2], lines[3].replace("\n", ",\n"), lines[2].replace(",", ""), *lines[4:]]),  # in another order
+        MANIFEST.replace("2026", "2025"),
+        MANIFEST.replace("  ", "   "),
+        "[]",
+    ):
+        path.write_text(damaged)
+        assert faults(tmp_path) == ["manifest.json is damaged"]
+    for unread in ("[]", '{"files": []}', "{"):
+        path.write_text(unread)
+        assert recorded(tmp_path) == {}
+
+
+def test_a_version_is_called_by_its_place_and_any_other_model_by_its_weights(
+    registry: Registry, trained: Trained, tmp_path: Path
+) -> None:
+    run = trained()
+    register(registry, run)
+    assert version_of(registry.resolve("faces@1")) == "faces@1"
+    link = tmp_path / "served"
+    link.symlink_to(registry.resolve("faces@1"))
+    assert version_of(link) == "faces@1"
+    weights = (run / "inpainter" / "model.safetensors").read_bytes()
+    assert version_of(run / "inpainter") == hashlib.sha256(weights).hexdigest()[:12]
 
 
 def test_a_damaged_version_gets_no_alias(registry: Registry, trained: Trained) -> None:
@@ -334,6 +426,32 @@ def test_a_kill_between_write_and_rename_leaves_no_half_version(registry: Regist
     promote(registry, 2, "faces@1")
     assert registry.resolve("faces@production").name == "2"
     assert not registry.verify()
+
+
+def test_what_is_left_unfinished_for_a_day_is_cleared_away(
+    registry: Registry, trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = registry.root / "faces" / ".unfinished-x"
+    left.mkdir(parents=True)
+    os.utime(left, (1_000_000, 1_000_000))
+
+    def register_after(seconds: float) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(versions.time, "time", lambda: 1_000_000 + seconds)
+            register(registry, trained())
+
+    register_after(24 * 60 * 60)
+    assert left.exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rmdir", refuse)  # what cannot be cleared away stops nobody
+        register_after(24 * 60 * 60 + 0.5)
+    assert left.exists()
+    register_after(24 * 60 * 60 + 0.5)
+    assert not left.exists()
+
+
+def refuse(*paths: object, **options: object) -> None:
+    raise PermissionError("not yours")
 
 
 def test_a_writer_at_work_is_not_swept_away_when_the_clock_jumps(

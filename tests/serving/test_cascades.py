@@ -1,6 +1,7 @@
 """A cascade in the engine: a job walks through its stages, and shares every stage's calls with who stands there."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,11 +16,13 @@ from torch import Tensor, nn
 from diffusion_lab import recipe, tasks
 from diffusion_lab.cascade import AGAIN, MOST, Cascade, load, reduced
 from diffusion_lab.data.degradations import noisy_reduced
+from diffusion_lab.diffusion.denoiser import Prediction
 from diffusion_lab.diffusion.samplers import ddim, ddpm, dpm_solver, heun, repaint
 from diffusion_lab.inpainting import Inpainter
 from diffusion_lab.networks import export
 from diffusion_lab.pictures import to_uint8
 from diffusion_lab.serving.backends import BACKENDS
+from diffusion_lab.serving.batching import begin
 from diffusion_lab.serving.engine import Finished, Queued, Stepped, SwapRefused
 from diffusion_lab.serving.local import LocalEngine
 from diffusion_lab.serving.replica import Replica
@@ -217,6 +220,19 @@ def test_previews_of_a_large_square_are_small_and_show_what_was_known() -> None:
         assert (to_uint8(seen).int() - ended.int())[~known].abs().float().mean() < 40
 
     run(main())
+
+
+def test_beyond_white_a_preview_is_white_before_it_is_enlarged() -> None:
+    """Or black: else what is far beyond would colour the pixels around it."""
+    cascade, _ = of_elementwise()
+    asked = job(1)
+    asked.mask.fill_(True)
+    walk = begin(cascade, asked.image, asked.mask, asked.seeds, None)
+    far = 5 * torch.randn(walk.given.shape, generator=torch.Generator().manual_seed(0))
+    previews = [replace(walk, seen=Prediction(x, x)).preview() for x in (far, far.clamp(-1, 1))]
+    assert previews[0].shape == (1, 3, 8, 8)
+    assert walk.given.shape == (1, 3, 4, 4)
+    assert torch.equal(*previews)
 
 
 def test_previews_are_of_the_model_s_size_in_every_stage() -> None:

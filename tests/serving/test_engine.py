@@ -3,7 +3,7 @@ import pickle
 import subprocess
 import sys
 from contextlib import aclosing, suppress
-from dataclasses import replace
+from dataclasses import FrozenInstanceError, replace
 
 import pytest
 import torch
@@ -33,7 +33,7 @@ from diffusion_lab.diffusion.sampling import Sampler
 from diffusion_lab.diffusion.solvers import Ancestral, Memory
 from diffusion_lab.inpainting import Inpainter
 from diffusion_lab.pictures import to_uint8
-from diffusion_lab.serving.batching import Question, joined
+from diffusion_lab.serving.batching import Question, SharedCalls, begin, joined
 from diffusion_lab.serving.engine import (
     Finished,
     NotReady,
@@ -76,7 +76,37 @@ def test_questions_of_one_kind_are_those_that_can_be_joined() -> None:
         assert [one.kind() == other.kind() for other in kinds] == [i == j for j in range(len(kinds))]
         both = joined([one, replace(one, x=one.x + 1)])
         assert torch.equal(both.part(slice(1, 2)).x, one.x + 1)
-        assert both.kind() == one.kind()
+        assert both.kind() == joined([one]).kind() == one.kind()
+
+
+def test_where_a_walk_stands_and_what_it_asks_stays() -> None:
+    """A step makes another walk: who holds this one may go on from it again."""
+    asked = job(1)
+    for fixed in (begin(elementwise(Elementwise()), asked.image, asked.mask, asked.seeds, None), question()):
+        for name, value in vars(fixed).items():
+            with pytest.raises(FrozenInstanceError):
+                setattr(fixed, name, value)
+
+
+def test_a_call_is_halved_until_it_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Down to one row, and nobody asks CUDA, which is not there."""
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: pytest.fail("this is a CPU"))
+    asked: list[int] = []
+
+    def denoiser(x: Tensor, level: Tensor, condition: Condition) -> Prediction:
+        asked.append(len(x))
+        if len(x) > 1:
+            raise torch.OutOfMemoryError("too many")
+        return Prediction(x, -x)
+
+    calls = SharedCalls(4)
+    many = joined([replace(question(), x=torch.full((1, 3, 4, 4), float(i))) for i in range(5)])
+    answer = calls.ask(denoiser, many)
+    assert asked == [4, 2, 1, 1, 1, 1, 1]
+    assert torch.equal(answer.x_0, many.x)
+    assert calls.most == 1
+    with pytest.raises(ValueError, match="at least 1 row, got 0"):
+        SharedCalls(0)
 
 
 arrivals = st.lists(

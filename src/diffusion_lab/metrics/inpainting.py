@@ -74,7 +74,7 @@ def l1_hole(images: Tensor, target: Tensor, mask: Tensor) -> Tensor:
         mask: bool (B, 1, H, W), True in the hole.
     """
     difference = ((_exact(images) - _exact(target)).abs() * mask).sum(dim=(1, 2, 3)) / 255
-    return difference / (images.shape[1] * mask.sum(dim=(1, 2, 3))).clamp(min=1)
+    return difference / (images.shape[1] * mask.sum(dim=(1, 2, 3)).clamp(min=1))
 
 
 def seam(images: Tensor, target: Tensor, mask: Tensor) -> Tensor:
@@ -111,14 +111,12 @@ def hole_crop(images: Tensor, mask: Tensor, side: int = 299) -> Tensor:
     """
     crops = []
     for image, hole in zip(images, mask[:, 0], strict=True):
-        rows, columns = (hole.any(dim=dim).nonzero().flatten().tolist() or [0, hole.shape[0] - 1] for dim in (1, 0))
+        rows, columns = (hole.any(dim=dim).nonzero().flatten().tolist() or [0, len(hole) - 1] for dim in (1, 0))
         width = max(rows[-1] - rows[0], columns[-1] - columns[0]) + 1
-        top, left = (
-            min(max((ends[0] + ends[-1] + 1 - width) // 2, 0), hole.shape[0] - width) for ends in (rows, columns)
-        )
+        top, left = (min(max((ends[0] + ends[-1] + 1 - width) // 2, 0), len(hole) - width) for ends in (rows, columns))
         cut = image[None, :, top : top + width, left : left + width].float()
         crops.append(F.interpolate(cut, (side, side), mode="bilinear", antialias=True))
-    return torch.cat(crops).round().clamp(0, 255).to(torch.uint8)
+    return torch.cat(crops).round().to(torch.uint8)  # means, so that none is below 0 or above 255
 
 
 def colourfulness(images: Tensor, target: Tensor | None = None, mask: Tensor | None = None) -> Tensor:

@@ -102,7 +102,7 @@ def _torch_fidelity(images: Tensor) -> Tensor:
 def _between(length: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """Of each row of the result, i, the row before ``i length / 299``, the one after it, and how far it is between."""
     at = torch.arange(_SIDE, dtype=torch.float32, device=device) * (length / _SIDE)
-    before = at.floor().long().clamp(max=length - 1)
+    before = at.floor().long()
     return before, (before + 1).clamp(max=length - 1), at - before
 
 

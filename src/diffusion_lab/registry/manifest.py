@@ -70,5 +70,5 @@ def parsed(path: Path) -> Mapping[str, Any]:
 def _text(files: Mapping[str, str], registered: str) -> str:
     """The manifest, which ends with its own sum, so that no byte of it goes unguarded either."""
     facts = {"files": dict(files), "registered": registered}
-    own = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    own = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
     return json.dumps({**facts, "sha256": own}, indent=2) + "\n"

@@ -126,7 +126,7 @@ class Registry:
 
     def list(self, name: str | None = None) -> Sequence[Version]:
         """The versions of a model, or of all, oldest first."""
-        homes = [self._home(name)] if name else sorted(self.root.glob("*/"))
+        homes = sorted(self.root.glob("*/")) if name is None else [self._home(name)]
         found = []
         for home in homes:
             aliases = self._aliases(home.name)
