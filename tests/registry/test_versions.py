@@ -15,10 +15,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from diffusion_lab.inpainting import Inpainter
+from diffusion_lab.inpainting import Inpainter, version_of
 from diffusion_lab.registry import Candidate, Decision, Moved, Registry, versions
 from diffusion_lab.registry.gate import Check, by_hand
-from diffusion_lab.registry.manifest import faults, recorded, version_of
+from diffusion_lab.registry.manifest import faults, recorded
 from evaluated import results
 
 Trained = Callable[..., Path]

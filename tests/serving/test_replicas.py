@@ -16,7 +16,7 @@ from fakes import Heard, until
 from safetensors.torch import load_file, save_file
 
 from diffusion_lab.diffusion.samplers import ddim
-from diffusion_lab.inpainting import Inpainter
+from diffusion_lab.inpainting import Inpainter, version_of
 from diffusion_lab.serving.cluster import replicated
 from diffusion_lab.serving.engine import (
     Event,
@@ -31,7 +31,6 @@ from diffusion_lab.serving.engine import (
 )
 from diffusion_lab.serving.local import LocalEngine
 from diffusion_lab.serving.replicas import ReplicatedEngine
-from diffusion_lab.serving.swapping import version_of
 from patience import PATIENCE
 from small import small_inpainter
 

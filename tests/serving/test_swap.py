@@ -16,11 +16,11 @@ from torch import Tensor
 
 from diffusion_lab import recipe
 from diffusion_lab.diffusion.samplers import ddim
-from diffusion_lab.inpainting import Inpainter
+from diffusion_lab.inpainting import Inpainter, version_of
 from diffusion_lab.serving import swapping
 from diffusion_lab.serving.engine import Finished, Job, Stepped, SwapRefused
 from diffusion_lab.serving.local import LocalEngine
-from diffusion_lab.serving.swapping import checked, version_of
+from diffusion_lab.serving.swapping import checked
 from patience import PATIENCE
 
 CPU = torch.device("cpu")
