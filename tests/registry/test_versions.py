@@ -115,6 +115,19 @@ def test_the_number_of_a_deleted_version_that_was_in_service_is_not_given_again(
     assert registry.verify() == ["faces@production holds or held version 2, which is gone"]
 
 
+def test_the_number_of_a_deleted_version_that_was_refused_is_not_given_again(
+    registry: Registry, trained: Trained
+) -> None:
+    """What is kept of the refusal would be taken for the new one's."""
+    register(registry, trained(0))
+    register(registry, trained(1))
+    refusal = Decision("a run", None, "p", (Check("figures", False, "much worse"),), "now")
+    with pytest.raises(ValueError, match="refused"):
+        registry.promote("faces", 2, refusal)
+    shutil.rmtree(registry.resolve("faces@2"))
+    assert register(registry, trained(2)) == 3
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [

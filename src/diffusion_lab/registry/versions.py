@@ -274,8 +274,10 @@ class Registry:
 
     def _last(self, name: str) -> int:
         """The highest number ever given that anything still remembers: numbers of deleted versions are not reused."""
+        home = self._home(name)
         moved = [move["version"] for held in self._aliases(name).values() for move in held["moves"]]
-        return max([0, *_numbers(self._home(name)), *(int(number) for number in moved)])
+        judged = [path.name.partition("-")[0] for path in (home / DECISIONS).glob("*-*.json")]
+        return max([0, *_numbers(home), *(int(number) for number in (*moved, *judged))])
 
     def _aliases(self, name: str) -> dict[str, Any]:
         path = self._home(name) / ALIASES
