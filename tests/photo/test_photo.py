@@ -302,9 +302,15 @@ def test_what_says_nothing_of_eyes_is_said(align: object) -> None:
         eyes_of(align)
 
 
+def test_auto_looks_for_faces_and_off_does_not() -> None:
+    assert eyes_of("auto") is None
+    assert eyes_of("off") == ()
+
+
 def test_eyes_may_lie_near_the_picture_and_no_farther() -> None:
     """Of a face that is half in it: by half of its longer side."""
-    assert eyes_of([[-29, 10], [20, 69]], (60, 40)) is not None
+    assert eyes_of([[-30, 10], [20, 70]], (60, 40)) is not None
+    assert eyes_of([[90, 10], [20, -30]], (60, 40)) is not None
     for far in ([[-31, 10], [20, 10]], [[10, 10], [91, 10]], [[10, 71], [20, 10]], [[10, -31], [20, 10]]):
         with pytest.raises(ValueError, match=r"lies far outside of the picture, which is 60x40 pixels"):
             eyes_of(far, (60, 40))
