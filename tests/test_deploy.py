@@ -220,10 +220,12 @@ def test_the_images_steps_make_a_service_without_the_training(tmp_path: Path) ->
     """The Dockerfile's RUN lines in a virtual environment: it serves, and Lightning and W&B are not there."""
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "lab"], check=True)
     python = tmp_path / "lab" / "bin" / "python"
-    for step in (["pip>=25.1"], ["torch>=2.11,<3"], ["--group", "service"], ["--no-deps", "."]):
+    for step in (["pip>=25.1"], ["torch>=2.11,<3"], ["--group", "service", "--group", "telemetry"], ["--no-deps", "."]):
         subprocess.run([python, "-m", "pip", "install", "-q", *step], cwd=ROOT, check=True)
     probe = (
         "import importlib.util as u, diffusion_lab.serving.run; "
         "print([n for n in ('lightning', 'wandb', 'torchvision', 'torchmetrics') if u.find_spec(n)])"
     )
     assert subprocess.run([python, "-c", probe], capture_output=True, text=True, check=True).stdout == "[]\n"
+    entrypoint = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]["service"]["entrypoint"]
+    assert all((python.parent / word).exists() for word in entrypoint[:2])

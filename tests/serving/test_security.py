@@ -1,3 +1,4 @@
+import logging
 import socket
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 from fakes import FakeEngine, files, served, until
+from fastapi.testclient import TestClient
 
 from diffusion_lab.serving.__main__ import main
 from diffusion_lab.serving.api import create_app
@@ -211,3 +213,15 @@ print([span.name for span in spans.get_finished_spans() if span.kind is trace.Sp
 """
     run = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, capture_output=True, text=True)
     assert run.stdout.strip() == "['GET /v1/info']", run.stderr
+
+
+def test_of_what_machines_ask_only_what_is_wrong_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "diffusion_lab.serving.security")
+    engine = FakeEngine()
+    with TestClient(create_app(engine, offered({"model": MODEL}))) as client:
+        for address in ("/healthz", "/metrics", "/v1/info"):
+            assert client.get(address).status_code == 200
+        engine.ready = False
+        assert client.get("/readyz").status_code == 503
+    said = [" ".join(record.message.split()[:3]) for record in caplog.records]
+    assert said == ["GET /v1/info 200", "GET /readyz 503"]
