@@ -13,6 +13,10 @@ from typing import Any
 import pytest
 import torch
 from fakes import Heard, until
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from safetensors.torch import load_file, save_file
 
 from diffusion_lab.diffusion.samplers import ddim
@@ -24,7 +28,6 @@ from diffusion_lab.serving.engine import (
     Job,
     JobFailed,
     NotReady,
-    Queued,
     QueueFull,
     Stepped,
     SwapRefused,
@@ -176,6 +179,29 @@ def test_who_goes_frees_the_place_in_the_replica(engine: ReplicatedEngine, heard
     run(main())
 
 
+def test_a_trace_goes_through_the_replicas(engine: ReplicatedEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    exporter, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    monkeypatch.setattr(trace, "get_tracer", provider.get_tracer)
+
+    async def one(seed: int) -> trace.SpanContext:
+        with provider.get_tracer("test").start_as_current_span("request") as request:
+            finished(await events_of(engine, job(seed, steps=4)))
+        return request.get_span_context()
+
+    async def main() -> None:
+        requests = await asyncio.gather(*(one(seed) for seed in range(6)))
+        for seed, request in enumerate(requests):
+            spans = exporter.get_finished_spans()
+            mine = [span for span in spans if span.context.trace_id == request.trace_id and span.parent is not None]
+            rows = 2 * job(seed).image.shape[0]
+            stage = {"stage": 0, "side": 16, "rows": rows, "calls": 4}
+            assert [(span.name, dict(span.attributes or {})) for span in mine] == [("queue", {}), ("stage", stage)]
+            assert {span.parent.span_id for span in mine if span.parent} == {request.span_id}
+
+    run(main())
+
+
 def changed(folder: Path, name: str, change: Callable[[torch.Tensor], torch.Tensor]) -> Path:
     """A copy with other weights."""
     copy = folder.parent / name
@@ -276,16 +302,6 @@ def test_the_rest_fails_when_the_time_to_end_is_over(engine: ReplicatedEngine, h
     assert heard.failures == ["shutting_down"]
 
 
-class Line:
-    """What stands in for a deployment's handle: calls replicas of the test in this process."""
-
-    def __init__(self, replicas: list[Any]) -> None:
-        self.replicas = replicas
-
-    def options(self, **_: Any) -> "Line":
-        return self
-
-
 def test_too_small_a_machine_is_said_at_once(folder: Path) -> None:
     with pytest.raises(ValueError, match=re.escape("set engine.replicas= or engine.gpus=")):
         replicated(folder, Heard(), replicas=1000, cpus=0.0, gpus=1.0)
@@ -297,6 +313,3 @@ def command(process: int) -> str:
         return Path(f"/proc/{process}/cmdline").read_text()
     except OSError:
         return ""
-
-
-_ = Queued

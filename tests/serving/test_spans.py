@@ -3,8 +3,10 @@
 import asyncio
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -203,6 +205,47 @@ def test_jobs_that_fail_say_why(recorder: Recorder) -> None:
     assert failed.name == "stage"
     assert dict(failed.attributes or {})["outcome"] == "non_finite_output"
     assert failed.status.status_code is trace.StatusCode.ERROR
+
+
+def test_what_a_replica_notes_makes_the_spans_of_an_engine_at_hand(recorder: Recorder) -> None:
+    cascade, _ = of_elementwise()
+
+    async def main() -> None:
+        async with running(cascade) as engine:
+            with recorder.request("request"):
+                front = spans.track()
+            notes = spans.Noted()
+            async for event in engine.submit(job(1), notes):
+                passages = notes.taken()
+                assert not (isinstance(event, Stepped) and not passages)
+                front.heard(passages)
+                front.heard(passages[-1:])  # twice is once
+            front.ends()
+            front.heard(passages)  # too late
+
+    run(main())
+    assert recorder.told() == STAGES[:-1]
+    request, *below = recorder.spans()
+    assert {span.parent.span_id for span in below if span.parent} == {request.context.span_id}
+    assert [span.end_time for span in below[:2]] == [span.start_time for span in below[1:]]
+
+
+def test_a_job_that_lost_its_replica_waits_once_more(recorder: Recorder) -> None:
+    with recorder.request("request"):
+        front = spans.track()
+    now = time.time_ns()
+    lost, taken = spans.Passage(0, 8, 2, since=now, calls=3), spans.Passage(0, 8, 2, since=now + 10**9, calls=1)
+    front.heard([lost])
+    front.again("replica_lost")
+    front.heard([taken])
+    front.heard([replace(taken, calls=5)])
+    front.ends()
+    stage = {"stage": 0, "side": 8, "rows": 2}
+    whole = [("queue", {}), ("stage", {**stage, "calls": 3, "outcome": "replica_lost"})]
+    assert recorder.told() == [*whole, ("queue", {}), ("stage", {**stage, "calls": 5})]
+    _, queue, first, again, second = recorder.spans()
+    assert (queue.end_time, second.start_time) == (now, now + 10**9) == (first.start_time, again.end_time)
+    assert first.end_time == again.start_time
 
 
 def test_where_nobody_records_nothing_is_made(recorder: Recorder) -> None:

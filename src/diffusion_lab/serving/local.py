@@ -158,8 +158,9 @@ class LocalEngine:
             running = len(self._starting) + len(self._running)
             return Stats(ready, draining, len(self._waiting), running, silent)
 
-    async def submit(self, job: Job) -> AsyncGenerator[Event, None]:
-        ticket = self._take(job)
+    async def submit(self, job: Job, track: spans.Track | None = None) -> AsyncGenerator[Event, None]:
+        """A job's events; where its time goes is told to a track, by default to the current span's."""
+        ticket = self._take(job, track or spans.track())
         try:
             while True:
                 event = await ticket.events.get()
@@ -197,7 +198,7 @@ class LocalEngine:
 
     # On the event loop.
 
-    def _take(self, job: Job) -> Ticket:
+    def _take(self, job: Job, track: spans.Track) -> Ticket:
         """A place in the queue."""
         if not self.stats().ready:
             doing = "ends" if self._until is not None else "warms up" if self._thread.is_alive() else "has died"
@@ -208,7 +209,7 @@ class LocalEngine:
         calls, all_calls = (self.inpainter.network_calls(job.sampler, side) for side in (None, job.image.shape[-1]))
         work = job.rows * calls + rows * (all_calls - calls)
         deadline = now + (self._seconds if job.seconds is None else job.seconds)
-        ticket = Ticket(job, rows, work, now, deadline, asyncio.get_running_loop(), spans.track())
+        ticket = Ticket(job, rows, work, now, deadline, asyncio.get_running_loop(), track)
         with self._changed:
             if self._until is not None:
                 raise NotReady("the engine ends", retry_after=5)

@@ -13,6 +13,7 @@ import torch
 
 from diffusion_lab.serving.engine import Event, Job, JobFailed, Measures, Refused, Stats, SwapRefused
 from diffusion_lab.serving.local import LocalEngine, Unmeasured
+from diffusion_lab.serving.spans import Noted, Passage
 from diffusion_lab.serving.swapping import checked
 
 SILENT = 60.0
@@ -65,6 +66,21 @@ class Measured:
             measures.waited(seconds)
         for rows, seconds in self.steps:
             measures.stepped(rows, seconds)
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a replica says of a job.
+
+    Args:
+        event: the engine's, or at last why there are no more.
+        measured: of all jobs, since it last said something.
+        passages: through the model's stages that are new, or go on.
+    """
+
+    event: Event | Refused | JobFailed
+    measured: Measured
+    passages: Sequence[Passage]
 
 
 class Notes(Unmeasured):
@@ -127,15 +143,16 @@ class Replica:
         if not stats.ready or stats.heartbeat > SILENT:
             raise RuntimeError(f"the model's thread has been silent for {stats.heartbeat:.0f} s, or has ended")
 
-    async def submit(self, job: Job, wish: Wish) -> AsyncGenerator[tuple[Event | Refused | JobFailed, Measured], None]:
-        """The engine's events, or at last why there are no more; a replica that is behind adopts the wish first."""
+    async def submit(self, job: Job, wish: Wish) -> AsyncGenerator[Said, None]:
+        """What there is to say of a job until its end; a replica that is behind adopts the wish first."""
         await self.adopt(wish)
+        track = Noted()
         try:
-            async with aclosing(self._engine.submit(job)) as events:
+            async with aclosing(self._engine.submit(job, track)) as events:
                 async for event in events:
-                    yield event, self._notes.taken()
+                    yield Said(event, self._notes.taken(), track.taken())
         except (Refused, JobFailed) as error:  # as a value: Ray would wrap it in an error of its own
-            yield error, self._notes.taken()
+            yield Said(error, self._notes.taken(), track.taken())
 
     async def adopt(self, wish: Wish) -> str:
         """Puts the model of a wish in service, unless a later one is, and says the version in service."""

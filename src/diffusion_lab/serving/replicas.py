@@ -14,6 +14,7 @@ from diffusion_lab import recipe, tasks
 from diffusion_lab.cascade import sides
 from diffusion_lab.data.crops import Crop, named
 from diffusion_lab.inpainting import version_of
+from diffusion_lab.serving import spans
 from diffusion_lab.serving.engine import (
     Event,
     Finished,
@@ -28,7 +29,8 @@ from diffusion_lab.serving.engine import (
     Stepped,
     SwapRefused,
 )
-from diffusion_lab.serving.replica import Standing, Wish
+from diffusion_lab.serving.replica import Said, Standing, Wish
+from diffusion_lab.serving.spans import Followed
 
 log = logging.getLogger(__name__)
 
@@ -47,12 +49,14 @@ class Place:
     Args:
         submitted: on the loop's clock.
         deadline: likewise.
+        track: hears where its time goes.
         step: that its client was told last; 0 while it waits.
         patience: with which its next event is awaited.
     """
 
     submitted: float
     deadline: float
+    track: Followed
     step: int = 0
     patience: asyncio.Timeout | None = None
 
@@ -161,6 +165,7 @@ class ReplicatedEngine:
                             self._stepped(place, event.step)
                             yield event
                         elif isinstance(event, Finished):
+                            place.track.ends()
                             seconds = asyncio.get_running_loop().time() - place.submitted
                             self._places.discard(place)  # whoever has the result finds the place free
                             yield replace(event, seconds=seconds)
@@ -169,17 +174,20 @@ class ReplicatedEngine:
                     if lives == 0:
                         message = f"it has lost {RETRIES + 1} replicas: {error}"
                         raise JobFailed("engine_error", message) from error
+                    place.track.again("replica_lost")
                     log.warning("a job begins anew after step %d: %s", place.step, str(error).partition("\n")[0])
                 finally:
                     if not self._closed.is_set():
                         events.cancel()  # if it is still under way; the replica's engine lets go within one step
         except JobFailed as failed:
             self._places.discard(place)
+            place.track.ends(failed.code)
             self._measures.failed(failed.code)
             raise
         finally:
             if place in self._places:
                 self._places.discard(place)
+                place.track.ends("cancelled")
                 self._measures.cancelled("running" if place.step else "queued")
 
     async def swap(self, folder: Path) -> str:
@@ -234,7 +242,7 @@ class ReplicatedEngine:
         if stats.queued >= self._max_queue * len(self._standings):
             raise QueueFull(f"{stats.queued} jobs wait already", math.ceil(self._wait))
         now = asyncio.get_running_loop().time()
-        place = Place(now, now + (self._seconds if job.seconds is None else job.seconds))
+        place = Place(now, now + (self._seconds if job.seconds is None else job.seconds), spans.track())
         self._places.add(place)
         return place
 
@@ -247,7 +255,7 @@ class ReplicatedEngine:
         """
         try:
             async with asyncio.timeout_at(place.deadline + LATE) as place.patience:
-                said = await anext(events, None)
+                said: Said | None = await anext(events, None)
         except TimeoutError:
             if self._draining and place.deadline == -math.inf:
                 raise JobFailed("shutting_down", "the service ends") from None
@@ -256,14 +264,14 @@ class ReplicatedEngine:
             place.patience = None
         if said is None:
             raise _Lost("a replica fell silent")
-        event, measured = said
-        measured.tell(self._measures)
+        said.measured.tell(self._measures)
+        place.track.heard(said.passages)
+        event = said.event
         if isinstance(event, JobFailed) and event.code == "shutting_down":
             raise _Lost("a replica has ended")
         if isinstance(event, (Refused, JobFailed)):
             raise event
-        taken: Event = event
-        return taken
+        return event
 
     def _stepped(self, place: Place, step: int) -> None:
         if place.step == 0:

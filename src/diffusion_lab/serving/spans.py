@@ -11,6 +11,9 @@ They are children of the span that is current when the job is accepted, which is
 trace of its own and has a link to it. What was given up or failed has an ``outcome``: ``cancelled``, or the error's
 code. A network call has no span: there are hundreds of them, and they are shared.
 
+Under Ray a replica takes notes of a job (`Noted`), which travel with its events, and the front, where the request is,
+makes the spans of them. Times are those of the replica's own clock. A job that lost its replica has a second ``queue``.
+
 Where no SDK records the request nothing is made, and OpenTelemetry need not be installed. Nothing here says what a
 picture shows, or whose it is.
 """
@@ -18,8 +21,9 @@ picture shows, or whose it is.
 import asyncio
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 try:
@@ -32,6 +36,25 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span as Span
 
 NAME = "diffusion_lab"
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A job's way through a stage, so far.
+
+    Args:
+        stage: its number.
+        side: of the squares that its network sees, in pixels.
+        rows: how many of them.
+        since: when it was entered, in nanoseconds of the epoch.
+        calls: of its network, until now.
+    """
+
+    stage: int
+    side: int
+    rows: int
+    since: int
+    calls: int = 0
 
 
 class Track(Protocol):
@@ -47,6 +70,16 @@ class Track(Protocol):
         """It is over; with an outcome if it came to nothing. What is said later is not heard."""
 
 
+class Followed(Track, Protocol):
+    """What a front says of a job that another process does."""
+
+    def heard(self, passages: Sequence[Passage]) -> None:
+        """What was noted there, in order; the last of them may come again with more calls."""
+
+    def again(self, outcome: str) -> None:
+        """It waits once more, since where it was came to nothing."""
+
+
 class Untracked:
     """Nobody records it."""
 
@@ -55,6 +88,35 @@ class Untracked:
     def called(self) -> None: ...
 
     def ends(self, outcome: str = "") -> None: ...
+
+    def heard(self, passages: Sequence[Passage]) -> None: ...
+
+    def again(self, outcome: str) -> None: ...
+
+
+class Noted:
+    """Keeps it for the process that has the request."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._passages: list[Passage] = []
+
+    def enters(self, stage: int, side: int, rows: int) -> None:
+        with self._lock:
+            self._passages.append(Passage(stage, side, rows, time.time_ns()))
+
+    def called(self) -> None:
+        with self._lock:
+            last = self._passages[-1]
+            self._passages[-1] = replace(last, calls=last.calls + 1)
+
+    def ends(self, outcome: str = "") -> None: ...
+
+    def taken(self) -> Sequence[Passage]:
+        """Those that were not taken yet, and the last one as it stands now."""
+        with self._lock:
+            passages, self._passages = self._passages, self._passages[-1:]
+        return passages
 
 
 class Tracked:
@@ -67,33 +129,42 @@ class Tracked:
     def __init__(self, parent: "Span") -> None:
         self._context = trace.set_span_in_context(parent)
         self._lock = threading.Lock()  # it may be given up while the model's thread speaks of it
-        self._name = "queue"
-        self._facts: dict[str, int] = {}
-        self._calls = 0
+        self._passage: Passage | None = None  # None: in the queue
         self._over = False
         self._since = time.time_ns()
 
     def enters(self, stage: int, side: int, rows: int) -> None:
-        with self._lock:
-            self._tell("")
-            self._name, self._facts, self._calls = "stage", {"stage": stage, "side": side, "rows": rows}, 0
+        self.heard([Passage(stage, side, rows, time.time_ns())])
 
     def called(self) -> None:
-        self._calls += 1
+        if self._passage is not None:
+            self.heard([replace(self._passage, calls=self._passage.calls + 1)])
+
+    def heard(self, passages: Sequence[Passage]) -> None:
+        with self._lock:
+            for passage in passages:
+                if self._passage is None or passage.since != self._passage.since:
+                    self._tell("", passage.since)
+                self._passage = passage
+
+    def again(self, outcome: str) -> None:
+        with self._lock:
+            self._tell(outcome, time.time_ns())
+            self._passage = None
 
     def ends(self, outcome: str = "") -> None:
         with self._lock:
-            self._tell(outcome)
+            self._tell(outcome, time.time_ns())
             self._over = True
 
-    def _tell(self, outcome: str) -> None:
+    def _tell(self, outcome: str, now: int) -> None:
         if self._over:
             return
-        now = time.time_ns()
-        facts: dict[str, int | str] = {**self._facts}
-        if self._name == "stage":
-            facts["calls"] = self._calls
-        span = trace.get_tracer(NAME).start_span(self._name, self._context, attributes=facts, start_time=self._since)
+        name, facts = "queue", {}
+        if self._passage is not None:
+            name, facts = "stage", asdict(self._passage)
+            self._since = facts.pop("since")
+        span = trace.get_tracer(NAME).start_span(name, self._context, attributes=facts, start_time=self._since)
         close(span, outcome, now)
         self._since = now
 
@@ -109,7 +180,7 @@ def recorded() -> "Span | None":
     return span if span.is_recording() else None
 
 
-def track() -> Track:
+def track() -> Followed:
     """Of a job that is accepted now."""
     parent = recorded()
     return UNTRACKED if parent is None else Tracked(parent)
