@@ -2,6 +2,7 @@
 
 import math
 import tracemalloc
+from dataclasses import FrozenInstanceError
 
 import numpy as np
 import pytest
@@ -180,3 +181,47 @@ def test_a_square_far_beyond_a_picture_takes_no_more_memory_than_the_picture() -
     finally:
         tracemalloc.stop()
     assert peak < 100e6  # as a whole it would be 1.2 GB
+
+
+@pytest.mark.parametrize("size", [16, 17, 64])
+@pytest.mark.parametrize("angle", [0.0, 0.01, 0.5, 1.0, math.pi / 2, -2.5])
+def test_the_upright_square_around_a_turned_one_is_as_small_as_can_be(size: int, angle: float) -> None:
+    """A turned square is |cos| + |sin| times as wide; an even number of pixels more, so that their middles meet."""
+    found = Frame(30.0, 30.0, 20.0, angle).spread(np.zeros((size, size, 3), np.uint8)).square.width
+    needed = size * (abs(math.cos(angle)) + abs(math.sin(angle)))
+    assert found == next(wide for wide in range(size, 3 * size, 2) if wide >= needed - 1e-6)
+
+
+def test_a_frame_turned_by_just_a_radian_is_turned() -> None:
+    """As by nearly a radian: and of the size that was asked for."""
+    pixels = smooth(64)
+    cut, nearly = (Frame(32.0, 32.0, 40.0, angle).cut(pixels, 24).astype(int) for angle in (1.0, 1.0 + 1e-9))
+    assert cut.shape == (24, 24, 3)
+    assert np.abs(cut - nearly).max() <= 1
+
+
+def test_a_turned_hole_grows_by_a_pixel_and_a_turned_picture_keeps_its_stripes() -> None:
+    """Between a hole's pixels lines are drawn, which do not ring; between a picture's colours they would blur it."""
+    mask = np.zeros((64, 64), np.bool_)
+    mask[:, 32:] = True
+    frame = Frame(32.0, 32.0, 40.0, 0.3)
+    middles = (np.stack(np.meshgrid(np.arange(40), np.arange(40)), axis=-1).reshape(-1, 2) + 0.5) - 20
+    x = middles @ [math.cos(0.3), -math.sin(0.3)]
+    assert not frame.cut_hole(mask, 40).ravel()[x < -1.5].any()
+    stripes = np.zeros((64, 64, 3), np.uint8)
+    stripes[:, ::3] = 240
+    assert frame.cut(stripes, 40)[10:30, 10:30].astype(float).std() > 90  # of 113; lines between them leave 80
+
+
+def test_a_mask_has_two_sides() -> None:
+    with pytest.raises(ValueError, match="zip"):
+        Frame(8.0, 8.0, 8.0).cut_hole(np.ones((1, 16, 16), np.bool_), 8)
+
+
+def test_frames_and_what_lies_over_a_picture_do_not_change() -> None:
+    frame = Frame(8.0, 8.0, 8.0)
+    spread = frame.spread(np.zeros((4, 4, 3), np.uint8))
+    with pytest.raises(FrozenInstanceError):
+        frame.x = 1.0  # type: ignore[misc]
+    with pytest.raises(FrozenInstanceError):
+        spread.left = 1.0  # type: ignore[misc]

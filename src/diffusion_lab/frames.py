@@ -106,7 +106,7 @@ class Frame:
         highs = [np.ceil(start + side / grid * np.arange(1, grid + 1) - 1e-6).astype(int) for start in (top, left)]
         for low, high, length in zip(lows, highs, mask.shape, strict=True):
             low.clip(0, length - 1, out=low)
-            np.maximum(high.clip(0, length), low + 1, out=high)
+            np.maximum(np.minimum(high, length), low + 1, out=high)
         rows = np.stack([mask[a:b].any(0) for a, b in zip(lows[0], highs[0], strict=True)])
         upright = np.stack([rows[:, a:b].any(1) for a, b in zip(lows[1], highs[1], strict=True)], axis=1)
         return self._turned(upright.astype(np.float32), size) > 0

@@ -206,8 +206,9 @@ def _strokes(seen: Seen, values: Floats) -> Ends:
     # Black on transparency is known as often as it is paint.
     if shares[alike].sum() < 0.95 * shares.sum() or colour.max() < 64:
         raise seen.ambiguous()
-    _check(alpha[:, None], seen, (alpha.min(keepdims=True), alpha.max(keepdims=True)))
-    return low[None], high[None]
+    ends = low[None], high[None]
+    _check(alpha[:, None], seen, ends)
+    return ends
 
 
 def _colours(seen: Seen, values: Floats) -> Ends:

@@ -1,14 +1,15 @@
 """Which part of a hole belongs to which face, and the squares that they are filled in."""
 
 import math
+from dataclasses import FrozenInstanceError
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffusion_lab.data.crops import center148
-from diffusion_lab.photo.parts import BAND, Part, aligned, divided, square_around
+from diffusion_lab.data.crops import Crop, center148
+from diffusion_lab.photo.parts import BAND, Part, aligned, divided, expected, square_around
 
 
 def eyes(x: float, y: float, between: float, turn: float = 0.0) -> np.ndarray:
@@ -210,3 +211,83 @@ def test_the_square_holds_the_hole_and_is_no_larger_than_it_must_be(
             assert 0 <= start <= length - square.side  # nothing beyond the picture is shown
         if square.side == wanted and preferred <= found[0] and found[-1] < preferred + wanted:
             assert start == preferred
+
+
+def test_in_pictures_of_more_than_1024_pixels_two_make_one() -> None:
+    """From 560 to 580, which the face's square grows to hold, and from 581 on, which it does not: one hole or two."""
+    for width, fade in ((1024, 0.0), (1025, BAND)):
+        mask = hole(width, 1000, (560, 490, 580, 510), (581, 490, 600, 510))
+        *_, face = divided(mask, [eyes(500, 500, 43)], 16, center148())
+        assert face.eyes is not None
+        assert face.fade == fade
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.2, 0.4, 0.6, 0.8])
+def test_two_pixels_beyond_the_band_are_filled_twice(shift: float) -> None:
+    """Those whose middles are no farther from the square's border, which is at 426 and 574 or a little to the right."""
+    *apart, face = divided(hole(1000, 1000, (10, 490, 990, 510)), [eyes(500 + shift, 500, 43)], 16, center148())
+    seen = np.any([shown(part, (1000, 1000)) for part in apart], axis=0)
+    twice = (seen & shown(face, (1000, 1000)))[500].nonzero()[0] + 0.5
+    assert face.fade == 0.1
+    depth = 74 - np.abs(np.arange(426, 575) + 0.5 - 500 - shift)
+    assert twice.tolist() == (np.arange(426, 575)[(depth >= 0) & (depth < 14.8 + 2)] + 0.5).tolist()
+
+
+def test_a_single_pixel_in_a_face_s_square_is_the_face_s() -> None:
+    """On its border too: of this crop the square is 128 pixels wide, from 36.5 on, and so is the pixel's middle."""
+    crop = Crop("own", 128, eyes=((32.0, 64.0), (96.0, 64.0)))
+    for x, owned in ((100, True), (36, True), (35, False), (164, True), (165, False)):
+        (part,) = divided(hole(300, 300, (x, 100, x + 1, 101)), [eyes(100.5, 100.5, 64)], 16, crop)
+        assert (part.eyes is not None) == owned
+        assert part.mask.tolist() == [[True]]
+
+
+def test_what_is_left_of_the_first_face_s_hole_belongs_to_the_next() -> None:
+    pairs = [eyes(100, 100, 43), eyes(300, 100, 43)]  # squares from 26 to 174 and from 226 to 374
+    parts = divided(hole(500, 200, (150, 90, 240, 110)), pairs, 16, center148())
+    last = [part for part in parts if shown(part, (200, 500))[100, 239]]
+    assert last[-1].eyes is not None
+    assert last[-1].eyes[:, 0].mean() == pytest.approx(300)
+
+
+def test_a_square_takes_what_lies_in_it_to_its_very_edge() -> None:
+    """Of the largest hole it is 100 wide, from (470, 260) to (570, 360)."""
+    face = eyes(100, 100, 20)
+    largest = (500, 300, 540, 320)
+    for box, count in (
+        ((470, 260, 475, 265), 1),
+        ((565, 355, 570, 360), 1),
+        ((469, 260, 475, 265), 2),
+        ((470, 259, 475, 265), 2),
+        ((565, 355, 571, 360), 2),
+        ((565, 355, 570, 361), 2),
+    ):
+        assert len(divided(hole(900, 700, largest, box), [face], 16, center148())) == count
+
+
+def test_a_square_does_not_leave_the_picture_to_the_left_or_above() -> None:
+    """Of holes in the corners: 2.5 times 20, and 16 at least."""
+    face = eyes(450, 350, 20)
+    for box, middle in (((0, 670, 20, 690), (25, 675)), ((880, 0, 900, 20), (875, 25)), ((0, 0, 20, 10), (25, 25))):
+        (part,) = divided(hole(900, 700, box), [face], 16, center148())
+        assert (part.frame.x, part.frame.y, part.frame.side) == (*middle, 50)
+
+
+def test_a_square_that_is_wider_than_the_picture_is_high_looks_as_far_up_as_down() -> None:
+    square = square_around(hole(60, 20, (0, 5, 60, 10)), (20, 0, 40, 20))
+    assert (square.x, square.y, square.side) == (30, 10, 60)
+
+
+def test_a_crop_without_a_side_says_nothing_of_eyes() -> None:
+    pair = ((1.0, 2.0), (3.0, 2.0))
+    assert expected(Crop("none", None, eyes=pair)) is None
+    assert expected(Crop("none", 4)) is None
+    places = expected(Crop("both", 4, eyes=pair))
+    assert places is not None
+    assert places.tolist() == [[0.25, 0.5], [0.75, 0.5]]
+
+
+def test_a_part_does_not_change() -> None:
+    (part,) = divided(hole(178, 218, (100, 120, 101, 121)), [], 16, center148())
+    with pytest.raises(FrozenInstanceError):
+        part.fade = 1.0  # type: ignore[misc]

@@ -3,7 +3,10 @@
 import io
 import math
 import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import FrozenInstanceError
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -19,8 +22,9 @@ from diffusion_lab.data.degradations import unchanged
 from diffusion_lab.frames import Frame
 from diffusion_lab.inpainting import shipped
 from diffusion_lab.metrics.lpips import LPIPS
-from diffusion_lab.photo import Photo, cut, erased, eyes_of, faces, feathered, fill, hidden, part_seeds, paste
+from diffusion_lab.photo import Photo, cut, erased, eyes_of, faces, feathered, fill, finish, hidden, part_seeds, paste
 from diffusion_lab.photo.parts import BAND
+from diffusion_lab.photo.tones import Tone
 from diffusion_lab.pictures import from_pil, to_pil, to_uint8
 from diffusion_lab.tasks import Task, inpainting, refinement, restoration, several
 
@@ -273,6 +277,7 @@ def test_a_preview_s_hole_is_that_of_the_photo(width: int, height: int, side: in
     [
         "on",
         "",
+        [[0, 0], [1e9, 5]],
         None,
         True,
         False,
@@ -300,6 +305,19 @@ def test_a_preview_s_hole_is_that_of_the_photo(width: int, height: int, side: in
 def test_what_says_nothing_of_eyes_is_said(align: object) -> None:
     with pytest.raises(ValueError, match=r"must be auto, off, or both eyes as one looks at the picture, in pixels"):
         eyes_of(align)
+
+
+def test_eyes_are_a_pixel_apart_at_least_and_nobody_s_billion_is_a_pixel() -> None:
+    for other in ([2, 2], [1, 3], [0, 2.5], [10**9 - 1, 2]):
+        (points,) = eyes_of([[1, 2], other]) or ()
+        assert points.tolist() == [[1, 2], other]
+
+
+def test_what_was_said_instead_of_eyes_is_repeated_in_short() -> None:
+    with pytest.raises(ValueError, match=f"^align={'x' * 100} must be auto"):
+        eyes_of("x" * 200)
+    with pytest.raises(ValueError, match=r"^align=\[\[1, 2\]\] must be auto"):
+        eyes_of([[1, 2]])
 
 
 def test_auto_looks_for_faces_and_off_does_not() -> None:
@@ -335,6 +353,94 @@ def test_a_hidden_hole_has_the_colours_around_it() -> None:
     assert erased(pixels, mask)
     pixels[mask] = np.random.default_rng(0).integers(0, 256, (int(mask.sum()), 3))
     assert not erased(pixels, mask)
+
+
+@pytest.mark.parametrize("size", [(64, 48), (192, 150), (384, 300), (384, 2), (2, 384)])
+def test_a_hidden_hole_is_inpainted_in_a_copy_of_192_pixels(size: tuple[int, int]) -> None:
+    """By Navier and Stokes' equations, of radius 3, from the means of blocks of so many known pixels."""
+    width, height = size
+    times = max(1, max(size) // 192)
+    before = np.asarray(picture(width, height))
+    mask = np.zeros((height, width), np.bool_)
+    if min(size) > 2:
+        mask[: height // 2, width // 4 : width // 2] = True  # to the picture's edge, and along whole blocks
+        mask[height // 2 :, 8 * times : 20 * times] = True
+    else:
+        mask[: height // 2, : width // 2] = True
+    small, missing = before, mask
+    if min(size) > 2:
+        small = before.reshape(height // times, times, width // times, times, 3).mean((1, 3))
+        small = (small + 1e-3).round().astype(np.uint8)
+        missing = mask[::times, ::times]
+    elif max(size) > 192:  # of a line, blocks of two by one
+        small = before.reshape(-1, 2, *before.shape[1:]) if height > width else before.reshape(2, -1, 2, 3)
+        small = (small.mean(1 if height > width else 2) + 1e-3).round().astype(np.uint8)
+        missing = mask[::2] if height > width else mask[:, ::2]
+    filling = cv2.inpaint(np.where(missing[..., None], 0, small), missing.astype(np.uint8), 3, cv2.INPAINT_NS)
+    wanted = np.asarray(Image.fromarray(filling).resize(size, Image.Resampling.BILINEAR))
+    found = hidden(before, mask)
+    assert np.array_equal(found[~mask], before[~mask])
+    # Means are rounded in another order, and inpainting makes some levels of one.
+    assert np.abs(found.astype(int) - wanted)[mask].max() <= (0 if times == 1 else 8)
+
+
+@pytest.mark.parametrize("known", [2, 4, 8])
+def test_of_a_half_hidden_block_what_is_known_counts(known: int) -> None:
+    """Of 16 pixels that become one, so many are known, and they alone say its colour."""
+    pixels = np.full((768, 768, 3), (200, 100, 0), np.uint8)
+    mask = np.zeros((768, 768), np.bool_)
+    mask[400:500, 400:500] = True
+    block = np.zeros((4, 4), np.bool_)
+    block.flat[:known] = True
+    mask[396:400, 400:500] = np.tile(~block, 25)
+    rounded = 0.5 * 16 / known + 0.5  # half a level of the block's mean
+    assert np.abs(hidden(pixels, mask)[mask].astype(int) - (200, 100, 0)).max() <= rounded
+
+
+@pytest.mark.parametrize("colour", [(0, 0, 0), (200, 100, 50), (255, 255, 255)])
+def test_among_pixels_of_one_colour_a_hidden_hole_has_just_that(colour: tuple[int, int, int]) -> None:
+    mask = hole(384, 300, (100, 0, 300, 200))[0].numpy()
+    pixels = np.full((300, 384, 3), colour, np.uint8)
+    assert (hidden(pixels, mask) == colour).all()
+
+
+def test_a_hidden_hole_is_the_same_in_strips_of_any_height(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, mask = np.asarray(picture(300, 400)), hole(300, 400, (20, 0, 200, 390))[0].numpy()
+    whole = []
+    for strip in (7, 1000):
+        monkeypatch.setattr("diffusion_lab.photo.STRIP", strip)
+        whole.append(hidden(before, mask).astype(int))
+    assert np.abs(whole[0] - whole[1]).max() <= 1
+
+
+@pytest.mark.parametrize("shape", [(1, 40), (40, 1), (1, 3000), (3000, 1)])
+def test_a_single_row_is_hidden_as_the_mean_of_two_of_them(shape: tuple[int, int]) -> None:
+    """Always alike: OpenCV's inpainting of one row would look at what lies beside it in memory."""
+    rng, axis = np.random.default_rng(0), shape.index(1)
+    row, mask = rng.integers(0, 256, (*shape, 3), np.uint8), rng.random(shape) < 0.5
+    double = hidden(np.repeat(row, 2, axis), np.repeat(mask, 2, axis)).mean(axis, keepdims=True)
+    found = hidden(row, mask)
+    assert np.abs(found - double).max() <= 1
+    for _ in range(5):
+        rubbish = [rng.integers(0, 256, (*shape, 3), np.uint8) for _ in range(20)]
+        assert np.array_equal(hidden(row, mask), found)
+        del rubbish
+
+
+def test_erased_is_what_has_one_colour_in_nine_tenths() -> None:
+    """To within 8 levels; of many pixels ten thousand are looked at, of 20,000 each second one."""
+
+    def flat(values: list[int]) -> bool:
+        row = np.array(values, np.uint8)[None, :, None].repeat(3, axis=2)
+        return erased(row, np.ones(row.shape[:2], np.bool_))
+
+    assert flat([100] * 9 + [200])
+    assert not flat([100] * 8 + [200] * 2)
+    assert flat([100, 108] + [100] * 3)
+    assert not flat([100, 109] + [100] * 3)
+    assert not flat([100, 200] * 10)
+    assert flat([100, 200] * 10_000)
+    assert not flat([100, 200] * 9_999)
 
 
 def test_faces_are_looked_for_in_the_hole_and_around_it_where_it_is_erased(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -447,3 +553,112 @@ def _polygon(place: Frame, box: tuple[float, float, float, float]) -> np.ndarray
     ys, xs = np.mgrid[:400, :400] + 0.5
     within = place.inside(np.column_stack([xs.ravel(), ys.ravel()]))
     return ((within >= box[:2]) & (within <= box[2:])).all(1).reshape(400, 400)
+
+
+def test_a_preview_is_never_larger_and_at_least_a_pixel_wide() -> None:
+    photo = cut(picture(40, 30), hole(40, 30, (5, 5, 10, 10)), (16,), center148(), eyes=())
+    assert photo.within(40) is photo
+    assert photo.within(60) is photo
+    assert photo.within(20).size == (20, 15)
+    line = cut(picture(400, 1), hole(400, 1, (5, 0, 10, 1)), (16,), center148(), eyes=()).within(40)
+    assert (line.size, line.mask.sum()) == ((40, 1), 1)
+
+
+def test_a_preview_shrinks_in_two_steps() -> None:
+    """To an eighth: by fours, then by twos, each rounded. Of 16 pixels 8 are 1, which is .5; that is 1, and so on."""
+    pixels = np.zeros((16, 16, 3), np.uint8)
+    for top in range(0, 16, 4):
+        pixels[top : top + 2, ::8] = pixels[top : top + 2, 1::8] = pixels[top : top + 2, 2::8] = 1
+        pixels[top : top + 2, 3::8] = 1
+    mask = hole(16, 16, (0, 0, 1, 1))
+    small = cut(Image.fromarray(pixels), mask, (16,), full()).within(2)
+    assert (small.pixels == 1).all()  # at once it would be a quarter, and that is 0
+
+
+def test_a_square_of_just_two_thirds_is_large_enough_and_no_side_is_above_512() -> None:
+    mask = hole(24, 24, (5, 5, 10, 10))
+    assert cut(picture(24, 24), mask, (16, 32), full()).images.shape[-1] == 16
+    large = cut(picture(900, 900), hole(900, 900, (5, 5, 10, 10)), (16, 512, 513), full())
+    assert large.images.shape[-1] == 512
+
+
+def test_a_face_s_square_alone_is_lit_as_faces_usually_are() -> None:
+    before, mask = Image.fromarray(np.asarray(picture(200, 160)) // 4), hole(200, 160, (95, 80, 105, 90))
+    (face,), (wall,) = (cut(before, mask, (32,), center148(), eyes=found).tones for found in ([eyes(100, 80, 30)], []))
+    assert face.gain > 1
+    assert wall == Tone()
+
+
+def test_each_part_needs_its_filling() -> None:
+    mask = hole(500, 200, (90, 90, 110, 110), (390, 90, 410, 110))
+    photo = cut(picture(500, 200), mask, (16,), center148(), eyes=[eyes(100, 100, 40), eyes(400, 100, 40)])
+    with pytest.raises(ValueError, match="zip"):
+        paste(photo, photo.images[:1])
+
+
+def test_nobody_is_told_to_feather() -> None:
+    """Without a word of it the hole is filled to its edge, in all three."""
+    mask = hole(40, 30, (5, 5, 20, 20))
+    photo = cut(picture(40, 30), mask, (16,), center148(), eyes=())
+    hard, soft = (np.asarray(filled(photo, feather)) for feather in (0, 1))
+    made = photo.images.where(~photo.holes, torch.tensor([1.0, -1.0, -1.0]).view(1, 3, 1, 1))
+    assert not np.array_equal(hard, soft)
+    assert np.array_equal(np.asarray(fill(Painter(), photo, [0])[0]), hard)  # type: ignore[arg-type]
+    assert np.array_equal(np.asarray(finish(photo, made)), hard)
+    assert np.array_equal(np.asarray(paste(photo, made)), np.asarray(paste(photo, made, 0)))
+
+
+class Listener(Painter):
+    """Writes down what else it is told, and looks once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[tuple[object, object]] = []
+
+    def attributes(self, wanted: Mapping[str, float]) -> Tensor:
+        return torch.tensor([[wanted["Smiling"], math.nan]])
+
+    def forward(
+        self,
+        image: Tensor,
+        mask: Tensor,
+        *,
+        seeds: list[int],
+        attributes: Tensor | None = None,
+        look: Callable[[Tensor], None] | None = None,
+        **rest: object,
+    ) -> Tensor:
+        self.told.append((None if attributes is None else attributes[:, 0].tolist(), look))
+        if look is not None:
+            look(image)
+        return super().forward(image, mask, seeds=seeds, **rest)
+
+
+def test_a_model_is_told_of_attributes_and_who_looks() -> None:
+    mask = hole(500, 200, (90, 90, 110, 110), (390, 90, 410, 110))
+    photo = cut(picture(500, 200), mask, (16,), center148(), eyes=[eyes(100, 100, 40), eyes(400, 100, 40)])
+    listener, looked = Listener(), list[tuple[int, tuple[int, ...]]]()
+    fill(listener, photo, [5, 6])  # type: ignore[arg-type]
+    assert listener.told == [(None, None)] * 2
+    fill(
+        listener,  # type: ignore[arg-type]
+        photo,
+        [5, 6],
+        attributes={"Smiling": 1.0},
+        look=lambda part, seen: looked.append((part, tuple(seen.shape))),
+    )
+    assert [told for told, _ in listener.told[2:]] == [[1.0, 1.0]] * 2
+    assert looked == [(0, (2, 3, 16, 16)), (1, (2, 3, 16, 16))]
+
+
+def test_the_seeds_of_parts_stay_what_they_were() -> None:
+    """Of files that were made before: none is negative as int64, nor one of a cascade's stages."""
+    assert part_seeds([7, 8], 1) == [5730826186778930994, 5117490905871984613]
+    assert part_seeds([7], 2) == [266270478720369778]
+    assert not {*part_seeds([7], 1)} & {*cascade.stage_seeds([7], 1)}
+
+
+def test_a_photo_does_not_change() -> None:
+    photo = cut(picture(40, 30), hole(40, 30, (5, 5, 10, 10)), (16,), center148(), eyes=())
+    with pytest.raises(FrozenInstanceError):
+        photo.faces = ()  # type: ignore[misc]

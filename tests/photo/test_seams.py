@@ -128,3 +128,18 @@ def test_in_a_photo(side: int) -> None:
     edge = levels[20, 16:48].astype(int)
     assert math.isclose((plain[20, 16:48] - edge).mean(), 0.06 * 127.5, abs_tol=1)
     assert abs((whole[20, 16:48] - edge).mean()) < 0.4 * 0.06 * 127.5
+
+
+def test_all_four_sides_are_alike() -> None:
+    """Turned or mirrored before is turned or mirrored after, of a hole with a border on each side."""
+    filled, image = smooth(3) + 0.05, smooth(3)
+    plain = closed(filled, image, BOX)
+    for turn in (lambda x: x.mT, lambda x: x.flip(-1), lambda x: x.flip(-2)):
+        made = closed(*(turn(x).contiguous() for x in (filled, image, BOX)))
+        torch.testing.assert_close(made, turn(plain), atol=1e-5, rtol=0)
+
+
+def test_each_filling_has_its_hole() -> None:
+    filled = torch.cat([smooth(1), smooth(2)])
+    with pytest.raises(ValueError, match="zip"):
+        closed(filled, filled, BOX)

@@ -1,7 +1,7 @@
 """Dark and faded photos are shown to a model as well-lit ones, and come back as they were."""
 
 import math
-from dataclasses import replace
+from dataclasses import FrozenInstanceError, replace
 
 import numpy as np
 import pytest
@@ -110,3 +110,9 @@ def test_a_photo_comes_back_as_it_was(black: int, white: int) -> None:
     expected = np.asarray(photo.paste(replace(cut, tones=(Tone(),)), plain[None]))
     assert np.array_equal(back[~hole[0]], np.asarray(picture)[~hole[0]])
     assert np.abs(back.astype(int) - expected.astype(int)).max() <= 1
+
+
+def test_a_tone_does_not_change_and_says_nothing_by_itself() -> None:
+    assert Tone() == Tone(1.0, 0.0)
+    with pytest.raises(FrozenInstanceError):
+        Tone().gain = 2.0  # type: ignore[misc]

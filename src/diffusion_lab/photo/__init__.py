@@ -118,8 +118,8 @@ def cut(
     whole, size = mask is None, sides[0]
     if whole and max(picture.size) < size:
         scale = size / max(picture.size)
-        larger = [max(1, round(side * scale)) for side in picture.size]
-        picture = picture.resize((larger[0], larger[1]), Image.Resampling.BICUBIC)
+        width, height = (round(side * scale) for side in picture.size)
+        picture = picture.resize((width, height), Image.Resampling.BICUBIC)
     hole = _checked(picture, mask, task)
     picture = picture.convert("RGB")
     pixels = np.asarray(picture)
@@ -153,7 +153,6 @@ def paste(photo: Photo, filled: Tensor, feather: int = 0) -> Image.Image:
         feather: pixels inside the hole over which the filling fades in from its border.
     """
     result = photo.pixels.copy()
-    reach = feather + 1
     for part, its, square in zip(photo.parts, photo.tones, filled, strict=True):
         spread = part.frame.spread(to_uint8(its.unlit(square)).permute(1, 2, 0).cpu().numpy())
         left, right = part.left, part.left + part.mask.shape[1]
@@ -166,8 +165,8 @@ def paste(photo: Photo, filled: Tensor, feather: int = 0) -> Image.Image:
             if part.fade:
                 share = _fading(part, row, own)
             if feather:
-                above, before = max(0, top - reach), max(0, left - reach)
-                around = torch.from_numpy(photo.mask[above : bottom + reach, before : right + reach])
+                above, before = max(0, top - feather), max(0, left - feather)
+                around = torch.from_numpy(photo.mask[above : bottom + feather, before : right + feather])
                 weight = feathered(around[None], feather)[0, top - above :, left - before :]
                 share = share * weight[: bottom - top, : right - left, None].numpy()
             if feather or part.fade:
@@ -214,7 +213,7 @@ def fill(
     if not seeds:
         raise ValueError("no completion was asked for: num_samples must be 1 or more")
     told = model.attributes(attributes) if attributes else None
-    device = next(model.parameters(), torch.empty(0)).device
+    device = next(model.parameters(), torch.tensor(())).device
     completed = []
     for number in range(len(photo.parts)):
         image, hole = (x[number].to(device).expand(len(seeds), -1, -1, -1) for x in (photo.images, photo.holes))
@@ -247,8 +246,8 @@ def eyes_of(align: Any, size: tuple[int, int] | None = None) -> Sequence[Points]
     pairs = _is_pair(align) and all(_is_pair(point) for point in align)
     numbers = [number for point in align for number in point] if pairs else []
     sound = pairs and all(type(number) in (int, float) and abs(number) < 1e9 for number in numbers)  # and not NaN
-    points = np.array(align, np.float64) if sound else np.zeros((2, 2))
-    if np.ptp(points, axis=0).max() < 1:
+    points = np.array(align, np.float64) if sound else None
+    if points is None or np.ptp(points, axis=0).max() < 1:
         said = align[:100] if isinstance(align, str) else reprlib.repr(align)
         raise ValueError(
             f"align={said} must be auto, off, or both eyes as one looks at the picture, in pixels: [[x,y],[x,y]]"
@@ -283,11 +282,12 @@ def hidden(pixels: Pixels, mask: Mask) -> Pixels:
     result = pixels.copy()
     result[mask] = 0
     scale = min(1.0, 192 / max(mask.shape))
-    small = max(1, round(width * scale)), max(1, round(height * scale))
+    # Two at least: of a single row OpenCV reads what lies beside it in memory.
+    small = max(2, round(width * scale)), max(2, round(height * scale))
     sums = np.asarray(Image.fromarray(result).resize(small, Image.Resampling.BOX), np.float32)
     known = np.where(mask, np.uint8(0), np.uint8(255))
     share = np.asarray(Image.fromarray(known).resize(small, Image.Resampling.BOX), np.float32)[..., None] / 255
-    colours = (sums / share.clip(min=0.1)).clip(0, 255).round().astype(np.uint8)
+    colours = (sums / share.clip(min=0.1)).round().astype(np.uint8)  # none above 255, as share is of 255
     colours = cv2.inpaint(colours, (share[..., 0] < 0.1).astype(np.uint8), 3, cv2.INPAINT_NS)
     spread = Image.fromarray(colours)
     for top in range(0, height, STRIP):
@@ -319,7 +319,7 @@ def feathered(mask: Tensor, width: int) -> Tensor:
     for step in range(width):
         weight = torch.where((shrunk > 0), torch.full_like(weight, (step + 1) / (width + 1)), weight)
         shrunk = -F.max_pool2d(-F.pad(shrunk, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
-    return torch.where(shrunk > 0, 1.0, weight)[0] * inside[0]
+    return torch.where(shrunk > 0, 1.0, weight)[0]
 
 
 def _checked(picture: Image.Image, mask: Tensor | None, task: Task) -> Mask:

@@ -45,7 +45,7 @@ class Part:
     top: int
     left: int
     mask: Mask
-    fade: float = 0.0
+    fade: float
 
     @classmethod
     def of(
@@ -186,7 +186,7 @@ def _squares(hole: Mask, k: int, size: int, whole: tuple[int, int]) -> list[tupl
         held = left if len(squares) == MOST - 1 else [first]  # the last takes all the rest
         edges = low[held].min(0), high[held].max(0)
         extent = int((edges[1] - edges[0]).max())
-        side = max(min(max(CONTEXT * extent, size), *(min(whole),) * 2), extent)
+        side = max(min(max(CONTEXT * extent, size), *whole), extent)
         start = [
             (length - side) / 2 if side > length else min(max((a + b - side) / 2, 0), length - side)
             for a, b, length in zip(*edges, whole, strict=True)
