@@ -8,6 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+if sys.dont_write_bytecode:
+    # Containers often ask that none is left beside the sources. So it goes to where it is in nobody's way: without any,
+    # every process that the tests start compiles torch and Lightning anew, for ten seconds.
+    sys.dont_write_bytecode = False
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    os.environ.setdefault("PYTHONPYCACHEPREFIX", str(Path(__file__).parents[1] / ".pytest_cache" / "bytecode"))
+    sys.pycache_prefix = os.environ["PYTHONPYCACHEPREFIX"]
+
 import numpy as np
 import pytest
 import torch
