@@ -47,7 +47,7 @@ def test_weights_are_taken_and_a_resumed_run_needs_the_folder_no_more(
     ("overrides", "said"),
     [
         (["model.channels=64"], "denoiser.network.channels is 32 there and 64 here"),
-        (["objective=epsilon"], "denoiser.predicts._target_ is diffusion_lab.diffusion.denoiser.Velocity there"),
+        (["objective=epsilon"], "denoiser.predicts._target_ is diffusion_lab.diffusion.flow.FlowVelocity there"),
     ],
 )
 def test_another_model_is_refused_with_what_differs(
