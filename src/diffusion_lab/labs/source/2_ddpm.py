@@ -593,7 +593,7 @@ DDPM and DDIM, whole. Compare with the library: its `solvers.Ancestral` and `sol
 
 *To go on:* leave attention out (`self.attend = nn.Identity()`) and compare losses; take `cosine(T).alpha_bar` for the table;
 walk with `eta = 1` in 20 steps and see why DDIM prefers 0; with a GPU, train faces:
-`uv run train.py mask=everything objective=epsilon`. **Lab 3** fills holes in faces.
+`uv run train.py mask=everything objective=epsilon schedule=linear`. **Lab 3** fills holes in faces.
 """
 
 # %% [markdown] lang="vi"
@@ -609,5 +609,5 @@ Trọn vẹn DDPM và DDIM. Hãy so với thư viện: `solvers.Ancestral` và `
 
 *Đi tiếp:* bỏ attention (`self.attend = nn.Identity()`) rồi so sánh loss; thay bảng bằng `cosine(T).alpha_bar`; đi 20 bước với
 `eta = 1` để thấy vì sao DDIM chọn 0; nếu có GPU, hãy huấn luyện trên khuôn mặt:
-`uv run train.py mask=everything objective=epsilon`. **Lab 3** khôi phục những khuôn mặt bị khuyết (inpainting).
+`uv run train.py mask=everything objective=epsilon schedule=linear`. **Lab 3** khôi phục những khuôn mặt bị khuyết (inpainting).
 """
