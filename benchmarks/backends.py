@@ -1,6 +1,7 @@
 """One network call in each form that serves: ``python benchmarks/backends.py``.
 
-model=unet_attn at 64 px, on the CPU: as it is in float32 and under bfloat16 autocast, compiled, and under ONNX Runtime.
+model=unet_attn at 64 px, on the CPU: as it is in float32 and under bfloat16 autocast, compiled, and under ONNX Runtime,
+in float32 and with convolutions in 8-bit integers.
 Calls are interleaved; each time is a median over the rounds, each ratio a median of ratios within a round, with its
 quartiles. "Ready after" is what the form takes to be made, once, before the first job.
 """
@@ -16,8 +17,9 @@ import onnxruntime
 import torch
 from torch import Tensor
 
-from diffusion_lab.networks.export import Call, example, read_onnx, write_onnx
+from diffusion_lab.networks.export import NAMES, Call, example, read_onnx, write_onnx
 from diffusion_lab.networks.unet import UNet
+from diffusion_lab.serving.quantising import quantise
 
 SIZE = 64
 
@@ -60,11 +62,22 @@ def onnx(unet: UNet) -> Call:
         return read_onnx(file)
 
 
+def int8(unet: UNet) -> Call:
+    """The same with convolutions in 8-bit integers, whose ranges are those of noise: no matter for the time."""
+    with tempfile.TemporaryDirectory() as folder:
+        floats, file = Path(folder) / "floats.onnx", Path(folder) / "model.onnx"
+        write_onnx(unet, floats, {})
+        inputs = zip(NAMES, example(unet, rows=4), strict=False)
+        quantise(floats, file, [{name: each.numpy() for name, each in inputs}])
+        return read_onnx(file)
+
+
 FORMS = {
     "eager": lambda unet: unet,
     "eager, bfloat16": bfloat16,
     "compiled": lambda unet: torch.compile(unet.forward, fullgraph=True),
     "onnxruntime": onnx,
+    "int8": int8,
 }
 
 

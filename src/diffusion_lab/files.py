@@ -63,6 +63,15 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def cache() -> Path:
+    """Where what this machine has made for itself is kept, in the user's own cache.
+
+    Raises:
+        RuntimeError: the user has neither XDG_CACHE_HOME nor a home.
+    """
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "diffusion_lab"
+
+
 def content(path: Path) -> bytes:
     """The bytes of a file.
 

@@ -418,7 +418,8 @@ def test_every_stage_serves_in_the_backend_s_form(tmp_path: Path) -> None:
     folder = saved(small_cascade(), tmp_path / "cascade")
     called: list[int] = []
 
-    def form(network: nn.Module, folder: Path) -> nn.Module:
+    def form(network: nn.Module, folder: Path, stage: int) -> nn.Module:
+        assert network.image_size == (8, 16)[stage]
         unet = export.exportable(network)
 
         def call(x: Tensor, condition: Tensor, time: Tensor, attributes: Tensor | None) -> Tensor:

@@ -44,7 +44,7 @@ class Timer:
                     calls.append(len(x))
                 return x
 
-        def backend(network: nn.Module, folder: Path) -> nn.Module:
+        def backend(network: nn.Module, folder: Path, stage: int) -> nn.Module:
             timer.now += made
             return Slow()
 
@@ -56,7 +56,7 @@ def network() -> UNet:
     return UNet(16, 32, (1,), 1)
 
 
-def refusing(network: nn.Module, folder: Path) -> nn.Module:
+def refusing(network: nn.Module, folder: Path, stage: int) -> nn.Module:
     raise ValueError("ONNX needs packages that are not installed")
 
 
@@ -164,8 +164,8 @@ def test_under_bfloat16_weights_are_cast_once_and_nothing_else_changes(tmp_path:
 def test_the_service_says_what_it_chose(
     inpainter: Inpainter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, best: str, named: str
 ) -> None:
-    def known(low: bool) -> dict[str, Backend]:
-        assert low
+    def known(low: bool, integers: bool) -> dict[str, Backend]:
+        assert (low, integers) == (True, False)
         return {best: {"eager": eager, "bfloat16": bfloat16}[best]}
 
     monkeypatch.setattr("diffusion_lab.serving.run.candidates", known)

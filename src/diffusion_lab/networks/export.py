@@ -175,13 +175,16 @@ class Called(nn.Module):
     Args:
         network: gives the gradients, the parameters and the device.
         call: the same function.
+        near: how far x_0 and the noise may be from the network's, as a part of their length, where that is more
+            than rounding; None leaves that open.
     """
 
-    def __init__(self, network: UNet | DiT, call: Call) -> None:
+    def __init__(self, network: UNet | DiT, call: Call, near: float | None = None) -> None:
         super().__init__()
         self.network = network
         self.condition_channels = network.condition_channels
         self.call = call
+        self.near = near
 
     def forward(self, x: Tensor, condition: Tensor, time: Tensor, attributes: Tensor | None = None) -> Tensor:
         call = self.network if torch.is_grad_enabled() else self.call

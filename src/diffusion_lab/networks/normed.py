@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diffusion_lab.files import replacing
+from diffusion_lab.files import cache, replacing
 
 log = logging.getLogger(__name__)
 
@@ -73,8 +73,7 @@ def kernel() -> ctypes.CDLL | None:
         command = [compiler, *FLAGS, str(SOURCE), *_threads()]
         known = [SOURCE.read_bytes(), version, _processor().encode(), *(part.encode() for part in command)]
         key = hashlib.sha256(b"\0".join(known)).hexdigest()[:16]
-        cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        file = Path(cache) / "diffusion_lab" / f"normed-{key}.so"
+        file = cache() / f"normed-{key}.so"
         if not file.is_file():
             with replacing(file) as fresh:
                 made = [*command, "-o", str(fresh)]

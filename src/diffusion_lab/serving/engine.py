@@ -224,7 +224,7 @@ class Engine(Protocol):
 
     @property
     def form(self) -> str:
-        """Of its networks: eager, compiled, onnxruntime or bfloat16."""
+        """Of its networks: eager, compiled, onnxruntime, int8 or bfloat16."""
 
     def submit(self, job: Job) -> AsyncGenerator[Event, None]:
         """Queued, then stepped for every network call, then finished; closing it gives the job up within one step.

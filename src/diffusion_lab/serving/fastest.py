@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from diffusion_lab.networks.export import example, exportable
-from diffusion_lab.serving.backends import Backend, bfloat16, eager, onnxruntime
+from diffusion_lab.serving.backends import Backend, bfloat16, eager, int8, onnxruntime
 
 log = logging.getLogger(__name__)
 
@@ -26,14 +26,18 @@ MARGIN = 0.9
 """Part of the first form's time that another may take at most to be preferred: less is noise, and rounds otherwise."""
 
 
-def candidates(low: bool) -> dict[str, Backend]:
+def candidates(low: bool, integers: bool = False) -> dict[str, Backend]:
     """The forms that may be taken, that which rounds like training's validation first.
 
     Args:
         low: whether bfloat16 may be.
+        integers: whether int8 may be, whose files should be there: to make them takes minutes.
     """
-    quick: dict[str, Backend] = {"eager": eager, "bfloat16": bfloat16} if low else {"eager": eager}
-    return {**quick, "onnxruntime": partial(onnxruntime, patience=EXPORTING)}
+    allowed: dict[str, Backend] = {
+        **({"bfloat16": bfloat16} if low else {}),
+        **({"int8": int8} if integers else {}),
+    }
+    return {"eager": eager, **allowed, "onnxruntime": partial(onnxruntime, patience=EXPORTING)}
 
 
 class Fastest:
@@ -52,10 +56,10 @@ class Fastest:
         self.timer = timer
         self.name: str | None = None  # of what was chosen
 
-    def __call__(self, network: nn.Module, folder: Path) -> nn.Module:
+    def __call__(self, network: nn.Module, folder: Path, stage: int = 0) -> nn.Module:
         if self.name is not None:
-            return self.forms[self.name](network, folder)
-        made = self._made(network, folder, self.timer() + SECONDS)
+            return self.forms[self.name](network, folder, stage)
+        made = self._made(network, folder, stage, self.timer() + SECONDS)
         self.name = first = next(iter(made))
         costs = self._costs(network, made, self.timer() + SECONDS / 4) if len(made) > 1 else {}
         if costs:
@@ -68,7 +72,7 @@ class Fastest:
         log.info("engine.backend=auto: this machine is served by %s (%s)", self.name, said)
         return made[self.name]
 
-    def _made(self, network: nn.Module, folder: Path, until: float) -> dict[str, nn.Module]:
+    def _made(self, network: nn.Module, folder: Path, stage: int, until: float) -> dict[str, nn.Module]:
         """The network in all forms that can be had in time."""
         made: dict[str, nn.Module] = {}
         for name, form in self.forms.items():
@@ -77,7 +81,7 @@ class Fastest:
                 log.info("engine.backend=auto: no time is left to try %s", name)
                 continue
             try:
-                made[name] = form(network, folder)
+                made[name] = form(network, folder, stage)
             except (ValueError, OSError) as error:
                 if not made:
                     raise

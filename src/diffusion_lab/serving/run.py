@@ -21,6 +21,7 @@ from diffusion_lab.serving.engine import Engine, SwapRefused
 from diffusion_lab.serving.fastest import Fastest, candidates
 from diffusion_lab.serving.local import LocalEngine
 from diffusion_lab.serving.measures import Measures
+from diffusion_lab.serving.quantised import kept
 from diffusion_lab.serving.security import Keys, check_open
 from diffusion_lab.serving.settings import Limits, offered
 from diffusion_lab.serving.swapping import checked
@@ -45,6 +46,7 @@ def local(
     seconds: float = 600.0,
     backend: str = "eager",
     bfloat16: bool = False,
+    int8: bool = False,
 ) -> LocalEngine:
     """An engine in this process.
 
@@ -57,15 +59,21 @@ def local(
         seconds: until a job is given up.
         backend: the form of the network, a name of `backends.BACKENDS`; auto measures which is the fastest here.
         bfloat16: whether it is called under autocast; with auto, whether it may be.
+        int8: whether auto may choose int8, of which pictures come out otherwise by more than rounding.
 
     Raises:
         ValueError: if the model is damaged or does not do what it is known to do, or there is no such backend here.
     """
     if backend not in (*BACKENDS, "auto"):
         raise ValueError(f"engine.backend={backend} is none of {', '.join(BACKENDS)}, auto")
-    if bfloat16 and backend == "onnxruntime":
-        raise ValueError("engine.backend=onnxruntime calls the network in float32: leave engine.bfloat16 out")
-    form: Backend = Fastest(candidates(bfloat16)) if backend == "auto" else BACKENDS[backend]
+    if bfloat16 and backend in ("onnxruntime", "int8"):
+        raise ValueError(f"engine.backend={backend} calls no network in bfloat16: leave engine.bfloat16 out")
+    if int8 and backend not in ("auto", "int8"):
+        raise ValueError(f"engine.int8 lets auto choose it, and engine.backend is {backend}: set engine.backend=int8")
+    if backend == "auto":
+        form: Backend = Fastest(candidates(bfloat16, int8 and _at_hand(folder)))
+    else:
+        form = BACKENDS[backend]
     autocast = torch.bfloat16 if bfloat16 and backend == "compiled" else None
     if bfloat16 and backend == "eager":
         form = low
@@ -85,6 +93,17 @@ def local(
         backend=form,
         form=f"{called}, bfloat16" if bfloat16 and backend != "auto" else called,
     )
+
+
+def _at_hand(folder: Path) -> bool:
+    """Whether the 8-bit files of a model are there; that they are not, or why, is logged."""
+    try:
+        if kept(folder) is not None:
+            return True
+        log.info("engine.backend=auto: no int8 yet: start the service with engine.backend=int8 once, which makes it")
+    except (ValueError, OSError) as error:
+        log.info("engine.backend=auto: no int8 here: %s", error)
+    return False
 
 
 def serve(

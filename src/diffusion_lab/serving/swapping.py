@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from diffusion_lab.data.crops import Crop, named
 from diffusion_lab.diffusion.denoiser import Condition, Denoiser, Prediction
 from diffusion_lab.files import sha256
 from diffusion_lab.inpainting import version_of
+from diffusion_lab.networks.export import Called
 from diffusion_lab.pictures import to_uint8
 from diffusion_lab.serving.backends import Backend, eager
 from diffusion_lab.serving.engine import SwapRefused
@@ -120,8 +122,8 @@ def checked(
             raise SwapRefused(
                 f"'{folder}' is for the task {model.task.name} and the service for {task.name}: serve it on its own"
             )
-        for stage in inpainter.stages:
-            stage.denoiser.network = backend(stage.denoiser.network, folder)
+        for number, stage in enumerate(inpainter.stages):
+            stage.denoiser.network = backend(stage.denoiser.network, folder, number)
         with torch.no_grad():
             for rows in (1, 2):  # what is compiled for one picture is compiled anew for several
                 try_out(model, rows)
@@ -135,7 +137,7 @@ def checked(
 
 
 def try_out(model: Model, rows: int) -> None:
-    """One network call of each stage, halfway: does it answer, with pictures of numbers?"""
+    """One network call of each stage, halfway: does it answer, with pictures of numbers, as near as it must be?"""
     image = torch.zeros(rows, 3, model.image_size, model.image_size, device=model.device)
     mask = torch.ones_like(image[:, :1], dtype=torch.bool)
     level = torch.full((rows,), 0.5, dtype=torch.float64)
@@ -143,11 +145,24 @@ def try_out(model: Model, rows: int) -> None:
     for leg, stage in enumerate(model.inpainter.legs(model.image_size)):
         given, hole = model.inpainter.asked(leg, image, mask, given)
         x = torch.randn(given.shape, generator=torch.Generator().manual_seed(0)).to(model.device)
-        said = model.denoiser(stage)(x, level, Condition(known=x, mask=hole, fill=x))
+        ask = partial(model.denoiser(stage), x, level, Condition(known=x, mask=hole, fill=x))
+        said = ask()
         if said.x_0.shape != x.shape or not bool(said.x_0.isfinite().all()):
             raise SwapRefused(
                 f"the model answers {tuple(said.x_0.shape)} or no numbers where {tuple(x.shape)} was asked"
             )
+        network = model.inpainter.stages[stage].denoiser.network
+        if isinstance(network, Called) and network.near is not None:
+            with torch.enable_grad():  # the network itself
+                truth = ask()
+            # x_0 alone may be next to nothing, of a grey picture. With the noise it is as long as what was asked.
+            wanted = torch.cat([truth.x_0, truth.eps]).detach()
+            missed = float((torch.cat([said.x_0, said.eps]) - wanted).norm() / wanted.norm())
+            if not missed <= network.near:
+                raise SwapRefused(
+                    f"stage {stage} in this form misses the network's own answer by {missed:.0%} of its length, where "
+                    f"{network.near:.0%} are allowed: set engine.backend=eager"
+                )
 
 
 def compare(model: Model, golden: Path) -> None:
