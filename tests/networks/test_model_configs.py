@@ -15,11 +15,13 @@ SIZES = {"adm64": [64], "ddpm_celeba64": [64], "palette256": [256]}
 
 
 def options_of(path: Path) -> dict[str, Any]:
-    """What Hydra would compose: the defaults of the same group, then the file itself."""
+    """What Hydra would compose: the defaults, also by their whole path (``/model/dit@_here_``), then the file itself."""
     found: dict[str, Any] = yaml.safe_load(path.read_text())
     merged: dict[str, Any] = {}
     for name in found.pop("defaults", []):
-        merged |= options_of(path.with_name(f"{name}.yaml")) if name != "_self_" else found
+        folder = MODELS.parent if name.startswith("/") else path.parent
+        other = folder / f"{name.strip('/').removesuffix('@_here_')}.yaml"
+        merged |= options_of(other) if name != "_self_" else found
     return merged or found
 
 
