@@ -15,7 +15,7 @@ SIZES = {"adm64": [64], "ddpm_celeba64": [64], "palette256": [256]}
 
 
 def options_of(path: Path) -> dict[str, Any]:
-    """What Hydra would compose: the defaults, also by their whole path (``/model/dit@_here_``), then the file itself."""
+    """What Hydra would compose: the defaults, also by their whole path (``/model/dit@_here_``), then the file."""
     found: dict[str, Any] = yaml.safe_load(path.read_text())
     merged: dict[str, Any] = {}
     for name in found.pop("defaults", []):
