@@ -1,5 +1,6 @@
 """Convolutions in 8-bit integers: made once, near the network, and never another model's."""
 
+import asyncio
 import json
 import logging
 import shutil
@@ -11,7 +12,7 @@ from typing import Any, NoReturn
 import onnx
 import pytest
 import torch
-from engines import job, result_of, run
+from engines import job, result_of
 from test_backends import half_of_x, ready
 
 from diffusion_lab import cascade, files, inpainting, recipe
@@ -347,7 +348,7 @@ def test_the_shipped_model_serves_pictures_that_look_as_good(tmp_path: Path) -> 
                     asked = job(seed, size=256)
                     into.append((await result_of(engine, type(asked)(image[None], mask, (seed,)))).pictures[:, 0])
 
-        run(main())
+        asyncio.run(main())  # without a limit: the files take minutes, more on a busy machine
     truth, lpips = torch.stack(pictures), LPIPS().eval()
     with torch.no_grad():
         far = {name: lpips(torch.cat(each), truth).flatten() for name, each in made.items()}
