@@ -23,12 +23,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from chaos.faults import BadCache, BadCheckpoint, BadRegistry, Clock, FullDisk, HangingWandb, ReadOnly
+from chaos.faults import BadCache, BadCheckpoint, BadRegistry, Clock, FullDisk, ReadOnly
 from chaos.keeping import Evaluation, Pipeline, Sweep, Writers
 from chaos.oracle import Violation
 from chaos.replicas import Replicas
 from chaos.round import Outcome, Subject
 from chaos.service import Service
+from chaos.tracking import HangingMLflow, HangingWandb
 from chaos.training import Trainer
 
 SUBJECTS: Mapping[str, Callable[[], Subject]] = {
@@ -48,6 +49,7 @@ SUBJECTS: Mapping[str, Callable[[], Subject]] = {
     "bad-registry": BadRegistry,
     "clock": Clock,
     "wandb": HangingWandb,
+    "mlflow": HangingMLflow,
 }
 
 
@@ -56,6 +58,7 @@ def warm() -> None:
     torch.set_num_threads(1)
     import hydra.core.plugins
     import lightning.pytorch.loggers
+    import mlflow
     import wandb
 
     import diffusion_lab.commands.train
@@ -64,10 +67,11 @@ def warm() -> None:
     import diffusion_lab.registry
     import diffusion_lab.training.callbacks
     import diffusion_lab.training.looks
+    import diffusion_lab.training.mlflow_logger
     import diffusion_lab.training.run  # noqa: F401
 
     hydra.core.plugins.Plugins.instance()
-    _ = lightning, wandb
+    _ = lightning, mlflow, wandb
 
 
 def one(name: str, subject: Subject, number: int, seed: int, folder: Path) -> dict[str, Any]:

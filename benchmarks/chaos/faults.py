@@ -1,9 +1,8 @@
-"""Faults without a kill: no room, no right to write, flipped bytes, a clock that jumps, a W&B that hangs."""
+"""Faults without a kill: no room, no right to write, flipped bytes, a clock that jumps."""
 
 import os
 import random
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -192,24 +191,4 @@ class Clock(Trainer):
             self.again(folder, run, outcome, code != 0)
         finally:
             time.time = real
-        return outcome
-
-
-class HangingWandb(Trainer):
-    """A training that is logged in to a W&B which takes every call and answers none."""
-
-    def round(self, folder: Path, rng: random.Random) -> Outcome:
-        outcome, run = Outcome(["W&B never answers"]), folder / "chaos" / "run"
-        with socket.socket() as ear:
-            ear.bind(("127.0.0.1", 0))
-            ear.listen(64)
-            environment = {
-                "WANDB_API_KEY": "a" * 40,
-                "WANDB_BASE_URL": f"http://127.0.0.1:{ear.getsockname()[1]}",
-                "HOME": str(folder),
-            }
-            words = [word for word in self.command(run) if not word.startswith("logger=")]
-            (child,) = self.start(folder, words, environment)
-            ended(outcome, child.wait(), "the training")
-        self.again(folder, run, outcome, False)
         return outcome

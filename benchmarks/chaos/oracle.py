@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -64,6 +66,23 @@ def lines(path: Path) -> list[dict[str, float]]:
 def name_of(line: Mapping[str, float]) -> str:
     """A line of metrics by its step and what it measures."""
     return f"{line['step']} {' '.join(sorted(key for key in line if key != 'step'))}"
+
+
+def mirrored(path: Path, database: Path, folder: Path) -> list[Violation]:
+    """MLflow's database has every value of a run's metrics once, bit for bit, and no other."""
+    query = (
+        "select m.key, m.step, m.value from metrics m join tags t on t.run_uuid = m.run_uuid "
+        "where t.key = 'folder' and t.value = ?"
+    )
+    with closing(sqlite3.connect(database)) as file:
+        there = Counter((key, step, value) for key, step, value in file.execute(query, [str(folder)]))
+    wanted = Counter((key, line["step"], line[key]) for line in lines(path) for key in line if key != "step")
+    lost, more = wanted - there, Counter({each: there[each] for each in there if each[0] not in TIMED}) - wanted
+    said = [
+        Violation("lost", f"MLflow lacks {n} values of {key}") for key, n in Counter(each[0] for each in lost).items()
+    ]
+    said += [Violation("doubled", f"MLflow has {each} once more") for each in more if each in wanted]
+    return said + [Violation("wrong", f"MLflow has {each}, which no line says") for each in more if each not in wanted]
 
 
 def sealed(folder: Path) -> list[Violation]:

@@ -5,9 +5,11 @@ import importlib
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -67,6 +69,34 @@ def test_half_a_line_and_no_lines(oracle: ModuleType, tmp_path: Path) -> None:
     half.write_text(whole.read_text()[:-9] + whole.read_text())
     assert kinds(oracle.same_lines(half, whole)) == ["wrong"]
     assert kinds(oracle.same_lines(tmp_path / "none", whole)) == ["lost"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "seen"),
+    [
+        ("select 1", []),
+        ("update metrics set timestamp = 9", []),
+        ("update metrics set value = 9 where key = 'train/pictures_per_second'", []),
+        ("delete from metrics where key = 'val/loss'", ["lost"]),
+        ("delete from metrics where step = 2 or step = 3", ["lost"]),
+        ("insert into metrics select * from metrics where step = 1", ["doubled"]),
+        ("insert into metrics values ('val/loss', 3, 0.25, 7, 'ours')", ["wrong"]),
+        ("update metrics set value = 1e-9 where key = 'val/loss'", ["lost", "wrong"]),
+        ("update tags set value = 'elsewhere'", ["lost", "lost"]),
+    ],
+)
+def test_what_mlflow_has(oracle: ModuleType, tmp_path: Path, fault: str, seen: list[str]) -> None:
+    """In the columns of MLflow's tables, beside another run's."""
+    said = written(tmp_path / "metrics.jsonl", LINES)
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as file:
+        file.execute("create table metrics (key text, step int, value real, timestamp int, run_uuid text)")
+        file.execute("create table tags (key text, value text, run_uuid text)")
+        file.executemany("insert into tags values ('folder', ?, ?)", [("/ours", "ours"), ("/others", "others")])
+        values = [(key, line["step"], line[key], 7, "ours") for line in LINES for key in line if key != "step"]
+        file.executemany("insert into metrics values (?, ?, ?, ?, ?)", [*values, ("val/loss", 8, 0.5, 7, "others")])
+        file.execute(fault)
+        file.commit()
+    assert kinds(oracle.mirrored(said, tmp_path / "mlflow.db", Path("/ours"))) == seen
 
 
 def test_a_flipped_bit(oracle: ModuleType, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import yaml
 from PIL import Image
 
 from diffusion_lab.training import mlflow_logger
-from diffusion_lab.training.loggers import read_metrics
+from diffusion_lab.training.loggers import JSONLinesLogger, read_metrics
 from diffusion_lab.training.mlflow_logger import MLflowLogger
 
 mlflow = pytest.importorskip("mlflow")
@@ -125,6 +125,22 @@ def test_what_was_logged_while_the_server_was_away_comes_when_it_is_back(
     (run,) = runs(store)
     assert history(store, run, "loss") == [(step, step / 2) for step in range(5)]
     assert (run.info.status, "epoch" in run.data.metrics) == ("FAILED", False)
+
+
+def test_a_run_that_was_killed_has_every_entry_once(store: Path) -> None:
+    """Of its first life MLflow has one step of three; the second does the last two again."""
+    folder = store / "run"
+    JSONLinesLogger(folder).log_metrics({"loss": 0.5}, 0)
+    log(MLflowLogger(folder, "x", store), [({"loss": 0.5}, 0)], "failed")
+    for step in (1, 2):
+        JSONLinesLogger(folder).log_metrics({"loss": step / 3, "val/loss": step / 7}, step)
+    log(MLflowLogger(folder, "x", store), [({"loss": 2 / 3, "val/loss": 2 / 7}, 2)], "failed")
+    again = [({"loss": step / 3, "val/loss": step / 7}, step) for step in (1, 2)]
+    log(MLflowLogger(folder, "x", store), again, "success")
+    (run,) = runs(store)
+    assert sorted(history(store, run, "loss")) == [(0, 0.5), (1, 1 / 3), (2, 2 / 3)]
+    assert sorted(history(store, run, "val/loss")) == [(1, 1 / 7), (2, 2 / 7)]
+    assert run.info.status == "FINISHED"
 
 
 def test_an_entry_that_is_refused_keeps_none_back(store: Path) -> None:

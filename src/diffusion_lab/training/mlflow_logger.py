@@ -16,6 +16,7 @@ from PIL import Image
 from diffusion_lab.files import replacing
 from diffusion_lab.mlflow_store import experiment, place, shown
 from diffusion_lab.recipe import flat
+from diffusion_lab.sweeps import read_metrics
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -30,7 +31,8 @@ class MLflowLogger(Logger):
     """Sends metrics, settings and pictures to MLflow from a thread of its own, which nobody waits for.
 
     Lightning's own logger asks the server within the step, and ends or blocks the training with it. Here what cannot be
-    sent waits, and is sent when the server is back; what it refuses is dropped with a warning.
+    sent waits, and is sent when the server is back; what it refuses is dropped with a warning. A run that was killed
+    and is gone on with has every entry of ``metrics.jsonl`` once at its end, each as it was first sent.
 
     Args:
         folder: of the run; a run resumed there goes on under the same MLflow run.
@@ -52,6 +54,7 @@ class MLflowLogger(Logger):
         self._last = Event()  # nothing comes after what waits now
         self._sender: Thread | None = None
         self._reached: tuple[MlflowClient, str] | None = None
+        self._there: dict[str, set[int]] = {}  # steps of each metric that MLflow has
         self._warned = False
 
     @property
@@ -65,12 +68,18 @@ class MLflowLogger(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         values = {key: float(value) for key, value in metrics.items() if key != "epoch"}
-        now = int(time.time() * 1000)
+        now, at = int(time.time() * 1000), step or 0
 
         def send(client: "MlflowClient", run: str) -> None:
             from mlflow.entities import Metric
 
-            client.log_batch(run, metrics=[Metric(key, value, now, step or 0) for key, value in values.items()])
+            for key in values.keys() - self._there.keys():
+                self._there[key] = {each.step for each in client.get_metric_history(run, key)}
+            new = {key: value for key, value in values.items() if at not in self._there[key]}
+            if new:
+                client.log_batch(run, metrics=[Metric(key, value, now, at) for key, value in new.items()])
+            for key in new:
+                self._there[key].add(at)
 
         self._later(send)
 
@@ -98,6 +107,8 @@ class MLflowLogger(Logger):
     def finalize(self, status: str) -> None:
         if self._sender is None:
             return
+        for line in read_metrics(self.folder):  # what was still to be sent when the run was killed, or was refused
+            self.log_metrics({key: value for key, value in line.items() if key != "step"}, int(line["step"]))
         self._tasks.put(lambda client, run: client.set_terminated(run, "FINISHED" if status == "success" else "FAILED"))
         self._last.set()
         self._sender.join(_PATIENCE)
@@ -107,6 +118,7 @@ class MLflowLogger(Logger):
                 "of the run's end: metrics.jsonl and samples/ have them all"
             )
         self._sender = self._reached = None
+        self._there = {}
 
     def _later(self, task: "Task") -> None:
         self._tasks.put(task)
