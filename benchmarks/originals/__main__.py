@@ -23,6 +23,7 @@ from .ddnm import DDNM
 from .dit import DIT
 from .edm import EDM, EDM2
 from .guided_diffusion import GUIDED_DIFFUSION
+from .jit import JIT
 from .k_diffusion import K_DIFFUSION
 from .metrics import LPIPS, PYTORCH_FID, SCIKIT_IMAGE, TORCH_FIDELITY
 from .palette import PALETTE
@@ -35,6 +36,7 @@ PEERS = (
     EDM,
     EDM2,
     DIT,
+    JIT,
     K_DIFFUSION,
     PALETTE,
     REPAINT,
