@@ -4,6 +4,7 @@ import io
 import random
 import zlib
 from collections.abc import Iterator
+from functools import cache
 
 import numpy as np
 from PIL import Image
@@ -169,8 +170,9 @@ def moving() -> Iterator[tuple[str, bytes]]:
         yield f"{kind} of three", encoded(frames[0], kind, save_all=True, append_images=frames[1:])
 
 
+@cache
 def corpus(seed: int = 0) -> dict[str, bytes]:
-    """More than two hundred, by name."""
+    """More than two hundred, by name; made when first asked for, which takes seconds."""
     rng = random.Random(seed)
     found: dict[str, bytes] = {}
     for many in (every_mode_and_format(), damaged(rng), bombs(), polyglots(), odd_exif(rng), moving()):

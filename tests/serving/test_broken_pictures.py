@@ -14,7 +14,6 @@ from broken import SECRET, corpus, encoded, small
 from fakes import FakeEngine, files, hole, photo
 from PIL import ImageFile
 
-BROKEN = corpus()
 LIMIT = 1_000_000
 """Pixels that the service of these tests takes."""
 PLACES = ("/v1/restore", "/v1/inpaint", "/v1/jobs", "/v1/images/edits", "/v1/faces", "/v1/masks")
@@ -56,16 +55,16 @@ def sound(answer: httpx.Response, name: str) -> int:
 
 
 def test_there_are_two_hundred_of_all_kinds() -> None:
-    assert len(BROKEN) >= 200
-    assert len(set(BROKEN.values())) >= 200
-    kinds = Counter(name.split(" as ")[0] for name in BROKEN if " as " in name)
+    assert len(corpus()) >= 200
+    assert len(set(corpus().values())) >= 200
+    kinds = Counter(name.split(" as ")[0] for name in corpus() if " as " in name)
     assert {"1", "L", "LA", "P", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV", "I", "F", "I;16"} <= kinds.keys()
 
 
 def test_each_of_them_somewhere(service: httpx.Client, engine: FakeEngine, decoded: list[int]) -> None:
     """As a picture at one address and as a mask at another, in turn; the slow test sends each to all."""
     codes = Counter[int]()
-    for i, (name, content) in enumerate(BROKEN.items()):
+    for i, (name, content) in enumerate(corpus().items()):
         codes[sound(sent(service, PLACES[i % len(PLACES)], content), name)] += 1
         codes[sound(sent(service, PLACES[i % 4], content, as_mask=True), name)] += 1
     assert codes[400] > 100
@@ -77,7 +76,7 @@ def test_each_of_them_somewhere(service: httpx.Client, engine: FakeEngine, decod
 @pytest.mark.slow
 @pytest.mark.parametrize("place", PLACES)
 def test_each_of_them_everywhere(service: httpx.Client, decoded: list[int], place: str) -> None:
-    for name, content in BROKEN.items():
+    for name, content in corpus().items():
         sound(sent(service, place, content), name)
         if place not in ("/v1/masks", "/v1/faces"):
             sound(sent(service, place, content, as_mask=True), name)
@@ -86,7 +85,7 @@ def test_each_of_them_everywhere(service: httpx.Client, decoded: list[int], plac
 
 
 def test_broken_pictures_in_json(service: httpx.Client, decoded: list[int]) -> None:
-    for name, content in list(BROKEN.items())[::7]:
+    for name, content in list(corpus().items())[::7]:
         body = {key: base64.b64encode(part).decode() for key, part in files(content).items()}
         sound(service.post("/v1/restore", json={**body, "align": "off"}), name)
     assert service.get("/healthz").status_code == 200
@@ -104,7 +103,7 @@ def test_nothing_of_a_photo_stays(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     caplog.set_level(logging.DEBUG)
-    turned = BROKEN["JPEG turned by 9"]
+    turned = corpus()["JPEG turned by 9"]
     assert SECRET in turned
     large = encoded(small(size=(640, 480)), "PNG")
     assert len(large) > 900_000

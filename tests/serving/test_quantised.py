@@ -75,6 +75,7 @@ def no_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backends, "apart", refuse)
 
 
+@pytest.mark.slow
 def test_every_stage_is_near_its_network_and_not_it(served: tuple[Path, Model, list[str]]) -> None:
     folder, model, _ = served
     for stage, plain in zip(model.stages, small_cascade().stages, strict=True):
@@ -89,6 +90,7 @@ def test_every_stage_is_near_its_network_and_not_it(served: tuple[Path, Model, l
         checked(folder, torch.device("meta"), backend=INT8)
 
 
+@pytest.mark.slow
 def test_all_convolutions_but_the_first_and_the_last_are_integers(served: tuple[Path, Model, list[str]]) -> None:
     made = quantised.kept(served[0])
     assert made is not None
@@ -110,6 +112,7 @@ def test_all_convolutions_but_the_first_and_the_last_are_integers(served: tuple[
         assert max(abs(int(edge)) for w in convolved for edge in (w.min(), w.max())) <= 64  # a bit is left over
 
 
+@pytest.mark.slow
 def test_known_pixels_come_back_bit_for_bit_and_a_hole_nearly(served: tuple[Path, Model, list[str]]) -> None:
     generator = torch.Generator().manual_seed(0)
     image, mask = torch.rand(2, 3, 16, 16, generator=generator) * 2 - 1, torch.zeros(2, 1, 16, 16, dtype=torch.bool)
@@ -123,6 +126,7 @@ def test_known_pixels_come_back_bit_for_bit_and_a_hole_nearly(served: tuple[Path
     assert float(levels.float().mean()) < 2
 
 
+@pytest.mark.slow
 def test_they_are_made_once_and_the_log_says_so(served: tuple[Path, Model, list[str]], no_process: None) -> None:
     folder, _, said = served
     before, after = said
@@ -137,6 +141,7 @@ def test_they_are_made_once_and_the_log_says_so(served: tuple[Path, Model, list[
         checked(other, CPU, backend=INT8)
 
 
+@pytest.mark.slow
 def test_a_damaged_file_is_made_anew_and_is_the_same(
     served: tuple[Path, Model, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,6 +163,7 @@ def test_a_damaged_file_is_made_anew_and_is_the_same(
     assert quantised.kept(folder) == made
 
 
+@pytest.mark.slow
 def test_what_another_recipe_weights_or_version_made_is_not_found(
     served: tuple[Path, Model, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -262,6 +268,7 @@ def test_what_cannot_be_made_is_said_in_a_sentence(
         local(folder, Unmeasured(), device="cpu", backend="int8")
 
 
+@pytest.mark.slow
 def test_auto_takes_it_where_it_may_and_its_files_are_there(
     served: tuple[Path, Model, list[str]],
     tmp_path: Path,
@@ -358,6 +365,7 @@ def test_the_shipped_model_serves_pictures_that_look_as_good(tmp_path: Path) -> 
     assert 0.1 < float(levels.mean()) < 4
 
 
+@pytest.mark.slow
 def test_a_call_is_what_the_session_says(served: tuple[Path, Model, list[str]]) -> None:
     """The form calls the very file of its stage."""
     made = quantised.kept(served[0])

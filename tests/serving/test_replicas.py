@@ -116,7 +116,7 @@ def engine(folder: Path, heard: Heard) -> Iterator[ReplicatedEngine]:
 def test_a_replica_that_is_killed_under_load_costs_no_job_and_comes_back(
     engine: ReplicatedEngine, heard: Heard, folder: Path
 ) -> None:
-    steps = 500  # so many that few end before one dies
+    steps = 200  # so many that few end before one dies
     jobs = [job(seed, steps=steps, previews=2) for seed in range(20)]
     both = {standing.process for standing in engine.standings}
     assert len(both) == 2

@@ -528,6 +528,7 @@ def test_paint_submit_watch_and_get_the_picture_of_the_api(page: Page) -> None:
 
 
 @in_browser
+@pytest.mark.slow
 def test_several_completions_a_repeat_and_the_history(page: Page) -> None:
     page.open()
     page.take_sample()
@@ -615,6 +616,7 @@ def test_a_mask_comes_back_as_it_was_exported(page: Page, tmp_path: Path) -> Non
 
 
 @in_browser
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["labels.png", "red.jpg", "clear.png", "one bit.gif"])
 def test_a_mask_of_any_kind_is_the_same_hole(page: Page, tmp_path: Path, kind: str) -> None:
     inside = np.zeros((SIDE, SIDE), dtype=bool)
@@ -633,6 +635,7 @@ def test_a_mask_of_any_kind_is_the_same_hole(page: Page, tmp_path: Path, kind: s
 
 
 @in_browser
+@pytest.mark.slow
 def test_who_imports_a_mask_that_can_be_read_in_two_ways_is_asked(page: Page, tmp_path: Path) -> None:
     classes = np.zeros((SIDE, SIDE), np.uint8)
     classes[: SIDE // 4], classes[SIDE // 4 : SIDE // 2] = 1, 2
@@ -652,6 +655,7 @@ def test_who_imports_a_mask_that_can_be_read_in_two_ways_is_asked(page: Page, tm
 
 
 @in_browser
+@pytest.mark.slow
 def test_keys_alone(page: Page) -> None:
     tab, enter, right, down, space, escape = "\ue004", "\ue007", "\ue014", "\ue015", " ", "\ue00c"
     page.open()
@@ -734,7 +738,7 @@ def test_every_control_has_a_name(page: Page) -> None:
 
 @in_browser
 @pytest.mark.skipif(AXE is None, reason="without axe-playwright-python")
-@pytest.mark.parametrize(("width", "colours"), [(1280, "light"), (360, "dark")])
+@pytest.mark.parametrize(("width", "colours"), [(1280, "light"), pytest.param(360, "dark", marks=pytest.mark.slow)])
 def test_axe_finds_nothing_in_any_state(page: Page, width: int, colours: str, tmp_path: Path) -> None:
     """All rules of axe-core, the best practices too, in each of the five views, in a notice, a dialog and the docs."""
     page.open(width, 800, touch=width < 500, colours=colours)
@@ -771,6 +775,7 @@ def test_axe_finds_nothing_in_any_state(page: Page, width: int, colours: str, tm
 
 
 @in_browser
+@pytest.mark.slow
 def test_every_view_has_one_first_heading(page: Page) -> None:
     def headings() -> list[str]:
         shown = "[...document.querySelectorAll('h1')].filter((h) => h.checkVisibility()).map((h) => h.textContent)"
@@ -818,6 +823,7 @@ def square_of(eyes: Any) -> np.ndarray:
 
 
 @in_browser
+@pytest.mark.slow
 def test_the_faces_that_the_service_finds_are_outlined(page: Page, tmp_path: Path) -> None:
     photo = photo_of((500, 200, 240, -25), (120, 120, 220, 10))
     photo.save(tmp_path / "two.png")
@@ -844,6 +850,7 @@ def test_the_faces_that_the_service_finds_are_outlined(page: Page, tmp_path: Pat
 
 
 @in_browser
+@pytest.mark.slow
 def test_an_outline_that_is_larger_than_the_picture_is_seen_along_its_edges(page: Page, tmp_path: Path) -> None:
     close = Image.open(SAMPLES[0]).crop((60, 50, 420, 410))  # closer than the model's square
     close.save(tmp_path / "close.png")
@@ -856,6 +863,7 @@ def test_an_outline_that_is_larger_than_the_picture_is_seen_along_its_edges(page
 
 
 @in_browser
+@pytest.mark.slow
 def test_the_handles_are_on_the_face_with_the_hole(page: Page, tmp_path: Path) -> None:
     photo = photo_of((500, 200, 240, -25), (120, 120, 220, 10))
     photo.save(tmp_path / "two.png")
@@ -874,6 +882,7 @@ def test_the_handles_are_on_the_face_with_the_hole(page: Page, tmp_path: Path) -
 
 
 @in_browser
+@pytest.mark.slow
 def test_a_model_that_knows_no_eyes_is_shown_no_face(browser: Any, tmp_path: Path) -> None:
     with behind(LONGER, crop="full") as service, watched(browser, service, tmp_path) as page:
         page.open()
@@ -886,6 +895,7 @@ def test_a_model_that_knows_no_eyes_is_shown_no_face(browser: Any, tmp_path: Pat
 
 
 @in_browser
+@pytest.mark.slow
 def test_the_outlines_are_away_while_a_stroke_is_drawn(page: Page) -> None:
     from selenium.webdriver import ActionChains
 
@@ -902,6 +912,7 @@ def test_the_outlines_are_away_while_a_stroke_is_drawn(page: Page) -> None:
 
 
 @in_browser
+@pytest.mark.slow
 def test_eyes_that_are_dragged_are_sent(page: Page, tmp_path: Path) -> None:
     photo_of((350, 150, 260, 20)).save(tmp_path / "me.png")
     content = (tmp_path / "me.png").read_bytes()
@@ -953,6 +964,7 @@ def test_eyes_that_are_dragged_are_sent(page: Page, tmp_path: Path) -> None:
 
 
 @in_browser
+@pytest.mark.slow
 def test_a_photo_without_a_face_says_so_and_a_person_shows_it(page: Page, tmp_path: Path) -> None:
     from selenium.webdriver import ActionChains, Keys
 
@@ -996,6 +1008,7 @@ def test_a_photo_without_a_face_says_so_and_a_person_shows_it(page: Page, tmp_pa
 
 
 @in_browser
+@pytest.mark.slow
 def test_a_finger_beside_an_eye_moves_it(page: Page) -> None:
     page.open(360, 740, touch=True, colours="dark")
     page.take_sample()
@@ -1019,6 +1032,7 @@ def test_a_finger_beside_an_eye_moves_it(page: Page) -> None:
 
 
 @in_browser
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "answer",
     ["new Promise(() => {})", "Promise.reject(new TypeError())", "Promise.resolve(new Response('', {status: 429}))"],
@@ -1042,6 +1056,7 @@ def test_a_service_that_does_not_say_where_faces_are_keeps_nobody_waiting(page: 
 
 
 @in_browser
+@pytest.mark.slow
 def test_faces_that_come_late_are_those_of_the_picture_on_the_stage(page: Page, tmp_path: Path) -> None:
     Image.new("RGB", (200, 200), (80, 160, 80)).save(tmp_path / "wall.png")
     page.open()
@@ -1081,6 +1096,7 @@ def test_the_curl_line_makes_the_same_picture(page: Page, tmp_path: Path) -> Non
 
 
 @in_browser
+@pytest.mark.slow
 def test_a_key_is_asked_for_until_it_is_right(page: Page) -> None:
     from diffusion_lab.serving.api import create_app
     from diffusion_lab.serving.security import Keys, digest
@@ -1113,6 +1129,7 @@ def test_a_key_is_asked_for_until_it_is_right(page: Page) -> None:
 
 
 @in_browser
+@pytest.mark.slow
 def test_a_busy_service_is_asked_again(page: Page) -> None:
     from diffusion_lab.serving.engine import NotReady, QueueFull
 
@@ -1138,6 +1155,7 @@ def test_a_busy_service_is_asked_again(page: Page) -> None:
 
 
 @in_browser
+@pytest.mark.slow
 def test_a_service_that_is_gone_keeps_the_work(page: Page) -> None:
     page.complaints_expected = True
     page.open()
@@ -1157,6 +1175,7 @@ def test_a_service_that_is_gone_keeps_the_work(page: Page) -> None:
 
 
 @in_browser
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["paste", "drop"])
 def test_pictures_that_are_pasted_or_dropped(page: Page, how: str) -> None:
     page.open()
@@ -1256,6 +1275,7 @@ def test_the_camera(page: Page) -> None:
 
 
 @in_browser
+@pytest.mark.slow
 def test_colours_follow_the_system_until_told_otherwise(page: Page) -> None:
     ground: Callable[[], str] = lambda: page.js("getComputedStyle(document.body).backgroundColor")  # noqa: E731
     page.open(colours="dark")
@@ -1277,6 +1297,7 @@ SAYS = "document.querySelector('#fill').textContent"
 
 
 @in_browser
+@pytest.mark.slow
 def test_what_has_no_hole_has_no_brush(restorer: Page, tmp_path: Path) -> None:
     page = restorer
     page.open()
@@ -1337,6 +1358,7 @@ def test_what_has_no_hole_has_no_brush(restorer: Page, tmp_path: Path) -> None:
 
 
 @in_browser
+@pytest.mark.slow
 def test_a_brush_that_nobody_has_to_take(jack: Page) -> None:
     page = jack
     page.open()
