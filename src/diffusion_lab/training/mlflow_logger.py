@@ -114,7 +114,7 @@ class MLflowLogger(Logger):
         self._sender.join(_PATIENCE)
         if self._sender.is_alive():
             rank_zero_warn(
-                f"{self._tasks.qsize() + 1} entries did not reach MLflow at {shown(self.uri)} within {_PATIENCE:.0f} s "
+                f"some entries did not reach MLflow at {shown(self.uri)} within {_PATIENCE:.0f} s "
                 "of the run's end: metrics.jsonl and samples/ have them all"
             )
         self._sender = self._reached = None
